@@ -1,0 +1,25 @@
+# make demo    trains a detector on the embedded data and shows what it found
+# make test    every test, as CI runs them; make lint and make types check the source
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint types
+
+demo: .venv/ready
+	$(BIN)/python tools/train.py task=detection
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/ready
+	$(BIN)/basedpyright
+
+# Remade when the packages to install change. Exact versions, so that a fresh clone is what was tested.
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@

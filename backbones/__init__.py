@@ -1,0 +1,87 @@
+"""Images to feature maps: ResNets and their relatives behind one contract, usable on their own."""
+
+from .cifar import (
+    cifar_resnet,
+    cifar_resnet20,
+    cifar_resnet32,
+    cifar_resnet44,
+    cifar_resnet56,
+    cifar_resnet110,
+    cifar_resnet1202,
+)
+from .create import available, build, create
+from .features import FeatureExtractor, FeatureInfo
+from .fpn import FPN
+from .freezing import freeze
+from .layers import FrozenBatchNorm2d
+from .loading import LoadReport, load_weights
+from .model_file import load_backbone
+from .pafpn import PAFPN
+from .pyramids import PyramidExtractor, create_pyramid, with_fpn
+from .resnet import (
+    ResNet,
+    resnet18,
+    resnet18d,
+    resnet34,
+    resnet34d,
+    resnet50,
+    resnet50d,
+    resnet101,
+    resnet101d,
+    resnet152,
+    resnet152d,
+    resnext50_32x4d,
+    resnext101_32x8d,
+    resnext101_64x4d,
+    wide_resnet50_2,
+    wide_resnet101_2,
+)
+from .simple_pyramid import SimplePyramid
+from .vgg import VGG, vgg11, vgg13, vgg16, vgg19
+
+__all__ = [
+    "FPN",
+    "PAFPN",
+    "VGG",
+    "FeatureExtractor",
+    "FeatureInfo",
+    "FrozenBatchNorm2d",
+    "LoadReport",
+    "PyramidExtractor",
+    "ResNet",
+    "SimplePyramid",
+    "available",
+    "build",
+    "cifar_resnet",
+    "cifar_resnet20",
+    "cifar_resnet32",
+    "cifar_resnet44",
+    "cifar_resnet56",
+    "cifar_resnet110",
+    "cifar_resnet1202",
+    "create",
+    "create_pyramid",
+    "freeze",
+    "load_backbone",
+    "load_weights",
+    "resnet18",
+    "resnet18d",
+    "resnet34",
+    "resnet34d",
+    "resnet50",
+    "resnet50d",
+    "resnet101",
+    "resnet101d",
+    "resnet152",
+    "resnet152d",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "vgg11",
+    "vgg13",
+    "vgg16",
+    "vgg19",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+    "with_fpn",
+]

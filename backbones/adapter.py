@@ -1,0 +1,43 @@
+"""What networks of other libraries need to keep the contract of a `FeatureExtractor`."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .features import FeatureExtractor
+
+
+class AdaptedExtractor(FeatureExtractor):
+    """Base class of adapters: sizes that the network would refuse or round down, weights, frozen norms."""
+
+    network: nn.Module
+
+    def published_weights(self, pretrained: bool | str) -> dict[str, Tensor]:
+        """The weights that its own library publishes: True for its default, a tag, a path or a URL."""
+        raise NotImplementedError
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """The maps (B, C, H, W) of `feature_info`, for images whose sides the largest stride divides."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Pads below and to the right with zeros where the largest stride does not divide a side.
+
+        Padding by the network's own rules would round some sizes down: the contract rounds up.
+        """
+        self.check_images(images)
+        height, width = images.shape[-2:]
+        multiple = max(info.stride for info in self.feature_info.values())
+        padded = F.pad(images, (0, -width % multiple, 0, -height % multiple))
+        return {
+            level: x[:, :, : -(-height // info.stride), : -(-width // info.stride)]
+            for (level, info), x in zip(self.feature_info.items(), self.maps(padded), strict=True)
+        }
+
+    def freeze_norms(self) -> None:
+        """Keeps every batch norm at its running statistics, scale and shift, as ``norm="frozen"`` would."""
+        names = [name for name, module in self.named_modules() if isinstance(module, _BatchNorm)]
+        for name in names:
+            self.get_submodule(name).requires_grad_(False)
+        self.frozen_modules = (*self.frozen_modules, *names)
+        self.train(self.training)

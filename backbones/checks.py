@@ -1,0 +1,23 @@
+"""Errors for wrong options: what came, what was wanted, and the nearest valid word."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint, ", did you mean 'x' or 'y'?", of the words of `known` most like `word`; empty if none is."""
+    found = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    return f", did you mean {' or '.join(map(repr, found))}?" if found else ""
+
+
+def check_choice(option: str, value: object, choices: Iterable[object]) -> None:
+    """Raises ValueError unless `value` is one of `choices`."""
+    choices = list(choices)
+    if value not in choices:
+        raise ValueError(f"{option}={value!r} is unknown; choose one of {', '.join(map(repr, choices))}")
+
+
+def check_positive(option: str, value: object) -> None:
+    """Raises ValueError unless `value` is a whole number from 1 up."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{option}={value!r} must be a whole number of at least 1")

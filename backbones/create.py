@@ -1,0 +1,145 @@
+"""Backbones by name: the one table of builders, and building from a name or from a description."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from . import cifar
+from .checks import nearest
+from .features import FeatureExtractor
+from .pyramids import create_pyramid
+from .resnet import (
+    resnet,
+    resnet18,
+    resnet18d,
+    resnet34,
+    resnet34d,
+    resnet50,
+    resnet50d,
+    resnet101,
+    resnet101d,
+    resnet152,
+    resnet152d,
+    resnext50_32x4d,
+    resnext101_32x8d,
+    resnext101_64x4d,
+    wide_resnet50_2,
+    wide_resnet101_2,
+)
+from .spec import default_options, plain, resolve
+from .timm_adapter import TimmBackbone
+from .torchvision_adapter import TorchvisionBackbone
+from .vgg import vgg, vgg11, vgg13, vgg16, vgg19
+from .weights import load_pretrained
+
+BUILDERS: dict[str, Callable[..., FeatureExtractor]] = {
+    # of any depth or from elsewhere: these need options
+    "resnet": resnet,
+    "cifar_resnet": cifar.cifar_resnet,
+    "vgg": vgg,
+    "timm": TimmBackbone,
+    "torchvision": TorchvisionBackbone,
+    # residual
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+    "resnet50": resnet50,
+    "resnet101": resnet101,
+    "resnet152": resnet152,
+    "resnext50_32x4d": resnext50_32x4d,
+    "resnext101_32x8d": resnext101_32x8d,
+    "resnext101_64x4d": resnext101_64x4d,
+    "wide_resnet50_2": wide_resnet50_2,
+    "wide_resnet101_2": wide_resnet101_2,
+    "resnet18d": resnet18d,
+    "resnet34d": resnet34d,
+    "resnet50d": resnet50d,
+    "resnet101d": resnet101d,
+    "resnet152d": resnet152d,
+    "cifar_resnet20": cifar.cifar_resnet20,
+    "cifar_resnet32": cifar.cifar_resnet32,
+    "cifar_resnet44": cifar.cifar_resnet44,
+    "cifar_resnet56": cifar.cifar_resnet56,
+    "cifar_resnet110": cifar.cifar_resnet110,
+    "cifar_resnet1202": cifar.cifar_resnet1202,
+    # plain: the same stages without shortcuts
+    "plain_resnet18": partial(resnet18, shortcut="none"),
+    "plain_resnet34": partial(resnet34, shortcut="none"),
+    "plain_resnet50": partial(resnet50, shortcut="none"),
+    "plain_resnet101": partial(resnet101, shortcut="none"),
+    "plain_resnet152": partial(resnet152, shortcut="none"),
+    "plain_resnext50_32x4d": partial(resnext50_32x4d, shortcut="none"),
+    "plain_resnext101_32x8d": partial(resnext101_32x8d, shortcut="none"),
+    "plain_resnext101_64x4d": partial(resnext101_64x4d, shortcut="none"),
+    "plain_wide_resnet50_2": partial(wide_resnet50_2, shortcut="none"),
+    "plain_wide_resnet101_2": partial(wide_resnet101_2, shortcut="none"),
+    "plain_resnet18d": partial(resnet18d, shortcut="none"),
+    "plain_resnet34d": partial(resnet34d, shortcut="none"),
+    "plain_resnet50d": partial(resnet50d, shortcut="none"),
+    "plain_resnet101d": partial(resnet101d, shortcut="none"),
+    "plain_resnet152d": partial(resnet152d, shortcut="none"),
+    "plain_cifar_resnet20": partial(cifar.cifar_resnet20, shortcut="none"),
+    "plain_cifar_resnet32": partial(cifar.cifar_resnet32, shortcut="none"),
+    "plain_cifar_resnet44": partial(cifar.cifar_resnet44, shortcut="none"),
+    "plain_cifar_resnet56": partial(cifar.cifar_resnet56, shortcut="none"),
+    "plain_cifar_resnet110": partial(cifar.cifar_resnet110, shortcut="none"),
+    "plain_cifar_resnet1202": partial(cifar.cifar_resnet1202, shortcut="none"),
+    # plain from the start
+    "vgg11": vgg11,
+    "vgg13": vgg13,
+    "vgg16": vgg16,
+    "vgg19": vgg19,
+    "vgg11_bn": partial(vgg11, norm="batch"),
+    "vgg13_bn": partial(vgg13, norm="batch"),
+    "vgg16_bn": partial(vgg16, norm="batch"),
+    "vgg19_bn": partial(vgg19, norm="batch"),
+}
+
+
+def available() -> list[str]:
+    """Names that `create` builds without further options."""
+    return [
+        name
+        for name, builder in BUILDERS.items()
+        if inspect.Parameter.empty not in default_options(builder).values()
+    ]
+
+
+def create(name: str, *, pretrained: bool | str = False, **options: Any) -> FeatureExtractor:
+    """The backbone called `name`.
+
+    Args:
+        name: a key of `BUILDERS`; `available()` lists those that need no options.
+        pretrained: True for the best published weights, a tag of `weights.WEIGHTS` ("IMAGENET1K_V1"), the path
+            of a file, or a URL. Other layouts of names are mapped; a warning says what did not match.
+        options: those of the builder: `ResNet`, `cifar_resnet`, `VGG`, `TimmBackbone`, `TorchvisionBackbone`.
+
+    Raises:
+        ValueError: unknown name or option (names the nearest known ones), options that do not go together,
+            weights that cannot be had or belong to another network.
+    """
+    builder = find_builder(name)
+    resolved = resolve(name, builder, options)
+    extractor = builder(**resolved)
+    extractor.spec = {"name": name, **plain(resolved)}
+    if pretrained:
+        load_pretrained(extractor, name, pretrained)
+    return extractor
+
+
+def build(spec: Mapping[str, Any]) -> FeatureExtractor:
+    """The architecture that ``extractor.spec`` describes, with random weights and without network access."""
+    if "backbone" in spec:
+        backbone = build(spec["backbone"])
+        pyramid = spec.get("pyramid")
+        return backbone if pyramid is None else create_pyramid(backbone, **pyramid)
+    return create(**{key: value for key, value in spec.items() if key != "pretrained"})
+
+
+def find_builder(name: str) -> Callable[..., FeatureExtractor]:
+    """The builder called `name`; ValueError with the nearest names if there is none."""
+    if name not in BUILDERS:
+        raise ValueError(
+            f"no backbone is called {name!r}{nearest(str(name), BUILDERS)}; backbones.available() lists the names"
+        )
+    return BUILDERS[name]

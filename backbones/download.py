@@ -1,0 +1,160 @@
+"""Files of weights from the network: verified before use, resumed after a break, from a mirror where one is set.
+
+Settings, all optional:
+    VERTEBRA_CACHE    folder of downloaded files; torch.hub's (``~/.cache/torch/hub/checkpoints``) otherwise, so
+                      that what torchvision has downloaded is found
+    VERTEBRA_MIRROR   folder or URL that holds files of the same names, tried before the published address
+"""
+
+import hashlib
+import os
+import re
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+CHUNK = 1 << 20
+TIMEOUT = 30  # seconds without a byte
+
+
+def fetch(url: str, *, cache: str | Path | None = None, mirror: str | None = None) -> Path:
+    """The local file of `url`, downloaded unless the cache holds it already.
+
+    The SHA-256 of the content must begin with the hex digits that end the file's name
+    (``resnet50-0676ba61.pth``, torchvision's and timm's convention: 8 digits, of which this checks all), or
+    equal the one in the address (``…#sha256=…``); a file that names neither is taken as it comes.
+
+    Args:
+        url: http, https or file.
+        cache: folder; see above for the default.
+        mirror: folder or URL; see above for the default.
+
+    Raises:
+        ValueError: no source could be reached, or what came is not the file it should be. Says which file to
+            put where.
+    """
+    address, _, fragment = url.partition("#")
+    name = Path(urllib.parse.unquote(urllib.parse.urlparse(address).path)).name
+    if not name:
+        raise ValueError(f"{url} names no file; give the address of a .pth or .safetensors file")
+    digest = expected_digest(name, fragment)
+    folder = Path(cache or os.environ.get("VERTEBRA_CACHE") or Path(torch.hub.get_dir()) / "checkpoints")
+    target = folder.expanduser() / name
+    sources = [address]
+    if mirror := mirror or os.environ.get("VERTEBRA_MIRROR"):
+        base = mirror if "://" in mirror else Path(mirror).expanduser().absolute().as_uri()
+        sources.insert(0, f"{base.rstrip('/')}/{urllib.parse.quote(name)}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(target):  # the processes of one machine share one download
+        if target.is_file():
+            if _matches(target, digest):
+                return target
+            _say(f"{target} is damaged (its SHA-256 does not begin with {digest}); downloading it again")
+            target.unlink()
+        reasons = []
+        for source in sources:
+            try:
+                _download(source, target, digest)
+                return target
+            except (OSError, ValueError) as error:
+                reasons.append(f"{source}: {getattr(error, 'reason', None) or error}")
+    raise ValueError(
+        f"could not download {name} ({'; '.join(reasons)}). Without a network, get {address} elsewhere and put "
+        f"it at {target}, or set VERTEBRA_MIRROR to a folder that holds {name}"
+    )
+
+
+def expected_digest(name: str, fragment: str = "") -> str:
+    """The hex digits that the SHA-256 of a file called `name` begins with, or "" where nothing says."""
+    if fragment.startswith("sha256="):
+        return fragment.removeprefix("sha256=").lower()
+    found = re.search(r"-([0-9a-f]{8,64})\.[a-z]+$", name)
+    return found[1] if found else ""
+
+
+def _download(source: str, target: Path, digest: str) -> None:
+    """`source` to `target`, whole and verified or not at all; a part left by an earlier try is continued."""
+    part = target.with_name(target.name + ".part")
+    resumed = part.is_file() and part.stat().st_size > 0
+    try:
+        _transfer(source, part)
+    except _Incomplete:
+        _transfer(source, part)  # continues where the connection broke; a second break is final
+    if not _matches(part, digest):
+        part.unlink()
+        if resumed:  # the old part may have been of another file
+            return _download(source, target, digest)
+        raise ValueError(f"the file that came is damaged: its SHA-256 does not begin with {digest}")
+    os.replace(part, target)
+
+
+class _Incomplete(OSError):
+    """The connection ended before the announced length."""
+
+
+def _transfer(source: str, part: Path) -> None:
+    start = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(source, headers={"User-Agent": "vertebra"})
+    if start and not source.startswith("file:"):
+        request.add_header("Range", f"bytes={start}-")
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # the part is as long as the file already, or longer: begin again
+            raise
+        part.unlink()
+        response = urllib.request.urlopen(source, timeout=TIMEOUT)
+    with response:
+        if getattr(response, "status", None) != 206:
+            start = 0  # the server sends the whole file, whatever was asked for
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        with part.open("ab" if start else "wb") as file:
+            _copy(response, file, part.name.removesuffix(".part"), start, total)
+        if total is not None and part.stat().st_size < total:
+            raise _Incomplete(f"the connection ended after {part.stat().st_size} of {total} bytes")
+
+
+def _copy(response: Any, file: Any, name: str, done: int, total: int | None) -> None:
+    """Copies with progress on stderr: one line that is rewritten on a terminal, first and last otherwise."""
+    size = f"{total / 1e6:.1f} MB" if total else "unknown size"
+    live = sys.stderr.isatty()
+    _say(f"downloading {name} ({size})", end="" if live else "\n")
+    while chunk := response.read(CHUNK):
+        file.write(chunk)
+        done += len(chunk)
+        if live:
+            share = f", {done / total:.0%}" if total else ""
+            _say(f"\rdownloading {name} ({size}): {done / 1e6:.1f} MB{share}", end="")
+    _say("" if live else f"downloaded {name}: {done / 1e6:.1f} MB")
+
+
+def _matches(path: Path, digest: str) -> bool:
+    if not digest:
+        return True
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest().startswith(digest)
+
+
+@contextmanager
+def _lock(target: Path) -> Iterator[None]:
+    try:
+        import fcntl
+    except ImportError:  # Windows: processes that download at once each start over
+        yield
+        return
+    lock = target.with_name(target.name + ".lock")
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # left in place: removing it would let a third process lock another file of the same name
+
+
+def _say(text: str, end: str = "\n") -> None:
+    print(text, end=end, file=sys.stderr, flush=True)

@@ -1,0 +1,85 @@
+"""Names that other code bases give to the same tensors, and how they map to ours.
+
+    ours         torchvision's, for ResNets and VGGs; timm's deep stem (`conv1.0.weight`) is the same too
+    prefixes     `module.` (DataParallel), `model.` (Lightning), `encoder.` (segmentation models), `backbone.body.`
+                 (torchvision's detectors), `backbone.bottom_up.` (detectron2) and the like
+    detectron2   `stem.conv1.norm.weight`, `res2.0.conv1.weight`, `res2.0.shortcut.norm.weight`
+    CIFAR        `module.layer1.0.shortcut.0.weight`, `module.linear.weight`; option A has no shortcut tensors
+
+Names only: detectron2's weights expect BGR images (and those it took from Caffe, ``stride_in_1x1=True``).
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import Tensor
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "model_state")
+PREFIXES = (
+    "",
+    "module.",
+    "model.",
+    "backbone.",
+    "encoder.",
+    "net.",
+    "network.",
+    "backbone.body.",
+    "backbone.backbone.",
+    "backbone.bottom_up.",
+    "bottom_up.",
+    "model.backbone.",
+    "model.backbone.backbone.",
+    "module.backbone.",
+    "module.encoder_q.",
+    "module.model.",
+)
+DETECTRON2 = (
+    (r"^stem\.conv1\.norm\.", "bn1."),
+    (r"^stem\.conv1\.", "conv1."),
+    (r"^res(\d)\.(\d+)\.conv(\d)\.norm\.", lambda m: f"layer{int(m[1]) - 1}.{m[2]}.bn{m[3]}."),
+    (r"^res(\d)\.(\d+)\.shortcut\.norm\.", lambda m: f"layer{int(m[1]) - 1}.{m[2]}.downsample.1."),
+    (r"^res(\d)\.(\d+)\.shortcut\.", lambda m: f"layer{int(m[1]) - 1}.{m[2]}.downsample.0."),
+    (r"^res(\d)\.", lambda m: f"layer{int(m[1]) - 1}."),
+)
+CIFAR = ((r"^(layer\d\.\d+)\.shortcut\.", r"\1.downsample."),)
+
+
+def unwrap(loaded: Any) -> dict[str, Tensor]:
+    """The state dict in what a file held: itself, or inside ``{"state_dict": …}`` and the like."""
+    for _ in range(2):
+        if isinstance(loaded, Mapping):
+            inner = next((loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), Mapping)), None)
+            loaded = loaded if inner is None else inner
+    tensors = (
+        {k: v for k, v in loaded.items() if isinstance(v, Tensor)} if isinstance(loaded, Mapping) else {}
+    )
+    if not tensors:
+        raise ValueError("the file holds no weights: expected tensors by name, or a dict with 'state_dict'")
+    return tensors
+
+
+def to_our_keys(weights: Mapping[str, Tensor], known: Collection[str]) -> dict[str, Tensor]:
+    """`weights` under the names of `known` (a network's own keys), in the layout that matches most of them."""
+    known = set(known)
+    best: dict[str, Tensor] = dict(weights)
+    most = len(known & best.keys())
+    for prefix in PREFIXES:
+        stripped = {
+            key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)
+        }
+        for renames in ((), DETECTRON2, CIFAR):
+            renamed = {_rename(key, renames): value for key, value in stripped.items()}
+            matches = len(known & renamed.keys())
+            if matches > most:
+                others = {key: value for key, value in weights.items() if not key.startswith(prefix)}
+                best, most = others | renamed, matches
+    return best
+
+
+def _rename(key: str, renames: Any) -> str:
+    for pattern, replacement in renames:
+        key, count = re.subn(pattern, replacement, key)
+        if count:
+            break
+    return key

@@ -1,0 +1,70 @@
+"""Normalisation layers by name: batch, frozen, sync, group."""
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from .checks import check_choice
+
+Norm = Literal["batch", "frozen", "sync", "group"]
+NORMS = get_args(Norm)
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch norm with fixed statistics and fixed scale and shift: nothing in it is ever trained.
+
+    State dict keys are those of `nn.BatchNorm2d`, so its weights load as they are. Computes in the dtype
+    of its input: bf16 maps stay bf16, which saves most of the memory traffic of a frozen backbone.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, num_features: int, eps: float = 1e-5):
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(num_features))
+        self.register_buffer("bias", torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """The two vectors (C,) with norm(x) = x * scale + shift."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale, shift = self.scale_and_shift()
+        # addcmul is one kernel and one rounding where `x * scale + shift` would be two
+        return torch.addcmul(shift.to(x.dtype)[:, None, None], x, scale.to(x.dtype)[:, None, None])
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        state_dict.pop(prefix + "num_batches_tracked", None)  # only a trained batch norm counts batches
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}"
+
+
+def make_norm(norm: str, channels: int, eps: float = 1e-5) -> nn.Module:
+    """The norm layer called `norm` for maps of `channels` channels.
+
+    "group" has 32 groups (Group Normalization, section 4), or the nearest smaller number that divides
+    `channels` and leaves at least two of them in a group.
+    """
+    check_choice("norm", norm, NORMS)
+    if norm == "batch":
+        return nn.BatchNorm2d(channels, eps=eps)
+    if norm == "frozen":
+        return FrozenBatchNorm2d(channels, eps=eps)
+    if norm == "sync":
+        return nn.SyncBatchNorm(channels, eps=eps)
+    most = max(1, min(32, channels // 2))
+    groups = next(count for count in range(most, 0, -1) if channels % count == 0)
+    return nn.GroupNorm(groups, channels, eps=eps)

@@ -1,0 +1,119 @@
+"""Weights into a network, with a report of what matched; refuses what is plainly another network."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from .features import FeatureExtractor
+from .key_layouts import to_our_keys, unwrap
+
+ENOUGH = 0.75  # ResNet-50 and -101 share 51 % of the larger one's tensors, -101 and -152 share 67 %
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of each tensor, by name."""
+
+    matched: list[str]
+    missing: list[str]
+    """In the network but not in the weights; they keep their values."""
+    left_over: list[str]
+    """In the weights but not in the network, as a classifier's last layer is."""
+    reshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    """In both, but of another shape: the network's and the weights'. The network's keep their values."""
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.matched)} tensors loaded"]
+        if self.missing:
+            parts.append(f"{len(self.missing)} not in the weights ({_some(self.missing)})")
+        if self.left_over:
+            parts.append(f"{len(self.left_over)} left over ({_some(self.left_over)})")
+        for key, (ours, theirs) in list(self.reshaped.items())[:3]:
+            parts.append(f"{key} is {ours} here and {theirs} in the weights")
+        if len(self.reshaped) > 3:
+            parts.append(f"{len(self.reshaped) - 3} more of other shapes")
+        return "; ".join(parts)
+
+
+def load_weights(extractor: FeatureExtractor, weights: Mapping[str, Tensor]) -> LoadReport:
+    """Copies `weights` into `extractor`, in place, and says what matched. Foreign names are mapped to ours.
+
+    The first convolution adapts to `in_channels`: with one channel it gets the sum over the colours, since a
+    grey image is three equal colours; with others they repeat in turn, scaled to keep the magnitude.
+
+    Raises:
+        ValueError: less than three quarters of the network's tensors matched, or of those that the weights
+            have for such a network; then nothing is loaded.
+    """
+    ours = {k: v for k, v in extractor.state_dict().items() if not k.endswith("num_batches_tracked")}
+    theirs = {
+        key: value
+        for key, value in to_our_keys(weights, ours).items()
+        if not key.endswith("num_batches_tracked")
+    }
+    first = next((key for key, value in ours.items() if value.ndim == 4), None)
+    if first in theirs and theirs[first].ndim == 4:
+        theirs[first] = adapt_input(theirs[first], ours[first].shape[1])
+    report = LoadReport(
+        matched=[key for key in ours if key in theirs and ours[key].shape == theirs[key].shape],
+        missing=[key for key in ours if key not in theirs],
+        left_over=[key for key in theirs if key not in ours],
+        reshaped={
+            key: (tuple(ours[key].shape), tuple(theirs[key].shape))
+            for key in ours
+            if key in theirs and ours[key].shape != theirs[key].shape
+        },
+    )
+    # a head is expected to be left over, another stage of the same name is not
+    roots = {key.partition(".")[0] for key in ours}
+    foreign = [key for key in report.left_over if key.partition(".")[0] in roots]
+    if len(report.matched) < ENOUGH * max(len(ours), len(report.matched) + len(foreign)):
+        raise ValueError(
+            f"these weights belong to another network: only {len(report.matched)} of {len(ours)} tensors match "
+            f"({report}); build the backbone that they were trained with"
+        )
+    if report.missing or report.reshaped or foreign:
+        warnings.warn(f"weights match in part: {report}", stacklevel=3)
+    extractor.load_state_dict({key: theirs[key] for key in report.matched}, strict=False)
+    return report
+
+
+def adapt_input(weight: Tensor, in_channels: int) -> Tensor:
+    """The weight (O, C, h, w) of a first convolution for images of `in_channels` channels instead of C."""
+    given = weight.shape[1]
+    if in_channels == given or in_channels < 1:
+        return weight
+    if in_channels == 1:
+        return weight.sum(dim=1, keepdim=True)
+    repeated = weight.repeat(1, -(-in_channels // given), 1, 1)[:, :in_channels]
+    return repeated * (given / in_channels)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a `.safetensors` or torch file, read as data alone.
+
+    Raises:
+        ValueError: nothing is there, it is cut short, or it holds more than data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there are no weights at {path}; give the path of a .pth or .safetensors file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return unwrap(torch.load(path, map_location="cpu", weights_only=True))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no readable .safetensors file ({error}); get it again") from None
+    except Exception as error:  # torch raises five kinds, by where the damage is
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{path} holds no weights that can be read as data alone ({reason})") from None
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")

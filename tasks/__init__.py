@@ -1,0 +1,37 @@
+"""What we learn from feature maps: detection and its relatives, on one training harness.
+
+Importing this costs nothing; each function imports what it needs when it is called.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tasks.contracts import Model
+    from tasks.harness.predictor import Predictor
+
+__all__ = ["load_model", "load_predictor"]
+
+
+def load_model(path: str | Path) -> Model:
+    """The model in a model file (`.safetensors`) or checkpoint (`.ckpt`), in evaluation mode on the CPU.
+
+    Nothing but the path is needed. `model.header` says what it is: task, class names, preprocessing.
+    Raises `ValueError` or `FileNotFoundError` with what to do when the file is neither.
+    """
+    from tasks.harness.model_file import load_model
+
+    return load_model(path)
+
+
+def load_predictor(path: str | Path, **options: Any) -> Predictor:
+    """A callable that takes an image (or a list) and returns what the model in the file at `path` finds.
+
+    Options are those of `tasks.harness.predictor.Predictor`: device, precision, score_threshold, batch_size.
+    """
+    from tasks.harness.predictor import Predictor
+
+    return Predictor.load(path, **options)

@@ -1,0 +1,47 @@
+"""`ClassificationTask`: images sorted into classes, scored by how often the first guess is right."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.contracts import Batch, Classification
+from tasks.harness.task import Task
+
+from .metric import ClassificationMetric
+from .result import draw_best
+
+
+class ClassificationTask(Task):
+    """Trains and evaluates any model whose predictions are a `Classification`."""
+
+    monitor = "top1"
+
+    def build_metric(self, annotations: Any) -> ClassificationMetric:
+        return ClassificationMetric(annotations)
+
+    def to_original(self, predictions: Classification, batch: Batch) -> Classification:
+        return predictions
+
+    def draw(self, image: np.ndarray, predictions: Classification, index: int) -> np.ndarray:
+        shares, labels = predictions.probabilities()[index].sort(descending=True, stable=True)
+        names = [self.header.class_names[label] for label in labels.tolist()]
+        return draw_best(image, names, labels.cpu().numpy(), shares.cpu().numpy())
+
+    def report(self, numbers: dict[str, float]) -> str:
+        return accuracy_table(numbers)
+
+    def write_results(self, folder: Path) -> None:
+        assert isinstance(self.metric, ClassificationMetric)
+        self.metric.write_results(folder)
+
+
+def accuracy_table(numbers: dict[str, float], *, num_worst: int = 10) -> str:
+    """The accuracies in percent, and the classes that are hardest: all of them where there are few."""
+    titles = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "mean_class_accuracy": "mean over classes"}
+    lines = [f" {title:<20} {100 * numbers[name]:7.3f} %" for name, title in titles.items()]
+    known = {k[9:]: v for k, v in numbers.items() if k.startswith("accuracy/") and v == v}
+    worst = sorted(known, key=lambda name: known[name])[:num_worst]
+    lines += ["", " accuracy by class" + (f", the {num_worst} lowest" if len(known) > num_worst else "")]
+    lines += [f" {name:<20} {100 * known[name]:7.3f} %" for name in worst]
+    return "\n".join(lines)

@@ -1,0 +1,150 @@
+"""What passes between the parts: `Target`, `Batch`, what a network finds, and what a `Model` and a `Metric` are.
+
+Legend, used in every file of `tasks`:
+    B  images of a batch        G  most objects of any image of the batch (rows of padding included)
+    N  objects of one image     D  most detections of any image of the batch (padding included)
+    K  classes                  boxes are xyxy in absolute pixels, x to the right, y down, (0, 0) the
+                                outer corner of the first pixel; labels are 0 … K-1, no background
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tasks.preprocessing import Preprocessing
+
+
+@dataclass
+class Target:
+    """What is known of one image, as arrays, before batching; coordinates are those of its pixels."""
+
+    image_id: int
+    """The data set's own id."""
+    original_size: tuple[int, int]
+    """(height, width) in pixels of the image as stored, after its EXIF orientation."""
+    boxes: np.ndarray
+    """(N, 4) float32 xyxy; N may be 0."""
+    labels: np.ndarray
+    """(N,) int64."""
+    is_crowd: np.ndarray
+    """(N,) bool: a region that holds many objects; never a training target, never a false positive."""
+    class_id: int | None = None
+    """The class of the whole image, 0 … K-1, where the task is classification."""
+
+
+@dataclass
+class Batch:
+    """Images padded to a common size with their targets: few large tensors, because each tensor that
+    crosses processes costs about 0.2 ms whatever its size."""
+
+    images: Tensor
+    """uint8 (B, 3, H, W), RGB, zero below and to the right of the valid area."""
+    sizes: Tensor
+    """int64 (B, 2): valid (height, width) of each image."""
+    original_sizes: Tensor
+    """int64 (B, 2): (height, width) before resizing."""
+    image_ids: Tensor
+    """int64 (B,)."""
+    boxes: Tensor
+    """float32 (B, G, 4) in pixels of `images`; rows past an image's objects are zero."""
+    labels: Tensor
+    """int64 (B, G); -1 past an image's objects."""
+    is_crowd: Tensor
+    """bool (B, G)."""
+    class_ids: Tensor | None = None
+    """int64 (B,): the class of each whole image, where the task is classification."""
+    class_weights: Tensor | None = None
+    """float32 (B, K), rows that sum to 1: the share of each class in images that mixup or cutmix mixed."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The same batch on another device. Lightning calls this."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The same batch in page-locked memory. `DataLoader(pin_memory=True)` calls this."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function) -> Self:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{k: function(v) if isinstance(v, Tensor) else v for k, v in values.items()})
+
+
+@dataclass
+class Detections:
+    """Boxes found in the images of one batch, best first; rows past an image's detections are padding."""
+
+    boxes: Tensor
+    """float32 (B, D, 4) xyxy, in pixels of the batch's images, or of the originals after `to_original`."""
+    scores: Tensor
+    """float32 (B, D) in 0 … 1, descending; 0 for padding."""
+    labels: Tensor
+    """int64 (B, D); -1 for padding."""
+
+    def to_original(self, sizes: Tensor, original_sizes: Tensor) -> "Detections":
+        """The same detections in pixels of the original images.
+
+        `sizes` and `original_sizes` are the batch's, (B, 2) as (height, width).
+        """
+        scale = (original_sizes / sizes).flip(1).repeat(1, 2)[:, None]  # (B, 1, 4) as x, y, x, y
+        return replace(self, boxes=self.boxes * scale.to(self.boxes))
+
+
+@dataclass
+class Classification:
+    """What the images of one batch show, each as a whole."""
+
+    logits: Tensor
+    """float32 (B, K): scores before softmax."""
+
+    def probabilities(self) -> Tensor:
+        """float32 (B, K), rows that sum to 1."""
+        return self.logits.softmax(dim=1)
+
+
+class Model(nn.Module):
+    """A network of any task. Each method has one meaning whatever `.training` says; calling predicts."""
+
+    backbone: nn.Module
+    """Images to feature maps, with `spec` as `backbones` gives it; its own rate in the optimiser."""
+    preprocessing: Preprocessing
+    """How pixels reach the network."""
+    header: Any
+    """What a model file says of the network (`harness.model_file.Header`); set by whoever builds it."""
+
+    def features(self, batch: Batch) -> dict[str, Tensor]:
+        """The feature maps of the batch: everything that losses and predictions share."""
+        raise NotImplementedError
+
+    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Scalar losses by name; their sum is what training minimises."""
+        raise NotImplementedError
+
+    def predictions(self, features: dict[str, Tensor], batch: Batch) -> Any:
+        """Predictions in pixels of the batch's images. Reads no targets."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> Any:
+        """`predictions` from fresh features."""
+        return self.predictions(self.features(batch), batch)
+
+
+class Metric(Protocol):
+    """Numbers over a whole data set. Counts every image exactly once, over all ranks, or fails."""
+
+    def update(self, predictions: Any, batch: Batch) -> None:
+        """Adds the predictions (in original pixels) for the images of one batch."""
+        ...
+
+    def compute(self) -> dict[str, float]:
+        """Gathers over ranks and returns the numbers by name."""
+        ...
+
+    def reset(self) -> None:
+        """Forgets every image seen."""
+        ...

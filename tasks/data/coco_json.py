@@ -1,0 +1,216 @@
+"""Reads one annotation file in COCO's JSON format into `Annotations`."""
+
+import gc
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from tasks.data.annotations import Annotations
+from tasks.data.checks import AnnotationColumns, OnBad, resolve
+from tasks.data.segmentations import Rings, Segmentations
+
+Records = list[dict[str, Any]]
+
+
+def read_coco_json(path: Path, *, on_bad: OnBad, masks: bool, option: str) -> Annotations:
+    """The file's annotations, checked as tasks/data/checks.py describes; segmentations only if `masks`.
+
+    `option` is the setting that named the file, for messages. Raises FileNotFoundError for a missing
+    file, ValueError for one that is not COCO's JSON.
+    """
+    content = load_json(path, option)
+    images, annotations, categories = (
+        records(content, key, path) for key in ("images", "annotations", "categories")
+    )
+    category_ids, class_names = read_categories(categories, path)
+    image_ids = integers(images, "id", "images", path)
+    if len(image_ids) == 0:
+        raise ValueError(f"'{path}' lists no images; wanted at least one")
+    order = np.argsort(image_ids, kind="stable")
+    if (repeated := image_ids[order][1:][np.diff(image_ids[order]) == 0]).size:
+        raise ValueError(f"'{path}' declares image id {repeated[0]} more than once; ids must be unique")
+    sizes = np.stack([integers(images, side, "images", path) for side in ("height", "width")], axis=1)
+    if (empty := np.flatnonzero((sizes <= 0).any(axis=1))).size:
+        height, width = sizes[empty[0]]
+        raise ValueError(
+            f"'{path}' declares image id {image_ids[empty[0]]} with height {height} and width {width}"
+        )
+    file_names = [str(value) for value in column(images, "file_name", "images", path)]
+
+    written_images = integers(annotations, "image_id", "annotations", path)
+    written_categories = integers(annotations, "category_id", "annotations", path)
+    boxes = numbers([annotation.get("bbox") for annotation in annotations])
+    columns = AnnotationColumns(
+        ids=integers(annotations, "id", "annotations", path),
+        image_ids=written_images,
+        category_ids=written_categories,
+        images=positions(image_ids, order, written_images),
+        labels=positions(category_ids, np.arange(len(category_ids)), written_categories),
+        boxes=boxes,
+        areas=read_areas(annotations, boxes),
+        bad_segmentations=np.zeros(len(annotations), bool),
+    )
+    segmentations: list[Rings | bytes | None] = []
+    if masks:
+        for row, annotation in enumerate(annotations):
+            image = columns.images[row]
+            try:
+                segmentations.append(read_segmentation(annotation.get("segmentation"), sizes[image]))
+            except (ValueError, TypeError, KeyError, AttributeError):
+                segmentations.append(None)
+                columns.bad_segmentations[row] = True
+    is_crowd = np.array([bool(annotation.get("iscrowd", 0)) for annotation in annotations], bool)
+
+    kept = resolve(columns, sizes, file_names, str(path), on_bad)
+    kept = kept[np.argsort(columns.images[kept], kind="stable")]
+    counts = np.bincount(columns.images[kept], minlength=len(images))
+    return Annotations(
+        class_names=class_names,
+        category_ids=category_ids,
+        image_ids=image_ids,
+        file_names=np.array([name.encode() for name in file_names]),
+        sizes=sizes.astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(counts)]),
+        ids=columns.ids[kept],
+        labels=columns.labels[kept],
+        boxes=columns.boxes[kept],
+        areas=columns.areas[kept],
+        is_crowd=is_crowd[kept],
+        segmentations=Segmentations.from_objects(segmentations[row] for row in kept) if masks else None,
+    )
+
+
+def load_json(path: Path, option: str) -> dict[str, Any]:
+    """The object in the file, or an error that says which file, why, and which option named it."""
+    was_enabled = gc.isenabled()
+    gc.disable()  # parsing makes millions of objects and no cycle; looking for some takes two thirds of the time
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"annotation file '{path}' does not exist; name it with {option}= (relative to data.root)"
+        ) from None
+    except IsADirectoryError:
+        raise ValueError(
+            f"'{path}' is a folder; {option}= wants an annotation file in COCO's JSON format"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(
+            f"'{path}' is not JSON ({error}); {option}= wants an annotation file in COCO's JSON format"
+        ) from None
+    finally:
+        if was_enabled:
+            gc.enable()
+    missing = [
+        key
+        for key in ("images", "annotations", "categories")
+        if not isinstance(content, dict) or not isinstance(content.get(key), list)
+    ]
+    if missing:
+        raise ValueError(
+            f"'{path}' is JSON but not COCO's: it has no list {' and no list '.join(map(repr, missing))}; "
+            f"{option}= wants an object with the lists 'images', 'annotations' and 'categories'"
+        )
+    return content
+
+
+def records(content: dict[str, Any], key: str, path: Path) -> Records:
+    """The list under `key`, all of whose items are objects."""
+    for row, item in enumerate(content[key]):
+        if not isinstance(item, dict):
+            raise ValueError(f"'{path}': {key}[{row}] is {item!r:.40}; wanted an object as COCO writes it")
+    return content[key]
+
+
+def column(rows: Records, field: str, key: str, path: Path) -> list[Any]:
+    """One field of all records, which each of them must have."""
+    try:
+        return [row[field] for row in rows]
+    except KeyError:
+        row = next(i for i, record in enumerate(rows) if field not in record)
+        raise ValueError(f"'{path}': {key}[{row}] has no '{field}', which COCO's format requires") from None
+
+
+def integers(rows: Records, field: str, key: str, path: Path) -> np.ndarray:
+    """(len(rows),) int64 of one field of all records."""
+    values = column(rows, field, key, path)
+    for row, value in enumerate(values):
+        if type(value) is not int or abs(value) >= 2**63:
+            raise ValueError(f"'{path}': {key}[{row}] has '{field}' {value!r:.40}; wanted an integer")
+    return np.array(values, np.int64)
+
+
+def numbers(values: list[Any]) -> np.ndarray:
+    """(len(values), 4) float64 of lists of four numbers each; NaN where an item is no such thing."""
+    try:
+        return np.array(values, np.float64).reshape(len(values), 4)
+    except (ValueError, TypeError):
+        is_box = [
+            isinstance(v, list) and len(v) == 4 and all(isinstance(x, int | float) for x in v) for v in values
+        ]
+        return np.array([v if ok else [np.nan] * 4 for v, ok in zip(values, is_box, strict=True)], np.float64)
+
+
+def read_areas(annotations: Records, boxes: np.ndarray) -> np.ndarray:
+    """(M,) float64 as written; of the box where the file writes none, NaN where it writes no number."""
+    written = (
+        annotation.get("area", area)
+        for annotation, area in zip(annotations, boxes[:, 2] * boxes[:, 3], strict=True)
+    )
+    return np.array([a if isinstance(a, int | float) else np.nan for a in written], np.float64)
+
+
+def positions(known: np.ndarray, order: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Index of each of `wanted` in `known`, -1 where it is not there; `order` sorts `known`."""
+    if len(known) == 0:
+        return np.full(len(wanted), -1)
+    found = order[np.searchsorted(known, wanted, sorter=order).clip(max=len(known) - 1)]
+    return np.where(known[found] == wanted, found, -1)
+
+
+def read_categories(categories: Records, path: Path) -> tuple[np.ndarray, list[str]]:
+    """Category ids ascending, and the names in that order."""
+    if not categories:
+        raise ValueError(f"'{path}' declares no categories; wanted at least one")
+    ids = integers(categories, "id", "categories", path)
+    names = column(categories, "name", "categories", path)
+    order = np.argsort(ids, kind="stable")
+    if (repeated := ids[order][1:][np.diff(ids[order]) == 0]).size:
+        raise ValueError(f"'{path}' declares category id {repeated[0]} more than once; ids must be unique")
+    names = [str(names[i]) for i in order]
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise ValueError(
+            f"'{path}' declares {count} categories named '{name}'; rename all but one, or give their "
+            "annotations one category_id"
+        )
+    return ids[order], names
+
+
+def read_segmentation(segmentation: Any, size: np.ndarray) -> Rings | bytes | None:
+    """Polygons as they are, run lengths compressed; None for an empty one.
+
+    Raises ValueError, TypeError, KeyError or AttributeError for anything that is neither, and ValueError
+    for run lengths of an image of another `size` (height, width).
+    """
+    if not segmentation:
+        return None
+    if isinstance(segmentation, list):
+        for ring in segmentation:
+            # pycocotools would take four numbers for a box.
+            if len(ring) < 6 or len(ring) % 2 or not np.isfinite(np.array(ring, np.float64)).all():
+                raise ValueError("a polygon needs at least three points of two finite numbers each")
+        return segmentation
+    height, width = size.tolist()
+    if list(segmentation["size"]) != [height, width]:
+        raise ValueError("run lengths of another image size")
+    counts = segmentation["counts"]
+    if isinstance(counts, list):
+        if sum(counts) != height * width or min(counts) < 0:
+            raise ValueError("run lengths that do not fill the image")
+        return coco_mask.frPyObjects(segmentation, height, width)["counts"]
+    return counts.encode()

@@ -1,0 +1,67 @@
+"""Images and targets of single samples to one `Batch`.
+
+Legend, beside that of tasks/contracts.py:
+    sample  (uint8 (h, w, 3) image at network size, its `Target` in pixels of that image)
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from tasks.contracts import Batch, Target
+from tasks.data.images import resize
+from tasks.preprocessing import Preprocessing
+
+Sample = tuple[np.ndarray, Target]
+
+
+def collate(samples: Sequence[Sample], preprocessing: Preprocessing) -> Batch:
+    """The batch of these samples; images are padded with zeros to their common `padded_size`.
+
+    `images` is a (B, 3, H, W) view of a (B, H, W, 3) buffer: channels-last memory, as convolutions like it.
+    """
+    sizes = [image.shape[:2] for image, _ in samples]
+    height, width = preprocessing.padded_size(sizes)
+    num_rows = max(len(target.labels) for _, target in samples)
+    images = np.zeros((len(samples), height, width, 3), np.uint8)
+    boxes = np.zeros((len(samples), num_rows, 4), np.float32)
+    labels = np.full((len(samples), num_rows), -1, np.int64)
+    is_crowd = np.zeros((len(samples), num_rows), bool)
+    for i, (image, target) in enumerate(samples):
+        images[i, : image.shape[0], : image.shape[1]] = image
+        num_objects = len(target.labels)
+        boxes[i, :num_objects] = target.boxes
+        labels[i, :num_objects] = target.labels
+        is_crowd[i, :num_objects] = target.is_crowd
+    class_ids = [target.class_id for _, target in samples]
+    return Batch(
+        images=torch.from_numpy(images).permute(0, 3, 1, 2),
+        sizes=torch.tensor(sizes),
+        original_sizes=torch.tensor([target.original_size for _, target in samples]),
+        image_ids=torch.tensor([target.image_id for _, target in samples]),
+        boxes=torch.from_numpy(boxes),
+        labels=torch.from_numpy(labels),
+        is_crowd=torch.from_numpy(is_crowd),
+        class_ids=None if None in class_ids else torch.tensor(class_ids),
+    )
+
+
+def batch_images(images: Sequence[np.ndarray], preprocessing: Preprocessing) -> Batch:
+    """The batch of these uint8 (H, W, 3) RGB images, resized, without objects; image ids count from 0."""
+    samples = [
+        (resize(image, preprocessing), empty_target(image_id, image.shape[:2]))
+        for image_id, image in enumerate(images)
+    ]
+    return collate(samples, preprocessing)
+
+
+def empty_target(image_id: int, original_size: tuple[int, int]) -> Target:
+    """The target of an image without objects."""
+    return Target(
+        image_id=image_id,
+        original_size=original_size,
+        boxes=np.zeros((0, 4), np.float32),
+        labels=np.zeros(0, np.int64),
+        is_crowd=np.zeros(0, bool),
+    )

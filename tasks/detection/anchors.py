@@ -1,0 +1,53 @@
+"""Anchors: the boxes that a detector starts from, a few at every cell of every level.
+
+Legend:
+    L  levels     A  anchors a cell, one for each aspect ratio     ratio  height / width
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+Shape = tuple[int, int]
+
+
+def cell_anchors(size: float, ratios: Sequence[float]) -> Tensor:
+    """(A, 4) boxes of about `size` ** 2 pixels around (0, 0), one for each ratio, at whole pixels.
+
+    Rounded half to even, as torchvision does: its weights were trained on these very boxes.
+    """
+    heights = torch.sqrt(torch.tensor(tuple(ratios), dtype=torch.float32))
+    widths = 1 / heights
+    halves = torch.stack((widths * size, heights * size), dim=1) / 2
+    return torch.cat((-halves, halves), dim=1).round()
+
+
+# Cached: the same few shapes return step after step. Made outside inference mode, because a tensor made
+# inside it cannot take part in training later.
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def make_anchors(
+    image_size: Shape,
+    map_sizes: tuple[Shape, ...],
+    sizes: tuple[float, ...],
+    ratios: tuple[float, ...],
+    device: torch.device,
+) -> Tensor:
+    """All anchors (sum of H * W * A over levels, 4), float32: by level, then row, column and ratio.
+
+    `image_size` is the (height, width) of the padded images, `map_sizes` that of each map, `sizes` the
+    side of each level's square anchor in pixels. The result is shared between calls: do not change it.
+    """
+    levels = []
+    for (height, width), size in zip(map_sizes, sizes, strict=True):
+        # Not the level's nominal stride: where a map was rounded up (13 rows for 800 pixels), torchvision
+        # spaces its anchors by 800 // 13 = 61, and its weights expect them there.
+        step_y, step_x = image_size[0] // height, image_size[1] // width
+        y = torch.arange(height, dtype=torch.float32) * step_y
+        x = torch.arange(width, dtype=torch.float32) * step_x
+        y, x = torch.meshgrid(y, x, indexing="ij")
+        shifts = torch.stack((x, y, x, y), dim=-1)
+        levels.append((shifts[:, :, None] + cell_anchors(size, ratios)).view(-1, 4))
+    return torch.cat(levels).to(device)

@@ -1,0 +1,202 @@
+"""Faster R-CNN on any backbone with a pyramid: `faster_rcnn` builds it, `FasterRCNN` is the network."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor, nn
+
+import backbones
+from tasks.contracts import Batch, Detections
+from tasks.preprocessing import Preprocessing
+
+from .matching import trainable
+from .roi_head import RoIHead, RoISamples
+from .rpn import AnchorPredictions, RegionProposalNetwork
+
+# Boxes are pooled from maps up to this stride, P2 to P5; P6 is for proposals alone (FPN, section 4.1).
+_LAST_POOLED_STRIDE = 32
+
+
+def faster_rcnn(
+    *,
+    num_classes: int,
+    backbone: Mapping[str, Any],
+    pyramid: Mapping[str, Any] | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    anchor_sizes: Sequence[float] | None = None,
+    anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    rpn_foreground_iou: float = 0.7,
+    rpn_background_iou: float = 0.3,
+    rpn_samples: int = 256,
+    rpn_positive_fraction: float = 0.5,
+    rpn_pre_nms_train: int = 2000,
+    rpn_post_nms_train: int = 2000,
+    rpn_pre_nms_test: int = 1000,
+    rpn_post_nms_test: int = 1000,
+    rpn_nms_threshold: float = 0.7,
+    box_roi_size: int = 7,
+    box_representation_size: int = 1024,
+    box_foreground_iou: float = 0.5,
+    box_samples: int = 512,
+    box_positive_fraction: float = 0.25,
+    score_threshold: float = 0.05,
+    nms_threshold: float = 0.5,
+    max_detections: int = 100,
+) -> "FasterRCNN":
+    """A Faster R-CNN from plain values. Defaults are torchvision's, so that its weights act as they did there.
+
+    Args:
+        num_classes: K, without background.
+        backbone: what `backbones.create` takes, such as `{"name": "resnet50", "norm": "frozen"}`.
+        pyramid: what `backbones.create_pyramid` takes, such as `{"name": "fpn", "channels": 256}`;
+            None for its defaults.
+        preprocessing: how pixels reach the network, or its values; None for the defaults.
+        anchor_sizes: side in pixels of the square anchor of each level; None for 8 times its stride.
+        anchor_ratios: height / width of the anchors of each cell.
+        rpn_foreground_iou: anchors that overlap an object this much are positive, ...
+        rpn_background_iou: ... and those that overlap all objects less than this negative.
+        rpn_samples: anchors of each image that the proposal losses look at.
+        rpn_positive_fraction: at most this share of them is positive.
+        rpn_pre_nms_train: best anchors of each level that go into suppression for losses.
+        rpn_post_nms_train: proposals of each image for losses.
+        rpn_pre_nms_test: the same for predictions.
+        rpn_post_nms_test: the same for predictions.
+        rpn_nms_threshold: proposals that overlap a better one more than this are dropped.
+        box_roi_size: cells along each side of what is pooled from a proposal.
+        box_representation_size: width of the two layers of the box head.
+        box_foreground_iou: proposals that overlap an object this much are positive, all others negative.
+        box_samples: proposals of each image that the box losses look at.
+        box_positive_fraction: at most this share of them is positive.
+        score_threshold: detections need a higher score.
+        nms_threshold: detections that overlap a better one of their class more than this are dropped.
+        max_detections: most detections of an image.
+
+    Raises:
+        ValueError: an unknown backbone, pyramid or option; settings that do not fit the pyramid's levels.
+    """
+    if isinstance(preprocessing, Mapping):
+        preprocessing = Preprocessing(**preprocessing)
+    extractor = backbones.create_pyramid(backbones.create(**backbone), **(pyramid or {}))
+    channels, strides = _levels(extractor)
+    if anchor_sizes is None:
+        anchor_sizes = [8 * stride for stride in strides]
+    if len(anchor_sizes) != len(strides):
+        raise ValueError(
+            f"anchor_sizes has {len(anchor_sizes)} values {list(anchor_sizes)}; the pyramid has {len(strides)} "
+            f"levels ({', '.join(extractor.feature_info)}) and each needs one"
+        )
+    return FasterRCNN(
+        extractor,
+        RegionProposalNetwork(
+            channels,
+            anchor_sizes=anchor_sizes,
+            anchor_ratios=anchor_ratios,
+            foreground_iou=rpn_foreground_iou,
+            background_iou=rpn_background_iou,
+            samples=rpn_samples,
+            positive_fraction=rpn_positive_fraction,
+            nms_threshold=rpn_nms_threshold,
+        ),
+        RoIHead(
+            channels,
+            num_classes=num_classes,
+            roi_size=box_roi_size,
+            representation_size=box_representation_size,
+            foreground_iou=box_foreground_iou,
+            samples=box_samples,
+            positive_fraction=box_positive_fraction,
+            score_threshold=score_threshold,
+            nms_threshold=nms_threshold,
+            max_detections=max_detections,
+        ),
+        preprocessing or Preprocessing(),
+        proposals_train=(rpn_pre_nms_train, rpn_post_nms_train),
+        proposals_test=(rpn_pre_nms_test, rpn_post_nms_test),
+    )
+
+
+class FasterRCNN(nn.Module):
+    """The network. `features`, `losses` and `predictions` are those of the `Model` contract.
+
+    `proposals_train` and `proposals_test` are numbers of boxes (before, after) suppression, for losses and
+    for predictions.
+    """
+
+    def __init__(
+        self,
+        backbone: backbones.FeatureExtractor,
+        rpn: RegionProposalNetwork,
+        roi_head: RoIHead,
+        preprocessing: Preprocessing,
+        *,
+        proposals_train: tuple[int, int],
+        proposals_test: tuple[int, int],
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.rpn = rpn
+        self.roi_head = roi_head
+        self.preprocessing = preprocessing
+        self.num_classes = roi_head.num_classes
+        self.proposals_train = proposals_train
+        self.proposals_test = proposals_test
+        pooled = {
+            name: info for name, info in backbone.feature_info.items() if info.stride <= _LAST_POOLED_STRIDE
+        }
+        self.pooled_levels = tuple(pooled)
+        self.pooled_strides = tuple(info.stride for info in pooled.values())
+
+    def forward(self, batch: Batch) -> Detections:
+        return self.predictions(self.features(batch), batch)
+
+    def features(self, batch: Batch) -> dict[str, Tensor]:
+        return self.backbone(self.preprocessing.normalize(batch.images, batch.sizes))
+
+    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        anchors = self.anchor_predictions(features, batch)
+        gt_valid = trainable(batch.boxes, batch.labels, batch.is_crowd)
+        samples = self.sample(anchors, batch)
+        logits, deltas = self.roi_head(self.pooled(features), self.pooled_strides, samples.boxes)
+        return {
+            **self.rpn.losses(anchors, batch.boxes, gt_valid),
+            **self.roi_head.losses(logits, deltas, samples, batch.boxes),
+        }
+
+    def predictions(self, features: dict[str, Tensor], batch: Batch) -> Detections:
+        pre_nms, post_nms = self.proposals_test
+        anchors = self.anchor_predictions(features, batch)
+        proposals, valid = self.rpn.propose(anchors, batch.sizes, pre_nms=pre_nms, post_nms=post_nms)
+        logits, deltas = self.roi_head(self.pooled(features), self.pooled_strides, proposals)
+        return self.roi_head.predictions(logits, deltas, proposals, valid, batch.sizes)
+
+    def anchor_predictions(self, features: dict[str, Tensor], batch: Batch) -> AnchorPredictions:
+        """What the proposal network says of each anchor."""
+        height, width = batch.images.shape[-2:]
+        return self.rpn(list(features.values()), (height, width))
+
+    def sample(self, anchors: AnchorPredictions, batch: Batch) -> RoISamples:
+        """Boxes to train the heads on, drawn from the proposals and the objects of the batch."""
+        pre_nms, post_nms = self.proposals_train
+        proposals, valid = self.rpn.propose(anchors, batch.sizes, pre_nms=pre_nms, post_nms=post_nms)
+        gt_valid = trainable(batch.boxes, batch.labels, batch.is_crowd)
+        return self.roi_head.sample(proposals, valid, batch.boxes, batch.labels, gt_valid)
+
+    def pooled(self, features: dict[str, Tensor]) -> list[Tensor]:
+        """The maps that boxes are pooled from, finest first."""
+        return [features[level] for level in self.pooled_levels]
+
+
+def _levels(extractor: backbones.FeatureExtractor) -> tuple[int, list[int]]:
+    """Channels, the same for all levels, and strides."""
+    infos = extractor.feature_info.values()
+    strides = [info.stride for info in infos]
+    if len({info.channels for info in infos}) != 1 or any(
+        coarse != 2 * fine for fine, coarse in pairwise(strides)
+    ):
+        found = ", ".join(f"{k} {v.channels} at stride {v.stride}" for k, v in extractor.feature_info.items())
+        raise ValueError(
+            f"faster_rcnn needs maps of equal channels with strides that double from level to level; the "
+            f"pyramid gives {found}: choose a pyramid and backbone options that do (no output_stride)"
+        )
+    return next(iter(infos)).channels, strides

@@ -1,0 +1,153 @@
+"""Box head: classifies proposals from their pooled features and refines them, one box for each class.
+
+Fast R-CNN (Girshick, 2015), section 2, on a pyramid as in FPN (Lin et al., 2017), section 4.2.
+
+Legend:
+    B  images     R  boxes of an image, padding included     S  boxes sampled of an image to train on
+    K  classes; label K is background                        G  rows of objects, padding included
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tasks.contracts import Detections
+
+from .boxes import Weights, clip, decode, encode
+from .losses import class_loss, delta_loss
+from .matching import match, take_matched
+from .postprocess import candidates, detect
+from .roi_align import multilevel_roi_align
+from .sampling import sample_balanced
+
+# Deltas are about a tenth of a box; this brings their spread to one (Fast R-CNN's code, kept by the field).
+_WEIGHTS: Weights = (10.0, 10.0, 5.0, 5.0)
+
+
+class RoISamples(NamedTuple):
+    """Boxes to train on: in each image first the objects', then background, then padding."""
+
+    boxes: Tensor
+    """(B, S, 4)."""
+    matches: Tensor
+    """int64 (B, S): the row of the object that a positive box stands for; negative for the others."""
+    labels: Tensor
+    """int64 (B, S) in 0 … K."""
+    positive: Tensor
+    """bool (B, S); never set past the first `samples * positive_fraction` slots."""
+    valid: Tensor
+    """bool (B, S): no padding."""
+
+
+class TwoLayerHead(nn.Module):
+    """Pooled features (N, C, H, W), best stored channels_last, through two linear layers: (N, `out_features`)."""
+
+    def __init__(self, channels: int, roi_size: int, out_features: int):
+        super().__init__()
+        self.out_features = out_features
+        # Its inputs are ordered row, column, channel: the order in which RoIAlign stores them.
+        self.fc6 = nn.Linear(roi_size * roi_size * channels, out_features)
+        self.fc7 = nn.Linear(out_features, out_features)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        x = F.relu(self.fc6(pooled.permute(0, 2, 3, 1).flatten(1)))
+        return F.relu(self.fc7(x))
+
+
+class RoIHead(nn.Module):
+    """Features pooled from boxes to class logits and deltas, with what is made of them.
+
+    The settings are those of `faster_rcnn`, which holds their defaults.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        num_classes: int,
+        roi_size: int,
+        representation_size: int,
+        foreground_iou: float,
+        samples: int,
+        positive_fraction: float,
+        score_threshold: float,
+        nms_threshold: float,
+        max_detections: int,
+    ):
+        super().__init__()
+        self.num_classes = num_classes
+        self.roi_size = roi_size
+        self.foreground_iou = foreground_iou
+        self.samples = samples
+        self.positive_fraction = positive_fraction
+        self.score_threshold = score_threshold
+        self.nms_threshold = nms_threshold
+        self.max_detections = max_detections
+        self.head = TwoLayerHead(channels, roi_size, representation_size)
+        self.classes = nn.Linear(self.head.out_features, num_classes + 1)
+        self.deltas = nn.Linear(self.head.out_features, num_classes * 4)
+        for layer, std in ((self.classes, 0.01), (self.deltas, 0.001)):  # Fast R-CNN, section 2.3
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, maps: Sequence[Tensor], strides: Sequence[int], boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits (B, R, K + 1), background last, and deltas (B, R, K, 4) for `boxes` (B, R, 4)."""
+        x = self.head(multilevel_roi_align(maps, strides, boxes, self.roi_size))
+        shape = boxes.shape[:2]
+        return self.classes(x).view(*shape, -1), self.deltas(x).view(*shape, self.num_classes, 4)
+
+    @torch.no_grad()
+    def sample(
+        self, proposals: Tensor, valid: Tensor, gt_boxes: Tensor, gt_labels: Tensor, gt_valid: Tensor
+    ) -> RoISamples:
+        """A sample of `proposals` (B, P, 4) where `valid` (B, P), and of the objects themselves.
+
+        Objects are `gt_boxes` (B, G, 4) and `gt_labels` (B, G) where `gt_valid` (B, G). Proposals that
+        overlap one by `foreground_iou` are positive, all others background (Fast R-CNN, section 2.3).
+        """
+        boxes = torch.cat((proposals, gt_boxes.to(proposals)), dim=1)
+        valid = torch.cat((valid, gt_valid), dim=1)
+        threshold = self.foreground_iou
+        matches = match(boxes, gt_boxes, gt_valid, foreground_iou=threshold, background_iou=threshold)
+        samples = sample_balanced(
+            valid & (matches >= 0),
+            valid & (matches < 0),
+            budget=self.samples,
+            positive_fraction=self.positive_fraction,
+        )
+        boxes = boxes.gather(1, samples.indices[..., None].expand(-1, -1, 4))
+        matches = matches.gather(1, samples.indices).where(samples.positive, -1)
+        labels = take_matched(gt_labels, matches, self.num_classes)
+        return RoISamples(boxes, matches, labels, samples.positive, samples.valid)
+
+    def losses(
+        self, logits: Tensor, deltas: Tensor, samples: RoISamples, gt_boxes: Tensor
+    ) -> dict[str, Tensor]:
+        """Losses of `logits` (B, S, K + 1) and `deltas` (B, S, K, 4) for `samples` of objects `gt_boxes`."""
+        targets = encode(take_matched(gt_boxes, samples.matches, 0), samples.boxes, _WEIGHTS)
+        label = samples.labels.clamp(max=self.num_classes - 1)  # background has no box and is masked below
+        own = deltas.gather(2, label[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
+        return {
+            "loss_class": class_loss(logits, samples.labels, samples.valid),
+            "loss_box": delta_loss(own, targets, samples.positive, samples.valid.sum()),
+        }
+
+    def predictions(
+        self, logits: Tensor, deltas: Tensor, proposals: Tensor, valid: Tensor, sizes: Tensor
+    ) -> Detections:
+        """Detections for `proposals` (B, R, 4) where `valid` (B, R), in images of `sizes` (B, 2)."""
+        scores = logits.float().softmax(dim=-1)[..., : self.num_classes] * valid[..., None]
+        found = candidates(scores, self.score_threshold)
+        images, labels, indices, _ = found
+        boxes = decode(deltas[images, indices, labels], proposals[images, indices], _WEIGHTS)
+        return detect(
+            found,
+            clip(boxes, sizes[images]),
+            scores[images, indices, labels],
+            len(sizes),
+            nms_threshold=self.nms_threshold,
+            max_detections=self.max_detections,
+        )

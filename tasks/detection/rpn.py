@@ -1,0 +1,151 @@
+"""Region proposal network: scores and shifts anchors on every level, proposes the best as boxes.
+
+Faster R-CNN (Ren et al., 2015), section 3.1, on a pyramid as in FPN (Lin et al., 2017), section 4.1.
+
+Legend:
+    B  images     L  levels     A  anchors of an image, by level, row, column and ratio
+    P  proposals of an image, padding included     G  rows of objects, padding included
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .anchors import make_anchors
+from .boxes import Weights, at_least, clip, decode, encode
+from .losses import delta_loss, objectness_loss
+from .matching import BACKGROUND, match, take_matched
+from .postprocess import suppress
+from .sampling import sample_balanced
+
+_WEIGHTS: Weights = (1.0, 1.0, 1.0, 1.0)
+_MIN_SIZE = 1e-3  # proposals thinner than this are dropped, as torchvision does
+
+
+class AnchorPredictions(NamedTuple):
+    """What the network says of each anchor of a batch."""
+
+    anchors: Tensor
+    """(A, 4) float32, the same for all images."""
+    objectness: Tensor
+    """(B, A) logits."""
+    deltas: Tensor
+    """(B, A, 4)."""
+    level_sizes: tuple[int, ...]
+    """Anchors of each level; they sum to A."""
+
+
+class RegionProposalNetwork(nn.Module):
+    """One convolution and two predictors, shared by all levels, with what is made of their output.
+
+    The settings are those of `faster_rcnn`, which holds their defaults.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        anchor_sizes: Sequence[float],
+        anchor_ratios: Sequence[float],
+        foreground_iou: float,
+        background_iou: float,
+        samples: int,
+        positive_fraction: float,
+        nms_threshold: float,
+    ):
+        super().__init__()
+        self.anchor_sizes = tuple(anchor_sizes)
+        self.anchor_ratios = tuple(anchor_ratios)
+        self.foreground_iou = foreground_iou
+        self.background_iou = background_iou
+        self.samples = samples
+        self.positive_fraction = positive_fraction
+        self.nms_threshold = nms_threshold
+        num_ratios = len(self.anchor_ratios)
+        self.convs = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True))
+        self.objectness = nn.Conv2d(channels, num_ratios, 1)
+        self.deltas = nn.Conv2d(channels, num_ratios * 4, 1)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=0.01)
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, maps: Sequence[Tensor], image_size: tuple[int, int]) -> AnchorPredictions:
+        """Predictions for the anchors of all `maps` (B, C, H, W) of padded images of `image_size` (h, w)."""
+        # Both predictors as one: they read the same map, which is far larger than what they write.
+        weight = torch.cat((self.objectness.weight, self.deltas.weight))
+        assert self.objectness.bias is not None and self.deltas.bias is not None
+        bias = torch.cat((self.objectness.bias, self.deltas.bias))
+        num_ratios = len(self.anchor_ratios)
+        objectness, deltas = [], []
+        for level in maps:
+            cells = F.conv2d(self.convs(level), weight, bias).permute(0, 2, 3, 1).flatten(1, 2)
+            objectness.append(cells[..., :num_ratios].flatten(1))
+            deltas.append(cells[..., num_ratios:].unflatten(2, (num_ratios, 4)).flatten(1, 2))
+        map_sizes = tuple((level.shape[2], level.shape[3]) for level in maps)
+        device = maps[0].device
+        anchors = make_anchors(image_size, map_sizes, self.anchor_sizes, self.anchor_ratios, device)
+        level_sizes = tuple(level.shape[1] for level in objectness)
+        return AnchorPredictions(anchors, torch.cat(objectness, 1), torch.cat(deltas, 1), level_sizes)
+
+    @torch.no_grad()
+    def propose(
+        self, predictions: AnchorPredictions, sizes: Tensor, *, pre_nms: int, post_nms: int
+    ) -> tuple[Tensor, Tensor]:
+        """Proposals (B, P, 4), best first, inside images of `sizes` (B, 2); bool (B, P), which are no padding.
+
+        Of each level of each image, the `pre_nms` best go into non-maximum suppression; of each image, the
+        `post_nms` best come out. Padding comes last and is all zero.
+        """
+        scores, chosen = [], []
+        start = 0
+        for level in predictions.objectness.float().split(predictions.level_sizes, dim=1):
+            score, index = level.topk(min(pre_nms, level.shape[1]), dim=1)
+            scores.append(score)
+            chosen.append(index + start)
+            start += level.shape[1]
+        score, index = torch.cat(scores, dim=1), torch.cat(chosen, dim=1)
+        deltas = predictions.deltas.gather(1, index[..., None].expand(-1, -1, 4))
+        boxes = clip(decode(deltas, predictions.anchors[index], _WEIGHTS), sizes)
+        # Empty boxes stay in place, where they suppress nothing; NaN ends here as well.
+        usable = at_least(boxes, _MIN_SIZE)
+        boxes = boxes.where(usable[..., None], 0)
+        group_sizes = [level.shape[1] for level in scores] * len(sizes)
+        keep = suppress(boxes.flatten(0, 1), score.flatten(), group_sizes, self.nms_threshold)
+        keep = keep.view_as(usable) & usable
+        score, best = score.where(keep, -torch.inf).topk(min(post_nms, score.shape[1]), dim=1)
+        valid = keep.gather(1, best)
+        boxes = boxes.gather(1, best[..., None].expand(-1, -1, 4))
+        return boxes.where(valid[..., None], 0), valid
+
+    def losses(self, predictions: AnchorPredictions, gt_boxes: Tensor, gt_valid: Tensor) -> dict[str, Tensor]:
+        """Losses of a sample of anchors for objects `gt_boxes` (B, G, 4), of which `gt_valid` (B, G) count."""
+        anchors = predictions.anchors
+        with torch.no_grad():
+            matches = match(
+                anchors,
+                gt_boxes,
+                gt_valid,
+                foreground_iou=self.foreground_iou,
+                background_iou=self.background_iou,
+                low_quality=True,
+            )
+            samples = sample_balanced(
+                matches >= 0,
+                matches == BACKGROUND,
+                budget=self.samples,
+                positive_fraction=self.positive_fraction,
+            )
+            sampled = anchors[samples.indices]
+            objects = take_matched(gt_boxes, matches.gather(1, samples.indices), 0)
+            targets = encode(objects, sampled, _WEIGHTS)
+        logits = predictions.objectness.gather(1, samples.indices)
+        deltas = predictions.deltas.gather(1, samples.indices[..., None].expand(-1, -1, 4))
+        return {
+            "loss_objectness": objectness_loss(logits, samples.positive, samples.valid),
+            "loss_rpn_box": delta_loss(deltas, targets, samples.positive, samples.valid.sum()),
+        }

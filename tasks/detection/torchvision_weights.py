@@ -1,0 +1,133 @@
+"""Puts the weights of torchvision's `fasterrcnn_resnet50_fpn`, or of any ResNet with its FPN, into our model.
+
+What differs between the two:
+    names       the table below, and keys as torchvision wrote them before 0.13
+    background  the first class there, the last here
+    box deltas  torchvision keeps four rows for background that nothing ever reads; they are dropped
+    fc6         reads channel, row, column there, and row, column, channel here
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from .faster_rcnn import FasterRCNN
+
+_NAMES = {
+    r"backbone\.body\.": "backbone.backbone.",
+    r"backbone\.fpn\.(inner|layer)_blocks\.(\d+)\.(weight|bias)$": r"backbone.fpn.\1_blocks.\2.0.\3",
+    r"backbone\.fpn\.": "backbone.fpn.",
+    r"rpn\.head\.conv\.(0\.0\.)?(weight|bias)$": r"rpn.convs.0.\2",
+    r"rpn\.head\.cls_logits\.": "rpn.objectness.",
+    r"rpn\.head\.bbox_pred\.": "rpn.deltas.",
+    r"roi_heads\.box_head\.fc": "roi_head.head.fc",
+    r"roi_heads\.box_predictor\.cls_score\.": "roi_head.classes.",
+    r"roi_heads\.box_predictor\.bbox_pred\.": "roi_head.deltas.",
+}
+_COUNTER = "num_batches_tracked"  # batch norm has it, frozen norm not; the network computes nothing from it
+
+
+def load_torchvision_weights(
+    model: FasterRCNN, state_dict: Mapping[str, Tensor], *, category_ids: Sequence[int] | None = None
+) -> None:
+    """Copies all of `state_dict`, a torchvision Faster R-CNN's, into `model`, which then computes the same.
+
+    Class k of the model becomes slot `category_ids[k]` of torchvision's classes, of which 0 is background;
+    without `category_ids`, slot k + 1. For the published COCO weights, whose 91 slots are COCO's gapped ids,
+    give the 80 ids in use; `COCO_V1` also wants a backbone with `norm="frozen", norm_eps=0.0`.
+
+    Raises:
+        ValueError: another number of classes, or weights of another architecture. The model is then unchanged.
+    """
+    expected = model.state_dict()
+    weights = convert(state_dict, model.num_classes, model.roi_head.roi_size, category_ids)
+    weights = {key: value for key, value in weights.items() if key in expected or not key.endswith(_COUNTER)}
+    missing = [key for key in expected if key not in weights and not key.endswith(_COUNTER)]
+    unknown = [key for key in weights if key not in expected]
+    if missing or unknown:
+        raise ValueError(
+            f"the weights do not fit the model: {_count(missing)} missing, {_count(unknown)} left over; "
+            f"build the model with the backbone and pyramid that the weights were trained with"
+        )
+    for key, value in weights.items():
+        if value.shape != expected[key].shape:
+            raise ValueError(
+                f"the weights do not fit the model: {key} has shape {tuple(value.shape)}, the model wants "
+                f"{tuple(expected[key].shape)}; build the model with the settings the weights were trained with"
+            )
+    model.load_state_dict(weights, strict=False)  # complete but for the counters, as checked above
+
+
+def convert(
+    state_dict: Mapping[str, Tensor],
+    num_classes: int,
+    roi_size: int,
+    category_ids: Sequence[int] | None = None,
+) -> dict[str, Tensor]:
+    """`state_dict` under our names and in our order of rows; keys that the table does not know stay.
+
+    Raises:
+        ValueError: the classes do not fit `num_classes`, or there is no box predictor at all.
+    """
+    weights = {_rename(key): value for key, value in state_dict.items()}
+    needed = [
+        f"roi_head.{layer}" for layer in ("classes.weight", "classes.bias", "deltas.weight", "deltas.bias")
+    ]
+    absent = [key for key in (*needed, "roi_head.head.fc6.weight") if key not in weights]
+    if absent:
+        raise ValueError(
+            f"these are not the weights of a torchvision Faster R-CNN: nothing stands for {', '.join(absent)}; "
+            f"give the state dict of torchvision.models.detection.fasterrcnn_resnet50_fpn or one like it"
+        )
+    slots = torch.tensor(_slots(len(weights["roi_head.classes.bias"]), num_classes, category_ids))
+    rows = torch.cat((slots, torch.zeros(1, dtype=torch.int64)))  # background, their slot 0, goes last
+    for name in ("weight", "bias"):
+        weights[f"roi_head.classes.{name}"] = weights[f"roi_head.classes.{name}"][rows]
+        deltas = weights[f"roi_head.deltas.{name}"]
+        weights[f"roi_head.deltas.{name}"] = deltas.unflatten(0, (-1, 4))[slots].flatten(0, 1)
+    fc6 = weights["roi_head.head.fc6.weight"]
+    if fc6.shape[1] % roi_size**2:
+        raise ValueError(
+            f"the box head of the weights reads {fc6.shape[1]} values, which cannot be cells of "
+            f"box_roi_size={roi_size}; build the model with the roi size the weights were trained with"
+        )
+    fc6 = fc6.unflatten(1, (-1, roi_size, roi_size)).permute(0, 2, 3, 1).flatten(1)
+    weights["roi_head.head.fc6.weight"] = fc6
+    return weights
+
+
+def _slots(num_slots: int, num_classes: int, category_ids: Sequence[int] | None) -> list[int]:
+    """Torchvision's slot for each of our classes."""
+    if category_ids is None:
+        if num_slots - 1 != num_classes:
+            raise ValueError(
+                f"the weights know {num_slots - 1} classes and the model {num_classes}; build it with "
+                f"num_classes={num_slots - 1}, or give category_ids, the slot of the weights for each class"
+            )
+        return list(range(1, num_slots))
+    if len(category_ids) != num_classes:
+        raise ValueError(
+            f"category_ids names {len(category_ids)} slots and the model has {num_classes} classes; "
+            f"give one slot for each class"
+        )
+    wrong = [slot for slot in category_ids if not 1 <= slot < num_slots]
+    if wrong:
+        raise ValueError(
+            f"category_ids has {wrong[0]}; the weights have slots 1 to {num_slots - 1} (0 is background)"
+        )
+    return list(category_ids)
+
+
+def _rename(key: str) -> str:
+    for pattern, ours in _NAMES.items():
+        renamed, found = re.subn(f"^{pattern}", ours, key)
+        if found:
+            return renamed
+    return key
+
+
+def _count(keys: list[str]) -> str:
+    shown = f" ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})" if keys else ""
+    return f"{len(keys)}{shown}"

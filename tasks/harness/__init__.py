@@ -1,0 +1,1 @@
+"""The training machine, one for all tasks."""

@@ -1,0 +1,105 @@
+"""What a person sees of a run while it goes: progress, and the first predictions drawn as a picture."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+from lightning.pytorch.callbacks import Callback, ProgressBar, RichProgressBar
+from PIL import Image
+
+from tasks.harness.drawing import picture_sheet
+
+
+def progress_bar() -> ProgressBar:
+    """A bar on a terminal, a line every ten seconds in a log file."""
+    return RichProgressBar(refresh_rate=5) if sys.stdout.isatty() else ProgressLines()
+
+
+class ProgressLines(ProgressBar):
+    """Progress as plain lines, for output that goes to a file: step, loss, pace, time left."""
+
+    def __init__(self, every_seconds: float = 10.0) -> None:
+        super().__init__()
+        self.every_seconds = every_seconds
+        self._enabled = True
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start = self._last = time.perf_counter()
+        self._first_step = trainer.global_step
+        self._waiting = 0.0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.perf_counter()
+        if not self._enabled or now - self._last < self.every_seconds:
+            return
+        self._last = now
+        total = int(trainer.estimated_stepping_batches)
+        pace = (now - self._start - self._waiting) / max(1, trainer.global_step - self._first_step)
+        loss = trainer.callback_metrics.get("train/loss")
+        print(
+            f"step {trainer.global_step} of {total}"
+            + (f"  loss {loss:.3f}" if loss is not None else "")
+            + f"  {pace:.2f} s a step  {pace * (total - trainer.global_step):.0f} s left",
+            flush=True,
+        )
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validation_start = time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._waiting = getattr(self, "_waiting", 0.0) + time.perf_counter() - self._validation_start
+
+
+class PredictionPictures(Callback):
+    """Writes the first `count` validation images with what the model finds in them, as one picture."""
+
+    def __init__(self, folder: str | Path, *, count: int = 8, name: str = "predictions.jpg") -> None:
+        self.folder = Path(folder)
+        self.count = count
+        self.name = name
+        self._pictures: list[np.ndarray] = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        split = data.split(data.eval_split)
+        positions = None
+        for row, image_id in enumerate(batch.image_ids.tolist()):
+            if len(self._pictures) >= self.count:
+                return
+            if positions is None:
+                positions = {int(i): p for p, i in enumerate(split.annotations.image_ids)}
+            self._pictures.append(pl_module.draw(split.image(positions[image_id]), outputs, row))  # type: ignore[operator]
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._pictures:
+            write_picture(self.folder / self.name, picture_sheet(self._pictures))
+        self._pictures = []
+
+
+def write_picture(path: Path, image: np.ndarray) -> None:
+    """Writes uint8 RGB (H, W, 3) as the kind of file that `path` names, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial{path.suffix}")
+    Image.fromarray(image).save(partial, quality=92)
+    os.replace(partial, path)

@@ -1,0 +1,196 @@
+"""The command line of every tool: `key=value` words onto the configuration, and errors as one sentence.
+
+A key may be anything that `configs/` lists or that the signature of a configured object takes, so
+`model.score_threshold=0.3` works although the default stands only in Python. Anything else stops with
+the nearest key. `--traceback` shows where an error came from, `--help` what can be set.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+EXIT_USER_ERROR = 2
+
+
+def run_tool(config_name: str, run: str, usage: str) -> None:
+    """Composes `configs/<config_name>.yaml` with the command line and calls `run` ("module:function") on it.
+
+    A mistake of the user's ends in one sentence on standard error and exit status 2; the value that
+    `run` returns is the exit status otherwise (None is 0).
+    """
+    words = sys.argv[1:]
+    if {"--help", "-h"} & set(words):
+        print(help_text(config_name, usage))  # imports nothing: a question deserves an answer at once
+        return
+    traceback = "--traceback" in words
+    try:
+        config = compose(config_name, [word for word in words if word != "--traceback"])
+        module, function = run.split(":")
+        sys.exit(getattr(__import__(module, fromlist=[function]), function)(config))
+    except Exception as error:
+        cause = user_error(error)
+        if traceback or cause is None:
+            raise
+        print(f"error: {cause}\n(--traceback shows where this came from)", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+
+
+def help_text(config_name: str, usage: str) -> str:
+    """What can be set: the usage, the groups with their choices, and the configuration file itself."""
+    groups = "\n".join(f"  {group}={'|'.join(choices)}" for group, choices in config_groups().items())
+    return (
+        f"{usage.strip()}\n\nChoices, each a file in configs/:\n{groups}\n\n"
+        f"Settings (configs/{config_name}.yaml), given as key=value:\n\n"
+        f"{(CONFIGS / f'{config_name}.yaml').read_text()}\n"
+        "Every argument of the objects that a configuration names can be set as well.\n"
+        "--traceback shows where an error came from."
+    )
+
+
+def config_groups() -> dict[str, list[str]]:
+    """Names of the groups in `configs/` and of the files in each."""
+    return {
+        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
+        for folder in sorted(CONFIGS.iterdir())
+        if folder.is_dir()
+    }
+
+
+def compose(config_name: str, overrides: Iterable[str]) -> DictConfig:
+    """The configuration that `overrides` ask for. Raises `ValueError` with the nearest key for an unknown one."""
+    import hydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+    from omegaconf import OmegaConf
+
+    overrides = list(overrides)
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except OverrideParseException as error:
+        raise ValueError(f"cannot read {error.override!r}; settings are given as key=value") from None
+    groups = config_groups()
+    for override in parsed:
+        if override.key_or_group in groups and not override.is_delete():
+            _check_choice(override.key_or_group, override.value(), groups[override.key_or_group])
+    chosen = [o for o, p in zip(overrides, parsed, strict=True) if p.key_or_group in groups]
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        base = hydra.compose(config_name, overrides=chosen)
+        others = [
+            word
+            if override.is_add() or override.is_force_add() or override.is_delete()
+            else rewrite(base, override)
+            for word, override in zip(overrides, parsed, strict=True)
+            if override.key_or_group not in groups
+        ]
+        config = hydra.compose(config_name, overrides=[*chosen, *others])
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ValueError(f"{missing[0]} is not set; give {missing[0]}=…")
+    return config
+
+
+def rewrite(base: DictConfig, override: Any) -> str:
+    """The form of `override` that Hydra takes, given the configuration without it.
+
+    `backbone=resnet50` sets the name of a node that has one, and a key that only a signature knows is added.
+    """
+    from omegaconf import DictConfig
+
+    key, value = override.key_or_group, override.input_line.split("=", 1)[1]
+    *parents, last = key.split(".")
+    node: Any = base
+    for depth, part in enumerate(parents):
+        if not isinstance(node, DictConfig) or part not in node:
+            raise ValueError(_unknown(base, key, ".".join(parents[:depth]), node))
+        node = node._get_node(part)
+    if not isinstance(node, DictConfig):
+        raise ValueError(_unknown(base, key, ".".join(parents), node))
+    if last in node:
+        child = node._get_node(last)
+        named = isinstance(child, DictConfig) and "name" in child and not isinstance(override.value(), dict)
+        return f"{key}.name={value}" if named else f"{key}={value}"
+    if last in _arguments(node, key):
+        return f"++{key}={value}"
+    raise ValueError(_unknown(base, key, ".".join(parents), node))
+
+
+def user_error(error: BaseException) -> BaseException | None:
+    """The mistake of the user's behind `error`, or None when it is ours."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    while isinstance(error, HydraException) and error.__cause__ is not None:
+        error = error.__cause__
+    kinds = (ValueError, FileNotFoundError, FileExistsError, HydraException, OmegaConfBaseException)
+    return error if isinstance(error, kinds) else None
+
+
+def _check_choice(group: str, value: Any, choices: list[str]) -> None:
+    for choice in value if isinstance(value, list) else [value]:
+        if choice is not None and str(choice) not in choices:
+            from tasks.harness.nearest import nearest
+
+            raise ValueError(f"{group}={choice} is not in configs/{group}/; {nearest(str(choice), choices)}")
+
+
+def _arguments(node: DictConfig, key: str) -> set[str]:
+    """What the object that `node` configures would take, by its signature."""
+    import inspect
+
+    if "_target_" in node:
+        from hydra.utils import get_object
+
+        return set(inspect.signature(get_object(node._target_)).parameters)
+    root = key.split(".")[0]
+    if root == "model" and "name" in node:
+        from tasks.harness.architectures import DATA_ARGUMENTS, model_builder
+
+        return set(inspect.signature(model_builder(node.name)).parameters) - set(DATA_ARGUMENTS)
+    if root in ("backbone", "pyramid") and "name" in node:
+        from backbones.create import find_builder
+        from backbones.pyramids import PYRAMIDS
+        from backbones.spec import default_options
+
+        builder = find_builder(node.name) if root == "backbone" else PYRAMIDS[node.name]
+        return (
+            {*default_options(builder), "pretrained"} if root == "backbone" else set(default_options(builder))
+        )
+    if root == "preprocessing":
+        from tasks.preprocessing import Preprocessing
+
+        return set(inspect.signature(Preprocessing).parameters)
+    return set()
+
+
+def _unknown(base: DictConfig, key: str, parent: str, node: Any) -> str:
+    """The sentence for a key that nothing takes."""
+    from omegaconf import DictConfig
+
+    from tasks.harness.nearest import nearest
+
+    if isinstance(node, DictConfig) and parent:
+        choices = {
+            f"{parent}.{name}"
+            for name in {*map(str, node), *_arguments(node, key)} - {"_target_", "_partial_"}
+        }
+    else:
+        choices = {*config_groups(), *_leaves(base)}
+    return f"unknown setting {key!r}; {nearest(key, choices)}"
+
+
+def _leaves(node: Any, prefix: str = "") -> set[str]:
+    from omegaconf import DictConfig
+
+    if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
+        return {prefix} if prefix else set()
+    names = set() if not prefix else {prefix}
+    for name in node:
+        names |= _leaves(node._get_node(name), f"{prefix}.{name}" if prefix else str(name))
+    return {name for name in names if not name.endswith(("_target_", "_partial_"))}

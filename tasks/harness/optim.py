@@ -1,0 +1,84 @@
+"""Parameter groups, and learning-rate schedules as functions of the step."""
+
+import math
+from collections.abc import Callable
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from tasks.contracts import Model
+
+
+def parameter_groups(model: Model, *, backbone_lr_scale: float = 1.0) -> list[dict]:
+    """Trainable parameters by what they are: vectors (norms, biases) do not decay, the backbone has its own rate.
+
+    The backbone is `model.backbone.backbone` where it carries a pyramid, else `model.backbone`. Each
+    group has `name` and `lr_scale`; `build_optimizer` multiplies the learning rate by the latter.
+    """
+    backbone: nn.Module = getattr(model.backbone, "backbone", model.backbone)
+    in_backbone = {id(p) for p in backbone.parameters()}
+    groups = {
+        (own, decays): {
+            "name": ("backbone" if own else "head") + ("" if decays else "_no_decay"),
+            "params": [],
+            "lr_scale": backbone_lr_scale if own else 1.0,
+            **({} if decays else {"weight_decay": 0.0}),
+        }
+        for own in (True, False)
+        for decays in (True, False)
+    }
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups[id(parameter) in in_backbone, parameter.ndim > 1]["params"].append(parameter)
+    return [group for group in groups.values() if group["params"]]
+
+
+def build_optimizer(
+    model: Model, optimizer: Callable[[list[dict]], Optimizer], *, backbone_lr_scale: float = 1.0
+) -> Optimizer:
+    """`optimizer` (a partial, learning rate included) over the `parameter_groups` of `model`."""
+    built = optimizer(parameter_groups(model, backbone_lr_scale=backbone_lr_scale))
+    for group in built.param_groups:
+        group["lr"] *= group.pop("lr_scale")
+    return built
+
+
+def warmup_cosine(
+    optimizer: Optimizer, total_steps: int, *, warmup: float = 0.1, final: float = 0.0
+) -> LambdaLR:
+    """Linear warm-up over the first `warmup` share of the steps, then half a cosine down to `final` x the rate."""
+    return LambdaLR(optimizer, lambda step: _warmup_cosine(step, total_steps, warmup, final))
+
+
+def warmup_steps(
+    optimizer: Optimizer,
+    total_steps: int,
+    *,
+    warmup: int = 1000,
+    milestones: tuple[float, ...] = (2 / 3, 8 / 9),
+    gamma: float = 0.1,
+) -> LambdaLR:
+    """Linear warm-up over `warmup` steps from a thousandth, then the rate times `gamma` at each milestone.
+
+    Milestones are shares of all steps; the default is the 1x schedule of detectron2 (60k and 80k of 90k).
+    """
+
+    def factor(step: int) -> float:
+        ramp = min(1.0, 0.001 + step / warmup) if warmup else 1.0
+        return ramp * gamma ** sum(step >= milestone * total_steps for milestone in milestones)
+
+    return LambdaLR(optimizer, factor)
+
+
+def constant(optimizer: Optimizer, total_steps: int) -> LambdaLR:
+    """The same rate at every step."""
+    return LambdaLR(optimizer, lambda step: 1.0)
+
+
+def _warmup_cosine(step: int, total_steps: int, warmup: float, final: float) -> float:
+    ramp_steps = max(1, round(warmup * total_steps))
+    if step < ramp_steps:
+        return (step + 1) / ramp_steps
+    progress = min(1.0, (step - ramp_steps) / max(1, total_steps - ramp_steps))
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))

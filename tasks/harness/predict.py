@@ -1,0 +1,127 @@
+"""The work of `tools/predict.py`: pictures from disk, annotated pictures and one JSON back."""
+
+import glob
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+
+from tasks.data.images import read_image
+from tasks.harness.callbacks import write_picture
+from tasks.harness.drawing import draw_detections
+from tasks.harness.predictor import Prediction, Predictor
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+
+
+def predict(config: DictConfig) -> int:
+    """Applies a model to `config.source`. Returns the exit status: 1 when some picture could not be read.
+
+    An unreadable picture is named and passed over, so that the others are not lost.
+    """
+    sources = find_pictures(config.source)
+    predictor = Predictor.load(
+        config.checkpoint,
+        device=config.device,
+        precision=config.precision,
+        score_threshold=config.score_threshold,
+        batch_size=config.batch_size,
+    )
+    output = Path(config.output or f"runs/predict-{time.strftime('%Y%m%d-%H%M%S')}")
+    output.mkdir(parents=True, exist_ok=True)
+    entries: list[dict[str, Any]] = []
+    unreadable: list[dict[str, str]] = []
+    names = output_names(sources)
+    for group in _readable(sources, config.batch_size, unreadable):
+        for (path, image), found in zip(group, predictor([image for _, image in group]), strict=True):
+            drawn = draw_detections(
+                image,
+                found.boxes,
+                found.labels,
+                found.scores,
+                predictor.header.class_names,
+                score_threshold=0.0,
+            )
+            write_picture(output / names[path], drawn)
+            entries.append(entry(path, image, found, names[path]))
+            print(f"{path}: {summary(found)}")
+    report = {"model": str(config.checkpoint), "pictures": entries, "unreadable": unreadable}
+    partial = output / ".predictions.json.partial"
+    partial.write_text(json.dumps(report, indent=1))
+    os.replace(partial, output / "predictions.json")
+    print(f"{output}: {len(entries)} pictures and predictions.json")
+    for failure in unreadable:
+        print(f"error: {failure['error']}", file=sys.stderr)
+    return 1 if unreadable else 0
+
+
+def find_pictures(source: str) -> list[Path]:
+    """The pictures that `source` means: itself, those in a folder, or what a glob matches; sorted."""
+    path = Path(source)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES]
+    else:
+        found = [Path(p) for p in glob.glob(str(source), recursive=True) if Path(p).is_file()]
+    if not found:
+        what = "holds no pictures" if path.is_dir() else "is no picture, folder or glob that matches anything"
+        raise FileNotFoundError(f"source={source} {what} (known endings: {', '.join(sorted(SUFFIXES))})")
+    return sorted(found)
+
+
+def output_names(sources: list[Path]) -> dict[Path, str]:
+    """A file name for each picture's annotated copy, no two the same."""
+    names: dict[Path, str] = {}
+    for path in sources:
+        name, count = f"{path.stem}.jpg", 1
+        while name in names.values():
+            count += 1
+            name = f"{path.stem}-{count}.jpg"
+        names[path] = name
+    return names
+
+
+def entry(path: Path, image: np.ndarray, found: Prediction, drawn: str) -> dict[str, Any]:
+    """What the JSON says of one picture: boxes are xyxy in its pixels."""
+    return {
+        "file": str(path),
+        "annotated": drawn,
+        "height": image.shape[0],
+        "width": image.shape[1],
+        "objects": [
+            {"class": name, "label": int(label), "score": float(score), "box": [float(x) for x in box]}
+            for name, label, score, box in zip(
+                found.class_names, found.labels, found.scores, found.boxes, strict=True
+            )
+        ],
+    }
+
+
+def summary(found: Prediction) -> str:
+    """The count of each class, most frequent first."""
+    counts = {name: found.class_names.count(name) for name in found.class_names}
+    return ", ".join(f"{n} {name}" for name, n in sorted(counts.items(), key=lambda x: -x[1])) or "nothing"
+
+
+def _readable(
+    sources: list[Path], batch_size: int, unreadable: list[dict[str, str]]
+) -> Iterator[list[tuple[Path, np.ndarray]]]:
+    """Batches of decoded pictures; those that cannot be decoded go to `unreadable` with the reason."""
+    group: list[tuple[Path, np.ndarray]] = []
+    for path in sources:
+        try:
+            group.append((path, read_image(path)))
+        except (ValueError, OSError) as error:
+            unreadable.append({"file": str(path), "error": str(error)})
+        if len(group) == batch_size:
+            yield group
+            group = []
+    if group:
+        yield group

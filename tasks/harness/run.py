@@ -1,0 +1,238 @@
+"""From a composed configuration to a finished training run or evaluation."""
+
+import json
+import logging
+import os
+import platform
+import sys
+import time
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from omegaconf import DictConfig, OmegaConf
+
+from tasks.contracts import Model
+from tasks.data.datamodule import DataModule
+from tasks.harness import loggers
+from tasks.harness.architectures import TASKS, build_model, lookup, resolved_spec
+from tasks.harness.callbacks import PredictionPictures, progress_bar
+from tasks.harness.model_file import Header, load_model, save_model
+from tasks.harness.precision import resolve_device, resolve_precision
+from tasks.harness.task import Task
+from tasks.preprocessing import Preprocessing
+
+
+def train(config: DictConfig) -> None:
+    """Trains what `config` describes and leaves everything about it in one run folder.
+
+    Everything that can be wrong with the settings or the data is found before the folder is made.
+    """
+    started = time.perf_counter()
+    _quiet()
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    preprocessing = Preprocessing(**config.preprocessing)
+    data = DataModule(
+        instantiate(config.data),
+        preprocessing,
+        augmentation=list(instantiate(config.augmentation.transforms)),
+        seed=config.seed,
+        **config.loader,
+    )
+    data.setup("fit")
+    spec = {**_plain(config.model), "backbone": _plain(config.backbone), "pyramid": _plain(config.pyramid)}
+    model = build_model(spec, num_classes=len(data.class_names), preprocessing=preprocessing)
+    model.header = Header(
+        task=config.task.name,
+        model=resolved_spec(spec, model),
+        class_names=list(data.class_names),
+        category_ids=[int(i) for i in data.category_ids],
+        preprocessing=preprocessing.to_dict(),
+        provenance=provenance(config),
+    )
+    folder = run_folder(config)
+    config.run_dir = str(folder)
+    task = _task(config, model)
+    trainer = _trainer(config, folder, task.monitor)
+    _write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    print(_summary(task, data, trainer, folder), flush=True)
+
+    trainer.fit(task, datamodule=data)
+    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+    if trainer.interrupted:
+        sys.exit(130)
+    _use_best(trainer, task, data)
+    _write_outcome(folder, task)
+    print(task.report(task.numbers))
+    print(f"\n{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
+    print(f"took {time.perf_counter() - started:.0f} s")
+
+
+def evaluate(config: DictConfig) -> None:
+    """Scores the model in `config.checkpoint` on a split of `config.data`, and writes what it found."""
+    _quiet()
+    model = load_model(config.checkpoint)
+    header: Header = model.header
+    data = DataModule(
+        instantiate(config.data),
+        Preprocessing(**header.preprocessing),
+        eval_split=config.split,
+        **config.loader,
+    )
+    check_classes(header, data.class_names, config.checkpoint)
+    data.setup("validate")
+    folder = run_folder(config)
+    task = lookup(TASKS, "task", header.task)(model)
+    trainer = instantiate(
+        config.trainer,
+        precision=_precision(config),
+        logger=False,
+        callbacks=[progress_bar(), PredictionPictures(folder)],
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        default_root_dir=str(folder),
+    )
+    trainer.validate(task, datamodule=data, verbose=False)
+    _write_outcome(folder, task, model_file=False)
+    print(task.report(task.numbers))
+    print(f"\n{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
+
+
+def check_classes(header: Header, class_names: list[str], path: str) -> None:
+    """Raises `ValueError` unless the model's classes are those of the data, in its order."""
+    mine, theirs = header.class_names, list(class_names)
+    if len(mine) != len(theirs):
+        raise ValueError(
+            f"{path} knows {len(mine)} classes ({_some(mine)}) but the data set has {len(theirs)} "
+            f"({_some(theirs)}); evaluate it on data with its own classes, or train on this data"
+        )
+    different = [k for k, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b]
+    if different:
+        k = different[0]
+        raise ValueError(
+            f"{path} and the data set call {len(different)} classes by different names; the first: class {k} is "
+            f"{mine[k]!r} in the model and {theirs[k]!r} in the data; rename or reorder the data's categories"
+        )
+
+
+def run_folder(config: DictConfig) -> Path:
+    """Makes the folder of this run: `run_dir`, or one under runs/ named by the command and the time."""
+    if config.run_dir is not None:
+        folder = Path(config.run_dir)
+        if folder.is_dir() and any(folder.iterdir()):
+            raise FileExistsError(f"run_dir={folder} is not empty; give another folder, or delete this one")
+    else:
+        name = config.task.name if "task" in config else f"evaluate-{Path(config.checkpoint).stem}"
+        folder = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def provenance(config: DictConfig) -> dict[str, Any]:
+    """What a model file says of its origin. Names no person, machine or folder."""
+    packages = ("vertebra", "torch", "torchvision", "lightning")
+    return {
+        "data": config.data._target_,
+        "pretrained": str(config.backbone.get("pretrained", False)),
+        "seed": config.seed,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+    }
+
+
+def _task(config: DictConfig, model: Model) -> Task:
+    kind: type[Task] = lookup(TASKS, "task", config.task.name)
+    options = {key: value for key, value in _plain(config.task).items() if key != "name"}
+    return kind(
+        model,
+        optimizer=instantiate(config.optimizer),
+        schedule=instantiate(config.schedule),
+        config=_plain(config),
+        **options,
+    )
+
+
+def _trainer(config: DictConfig, folder: Path, monitor: str) -> pl.Trainer:
+    checkpoint = ModelCheckpoint(
+        dirpath=folder / "checkpoints",
+        filename="best",
+        monitor=f"val/{monitor}",
+        mode="max",
+        save_last=True,
+        enable_version_counter=False,
+    )
+    return instantiate(
+        config.trainer,
+        precision=_precision(config),
+        logger=[loggers.start(instantiate(logger)) for logger in config.logger.values()],
+        callbacks=[progress_bar(), checkpoint, LearningRateMonitor("step"), PredictionPictures(folder)],
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # the data module's samplers show every image exactly once
+        default_root_dir=str(folder),
+    )
+
+
+def _precision(config: DictConfig) -> str:
+    accelerator = config.trainer.get("accelerator", "auto")
+    name = "cuda" if accelerator == "gpu" else str(accelerator)
+    return resolve_precision(config.precision, resolve_device(name))
+
+
+def _use_best(trainer: pl.Trainer, task: Task, data: DataModule) -> None:
+    """Leaves `task` with its best validated weights and their numbers."""
+    checkpoint = trainer.checkpoint_callback
+    assert isinstance(checkpoint, ModelCheckpoint)
+    best = checkpoint.best_model_path and torch.load(checkpoint.best_model_path, weights_only=True)
+    if best and best["global_step"] != trainer.global_step:
+        task.load_state_dict(best["state_dict"])
+    elif best:
+        return  # validated at the last step, and nothing was better
+    trainer.validate(task, datamodule=data, verbose=False)
+
+
+def _write_outcome(folder: Path, task: Task, *, model_file: bool = True) -> None:
+    _write_text(folder / "metrics.json", json.dumps(task.numbers, indent=1) + "\n")
+    if task.metric is not None:
+        task.metric.write_results(folder / "detections.json")  # type: ignore[attr-defined]
+    if model_file:
+        task.header.metrics = dict(task.numbers)
+        save_model(folder / "model.safetensors", task.model, task.header)
+
+
+def _summary(task: Task, data: DataModule, trainer: pl.Trainer, folder: Path) -> str:
+    millions = sum(p.numel() for p in task.model.parameters()) / 1e6
+    return (
+        f"{task.header.task}: {task.header.model['name']} on {task.header.model['backbone']['name']}, "
+        f"{millions:.1f} M parameters; {len(data.class_names)} classes, {len(data.split('train'))} images to train, "
+        f"{len(data.split('val'))} to validate; {trainer.precision} on {trainer.accelerator.name()}; into {folder}"
+    )
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def _plain(config: DictConfig | None) -> Any:
+    return OmegaConf.to_container(config, resolve=True) if config is not None else None
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+
+
+def _quiet() -> None:
+    """Silences what Lightning says that is no news to anyone."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # decoding is cheap beside a detector; loader.num_workers says otherwise
+        ".*GPU available but not used.*",
+    ):
+        warnings.filterwarnings("ignore", message)

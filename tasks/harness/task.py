@@ -1,0 +1,121 @@
+"""`Task`: the steps of training and validation, the same for every task; a subclass holds what differs."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from tasks.contracts import Batch, Metric, Model
+from tasks.harness.model_file import METADATA_KEY, Header
+from tasks.harness.optim import build_optimizer
+
+
+class Task(pl.LightningModule):
+    """Drives a `contracts.Model`. A batch passes `training_step` on its way to `model.losses`, nothing between.
+
+    Logged names: `train/loss` and `train/<loss>` every `Trainer.log_every_n_steps`, `val/loss`,
+    `val/<loss>` and `val/<metric>` per validation.
+    """
+
+    monitor: ClassVar[str]
+    """The metric that says which of two models of this task is better; higher is better."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        optimizer: Callable[[list[dict]], Optimizer] | None = None,
+        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
+        backbone_lr_scale: float = 1.0,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        """`model` carries its `header`. `optimizer` and `schedule` are partials, needed for training only;
+        `config` is the composed configuration as plain containers, kept in every checkpoint.
+        """
+        super().__init__()
+        # NHWC weights make every convolution run in that layout, up to three times faster (docs/performance).
+        self.model: Model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.header: Header = model.header
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.backbone_lr_scale = backbone_lr_scale
+        self.config = config or {}
+        self.metric: Metric | None = None
+        self.numbers: dict[str, float] = {}
+        self._val_losses: list[dict[str, Tensor]] = []
+
+    # What a subclass says.
+
+    @abstractmethod
+    def build_metric(self, annotations: Any) -> Metric:
+        """The metric of this task over one split, given that split's annotations."""
+
+    @abstractmethod
+    def to_original(self, predictions: Any, batch: Batch) -> Any:
+        """`predictions` in pixels of the images as stored."""
+
+    @abstractmethod
+    def draw(self, image: np.ndarray, predictions: Any, index: int) -> np.ndarray:
+        """`image` (uint8 (H, W, 3), original size) with row `index` of `predictions` drawn on it."""
+
+    @abstractmethod
+    def report(self, numbers: dict[str, float]) -> str:
+        """The numbers of a validation as a table for the terminal."""
+
+    # What all share.
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        losses = self.model.losses(self.model.features(batch), batch)
+        total = torch.stack(list(losses.values())).sum()
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            # One call, and only on the steps that are written: each logged value costs about 0.3 ms.
+            self.log_dict(
+                {"train/loss": total.detach(), **{f"train/{k}": v.detach() for k, v in losses.items()}},
+                batch_size=len(batch),
+            )
+        return total
+
+    def on_validation_start(self) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.metric = self.build_metric(data.split(data.eval_split).annotations)
+        self._val_losses = []
+
+    def validation_step(self, batch: Batch, batch_index: int) -> Any:
+        assert self.metric is not None
+        features = self.model.features(batch)
+        self._val_losses.append(
+            {k: v.detach().float() for k, v in self.model.losses(features, batch).items()}
+        )
+        predictions = self.to_original(self.model.predictions(features, batch), batch)
+        self.metric.update(predictions, batch)
+        return predictions
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.sanity_checking or self.metric is None:
+            return
+        self.numbers = self.metric.compute()
+        losses = {
+            f"val/{name}": torch.stack([losses[name] for losses in self._val_losses]).mean()
+            for name in (self._val_losses[0] if self._val_losses else ())
+        }
+        if losses:
+            losses["val/loss"] = torch.stack(list(losses.values())).sum()
+        # The metric has gathered over ranks already; the losses are means of each rank's batches.
+        self.log_dict(losses, sync_dist=self.trainer.world_size > 1)
+        self.log_dict({f"val/{name}": value for name, value in self.numbers.items()}, rank_zero_only=True)
+
+    def configure_optimizers(self) -> Any:
+        assert self.optimizer is not None and self.schedule is not None, "training needs both"
+        optimizer = build_optimizer(self.model, self.optimizer, backbone_lr_scale=self.backbone_lr_scale)
+        scheduler = self.schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[METADATA_KEY] = vars(self.header) | {"metrics": dict(self.numbers)}
+        checkpoint["config"] = self.config

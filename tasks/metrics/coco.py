@@ -1,0 +1,224 @@
+"""Average precision and recall of boxes as COCO measures them, over a whole data set and all ranks."""
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from tasks.contracts import Batch, Detections
+from tasks.metrics.average_precision import Found, Truth, evaluator
+from tasks.metrics.ranks import gathered
+from tasks.metrics.seen import check_each_once, some
+
+_AREAS = ("all", "small", "medium", "large")  # COCO's: below 32², up to 96², above, in square pixels
+
+
+class Annotations(Protocol):
+    """The objects of a data set as flat arrays, those of image i in rows `offsets[i]` to `offsets[i + 1]`.
+
+    I images, K classes, M objects.
+    """
+
+    @property
+    def class_names(self) -> Sequence[str]: ...  # K
+    @property
+    def category_ids(self) -> np.ndarray: ...  # (K,) int64, the data set's own
+    @property
+    def image_ids(self) -> np.ndarray: ...  # (I,) int64
+    @property
+    def offsets(self) -> np.ndarray: ...  # (I + 1,) int64
+    @property
+    def ids(self) -> np.ndarray: ...  # (M,) int64
+    @property
+    def labels(self) -> np.ndarray: ...  # (M,) int64, 0 … K-1
+    @property
+    def boxes(self) -> np.ndarray: ...  # (M, 4) float64 xywh, original pixels
+    @property
+    def areas(self) -> np.ndarray: ...  # (M,) float64
+    @property
+    def is_crowd(self) -> np.ndarray: ...  # (M,) bool
+
+
+class CocoMetric:
+    """COCO's twelve numbers, AP by class, and the detections in COCO's result format.
+
+    Every image of `annotations` must be seen exactly once, over all ranks. Detections are kept as arrays,
+    48 bytes each. The numbers do not depend on the order of batches or on the number of ranks.
+    """
+
+    backend_used: str
+    """Which evaluator runs: `hotcoco` or `pycocotools`; they agree to the bit."""
+
+    def __init__(
+        self,
+        annotations: Annotations,
+        *,
+        max_detections: tuple[int, int, int] = (1, 10, 100),
+        backend: str = "auto",
+    ):
+        """
+        Args:
+            annotations: the truth, as written in the data set.
+            max_detections: limits, ascending, for each image and class; AP takes the last.
+            backend: `auto` (hotcoco where it is installed), `hotcoco`, or `pycocotools`, the reference.
+
+        Raises:
+            ValueError: for annotations that cannot be scored: ids or class names that are not unique.
+        """
+        limits = list(max_detections)
+        if len(limits) != 3 or limits[0] < 1 or limits != sorted(set(limits)):
+            raise ValueError(f"max_detections={limits} must be three ascending limits, the first at least 1")
+        for name in ("image_ids", "category_ids", "ids", "class_names"):
+            values, counts = np.unique(np.asarray(getattr(annotations, name)), return_counts=True)
+            if (counts > 1).any():
+                raise ValueError(
+                    f"annotations.{name} must all be different to be scored; "
+                    f"more than once: {some(values[counts > 1])}"
+                )
+        if (np.asarray(annotations.ids) == 0).any():
+            # pycocotools notes the id of the match and reads 0 as none; hotcoco does not share the slip.
+            warnings.warn(
+                "an annotation has id 0, which COCO's own code never counts as found: number annotations "
+                "from 1 (until then pycocotools does the scoring, so that the numbers are COCO's)",
+                stacklevel=2,
+            )
+            backend = "pycocotools"
+        self.annotations = annotations
+        self.max_detections = tuple(limits)
+        self.backend_used, self._evaluate = evaluator(backend)
+        self._truth = _truth(annotations)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets every image seen."""
+        self._seen: list[tuple[np.ndarray, ...]] = []  # image ids (B,), counts (B,), boxes, scores, labels
+        self._gathered: tuple[np.ndarray, ...] | None = None
+
+    def update(self, predictions: Detections, batch: Batch) -> None:
+        """Adds the detections, in original pixels, of the images of one batch.
+
+        Raises:
+            ValueError: when a detection is not finite or has a label that the annotations do not have.
+        """
+        labels = predictions.labels.detach().cpu().numpy()
+        valid = labels >= 0
+        boxes = predictions.boxes.detach().cpu().double().numpy()[valid]
+        scores = predictions.scores.detach().cpu().double().numpy()[valid]
+        labels = labels[valid]
+        num_classes = len(self.annotations.category_ids)
+        if (labels >= num_classes).any():
+            raise ValueError(
+                f"the model predicts class number {labels.max()} but the annotations have {num_classes}, "
+                "counted from 0: evaluate on data with the classes that the model was trained for"
+            )
+        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+            raise ValueError(
+                "the model predicts boxes or scores that are not finite; it has diverged: "
+                "lower the learning rate or start from an earlier checkpoint"
+            )
+        image_ids = batch.image_ids.cpu().numpy()
+        assert len(image_ids) == len(valid), (len(image_ids), len(valid))
+        boxes[:, 2:] -= boxes[:, :2]  # in float64, as a reader of the written file would
+        self._seen.append((image_ids, valid.sum(axis=1), boxes, scores, labels))
+        self._gathered = None
+
+    def compute(self) -> dict[str, float]:
+        """AP, AP50, AP75, AP_small, AP_medium, AP_large, AR_1, AR_10, AR_100 (or other limits), AR_small,
+        AR_medium, AR_large, then `AP/<class name>` in order of labels; each in 0 … 1.
+
+        nan where the data set has no object of that kind; pycocotools says -1 there. Classes without
+        objects are left out of every mean, as in pycocotools.
+
+        Raises:
+            ValueError: when an image of the annotations was missed or seen more than once.
+        """
+        precision, recall = self._evaluate(self._truth, self._found(), self.max_detections)
+        numbers = {"AP": _mean(precision[..., 0, 2])}
+        numbers["AP50"] = _mean(precision[0, ..., 0, 2])
+        numbers["AP75"] = _mean(precision[5, ..., 0, 2])
+        numbers |= {f"AP_{_AREAS[a]}": _mean(precision[..., a, 2]) for a in (1, 2, 3)}
+        numbers |= {f"AR_{limit}": _mean(recall[..., 0, i]) for i, limit in enumerate(self.max_detections)}
+        numbers |= {f"AR_{_AREAS[a]}": _mean(recall[..., a, 2]) for a in (1, 2, 3)}
+        ranks = _ranks(self.annotations.category_ids)
+        for name, k in zip(self.annotations.class_names, ranks, strict=True):
+            numbers[f"AP/{name}"] = _mean(precision[:, :, k, 0, 2])
+        return numbers
+
+    def results(self) -> list[dict[str, Any]]:
+        """The detections of all ranks in COCO's result format, by ascending image id: `image_id`,
+        `category_id` (the data set's own), `bbox` xywh, `score`, unrounded.
+
+        In a distributed run all ranks call this together, unless `compute` came before.
+        """
+        return list(self._records())
+
+    def write_results(self, path: str | os.PathLike[str]) -> None:
+        """Writes `results` as JSON, a line for each detection; `path` is replaced whole or not at all.
+
+        pycocotools run on the file gives the numbers of `compute`. In a distributed run call this on
+        one rank, after `compute` on all.
+        """
+        path = Path(path)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with open(unfinished, "w", encoding="utf-8") as file:
+                separator = "[\n"
+                for record in self._records():
+                    file.write(separator + json.dumps(record))
+                    separator = ",\n"
+                file.write("[]\n" if separator == "[\n" else "\n]\n")
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def _records(self) -> Iterator[dict[str, Any]]:
+        found = self._found()
+        images = np.sort(self.annotations.image_ids)[found.images].tolist()
+        categories = np.sort(self.annotations.category_ids)[found.categories].tolist()
+        for image, category, box, score in zip(
+            images, categories, found.boxes, found.scores.tolist(), strict=True
+        ):
+            yield {"image_id": image, "category_id": category, "bbox": box.tolist(), "score": score}
+
+    def _found(self) -> Found:
+        """The detections of all ranks, by ascending image id, in the order given within an image."""
+        if self._gathered is None:
+            empty = (np.zeros(0, np.int64),) * 2 + (np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))
+            mine = tuple(np.concatenate(column) for column in zip(empty, *self._seen, strict=True))
+            every = gathered(mine)
+            self._gathered = tuple(np.concatenate(column) for column in zip(*every, strict=True))
+        image_ids, counts, boxes, scores, labels = self._gathered
+        check_each_once(np.asarray(self.annotations.image_ids), image_ids)
+        images = np.repeat(np.searchsorted(np.sort(self.annotations.image_ids), image_ids), counts)
+        order = np.argsort(images, kind="stable")
+        categories = _ranks(self.annotations.category_ids)[labels]
+        return Found(images[order], categories[order], boxes[order], scores[order])
+
+
+def _truth(annotations: Annotations) -> Truth:
+    return Truth(
+        num_images=len(annotations.image_ids),
+        num_categories=len(annotations.category_ids),
+        images=np.repeat(_ranks(annotations.image_ids), np.diff(annotations.offsets)),
+        categories=_ranks(annotations.category_ids)[annotations.labels],
+        boxes=np.asarray(annotations.boxes, np.float64),
+        areas=np.asarray(annotations.areas, np.float64),
+        is_crowd=np.asarray(annotations.is_crowd, bool),
+        ids=np.where(np.asarray(annotations.ids) == 0, 0, np.arange(1, len(annotations.ids) + 1)),
+    )
+
+
+def _ranks(ids: np.ndarray) -> np.ndarray:
+    """The place of each id among the sorted ones, which is the order that COCO's code works in."""
+    return np.searchsorted(np.sort(ids), ids)
+
+
+def _mean(values: np.ndarray) -> float:
+    """Of all that count; the same sum in the same order as pycocotools', so the same to the last bit."""
+    counting = values[values > -1]
+    return float(np.mean(counting)) if counting.size else math.nan

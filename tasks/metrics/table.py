@@ -1,0 +1,37 @@
+"""COCO's numbers as text for a terminal: the twelve lines that COCO's own code prints, then AP by class."""
+
+import math
+
+
+def coco_table(numbers: dict[str, float], *, digits: int = 3, width: int = 100) -> str:
+    """The numbers of `CocoMetric.compute` as lines of at most `width` characters where names allow.
+
+    nan prints as -1, as COCO's own code has it. Classes fill as many columns as fit, downwards.
+    """
+    limits = [int(name[3:]) for name in numbers if name.startswith("AR_") and name[3:].isdigit()]
+    lines = [_line(name, value, limits, digits) for name, value in numbers.items() if "/" not in name]
+    by_class = {name[3:]: value for name, value in numbers.items() if name.startswith("AP/")}
+    if by_class:
+        longest = max(map(len, by_class))
+        cells = [
+            f"{name:<{longest}}  {_number(value, digits):>{digits + 3}}" for name, value in by_class.items()
+        ]
+        num_columns = max(1, (width - 1) // (len(cells[0]) + 3))
+        num_rows = -(-len(cells) // num_columns)
+        lines += ["", " AP by class"]
+        lines += [" " + "   ".join(cells[row::num_rows]) for row in range(num_rows)]
+    return "\n".join(lines)
+
+
+def _line(name: str, value: float, limits: list[int], digits: int) -> str:
+    """One line in COCO's wording; `limits` are the metric's three limits of detections, ascending."""
+    title = "Average Precision  (AP)" if name.startswith("AP") else "Average Recall     (AR)"
+    iou = {"AP50": "0.50", "AP75": "0.75"}.get(name, "0.50:0.95")
+    kind = name[3:]  # of AP_small, AR_10, …
+    area = kind if kind in ("small", "medium", "large") else "all"
+    limit = int(kind) if name.startswith("AR_") and kind.isdigit() else limits[-1]
+    return f" {title} @[ IoU={iou:<9} | area={area:>6} | maxDets={limit:>3} ] = {_number(value, digits)}"
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{-1.0 if math.isnan(value) else value:.{digits}f}"

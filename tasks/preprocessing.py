@@ -1,0 +1,81 @@
+"""The one description of how pixels reach a network: size, padding, mean and std.
+
+The data pipeline and prediction resize by `output_size` and pad to `padded_size`; the model calls
+`normalize` on its own device. A model file carries the description, so all of them agree.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images of any size become a batch of network inputs. Images are RGB."""
+
+    short_side: int | None = 800
+    """Resize so that the shorter side has this many pixels; None keeps images at their size."""
+    max_size: int = 1333
+    """... unless the longer side would pass this; then that side gets exactly this."""
+    pad_multiple: int = 32
+    """Heights and widths of a batch are padded up to a multiple of this."""
+    center_crop: int | None = None
+    """After resizing, keep the central square of this side, as published classifiers do. Then `max_size`
+    and `pad_multiple` do not apply."""
+    antialias: bool = False
+    """Average over all pixels that fall into one when shrinking (PIL's bilinear, which torchvision's
+    classifiers were trained and scored with), instead of looking at the nearest four alone."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Per channel, on a scale of 0 … 1 (ImageNet's)."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        # Plain lists arrive from YAML and JSON; tuples keep the description hashable and comparable.
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
+        if self.short_side is not None and not 1 <= self.short_side <= self.max_size:
+            raise ValueError(
+                f"preprocessing.short_side={self.short_side} must be between 1 and max_size={self.max_size}"
+            )
+        if self.center_crop is not None and not 1 <= self.center_crop <= (self.short_side or 0):
+            raise ValueError(
+                f"preprocessing.center_crop={self.center_crop} must be between 1 and preprocessing.short_side="
+                f"{self.short_side}, or there would be images smaller than the crop; set short_side as well"
+            )
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) after resizing and before cropping; the shape is kept up to rounding down, never
+        below one pixel.
+
+        torchvision's rules (`GeneralizedRCNNTransform`; with `center_crop`, `ImageClassification`), so that
+        its weights see what they were trained on.
+        """
+        if self.short_side is None:
+            return height, width
+        if self.center_crop is not None:
+            short = min(height, width)
+            return self.short_side * height // short, self.short_side * width // short
+        scale = min(self.short_side / min(height, width), self.max_size / max(height, width))
+        return max(1, int(height * scale)), max(1, int(width * scale))
+
+    def padded_size(self, sizes: list[tuple[int, int]]) -> tuple[int, int]:
+        """(height, width) that holds images of all these `sizes`."""
+        multiple = self.pad_multiple if self.center_crop is None else 1
+        height, width = (-(-max(side) // multiple) * multiple for side in zip(*sizes, strict=True))
+        return height, width
+
+    def normalize(self, images: Tensor, sizes: Tensor) -> Tensor:
+        """uint8 (B, 3, H, W) to float32 (x / 255 - mean) / std, exactly 0 outside each valid (h, w) in `sizes`."""
+        std = torch.tensor(self.std, device=images.device)[:, None, None]
+        mean = torch.tensor(self.mean, device=images.device)[:, None, None]
+        normalized = images.float().mul_(1 / (255 * std)).sub_(mean / std)
+        height, width = images.shape[-2:]
+        rows = torch.arange(height, device=images.device) < sizes[:, 0, None]
+        columns = torch.arange(width, device=images.device) < sizes[:, 1, None]
+        return normalized.mul_(rows[:, None, :, None] & columns[:, None, None, :])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a model file's header; `Preprocessing(**values)` reads them back."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}

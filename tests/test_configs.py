@@ -1,0 +1,70 @@
+"""Every shipped configuration composes, and what it names exists and takes what it is given."""
+
+import inspect
+
+import pytest
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+import backbones
+from tasks.harness.architectures import TASKS, lookup, model_builder
+from tasks.harness.cli import CONFIGS, compose, config_groups
+from tasks.preprocessing import Preprocessing
+
+CHOICES = [(group, choice) for group, choices in config_groups().items() for choice in choices]
+ROOTS = [path.stem for path in CONFIGS.glob("*.yaml")]
+NEEDED = {"checkpoint": "x", "source": "x"}
+
+
+def nodes(config: DictConfig) -> list[DictConfig]:
+    """Every mapping of the tree that names a target."""
+    found = [config] if "_target_" in config else []
+    for key in config:
+        value = None if OmegaConf.is_missing(config, key) else config._get_node(key)
+        items = list(value) if value is not None and OmegaConf.is_list(value) else [value]
+        for item in items:
+            if isinstance(item, DictConfig) and not item._is_none():
+                found += nodes(item)
+    return found
+
+
+def check(config: DictConfig) -> None:
+    for node in nodes(config):
+        parameters = inspect.signature(get_object(node._target_)).parameters
+        unknown = set(node) - {"_target_", "_partial_"} - set(parameters)
+        assert not unknown, f"{node._target_} takes no {unknown}"
+    if "model" in config:
+        assert set(config.model) - {"name"} <= set(
+            inspect.signature(model_builder(config.model.name)).parameters
+        )
+        assert backbones.create_pyramid(backbones.create(**config.backbone), **config.pyramid)
+        assert lookup(TASKS, "task", config.task.name)
+        Preprocessing(**config.preprocessing)
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_every_root_composes(root: str) -> None:
+    needed = [
+        f"{key}={value}"
+        for key, value in NEEDED.items()
+        if f"{key}: ???" in (CONFIGS / f"{root}.yaml").read_text()
+    ]
+    check(compose(root, needed))
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_choice_composes(group: str, choice: str) -> None:
+    root = "evaluate" if (group, choice) == ("trainer", "evaluate") else "train"
+    words = [f"{group}={choice}", *(["checkpoint=x"] if root == "evaluate" else [])]
+    if choice != "digits":
+        words += ["data.root=x"] if group == "data" or "coco" in choice else []
+    check(compose(root, words))
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_experiment_is_a_lab_note(path) -> None:
+    header = "".join(
+        line for line in path.read_text().splitlines(keepends=True) if line.startswith("#")
+    ).lower()
+    for word in ("command", "source", "hardware", "measured"):
+        assert word in header, f"{path.name}: the header says nothing of its {word}"
