@@ -56,8 +56,11 @@ def test_every_root_composes(root: str) -> None:
 def test_every_choice_composes(group: str, choice: str) -> None:
     root = "evaluate" if (group, choice) == ("trainer", "evaluate") else "train"
     words = [f"{group}={choice}", *(["checkpoint=x"] if root == "evaluate" else [])]
-    if choice != "digits":
-        words += ["data.root=x"] if group == "data" or "coco" in choice else []
+    if group == "data":
+        text = (CONFIGS / group / f"{choice}.yaml").read_text()
+        words += [f"data.{key}=x" for key in ("root", "file") if f"{key}: ???" in text]
+    if group == "experiment" and "coco" in choice:
+        words.append("data.root=x")
     check(compose(root, words))
 
 

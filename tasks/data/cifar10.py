@@ -1,10 +1,10 @@
 """CIFAR-10 from one packed file: every image a small JPEG, all of them end to end in an `.npz`.
 
-    data      uint8, all JPEG files end to end
-    offsets   (I + 1,) int: image i is data[offsets[i] : offsets[i + 1]]
-    labels    (I,) int in 0 … K-1
-    split     (I,) int: 0 train, 1 test
-    names     (K,) text: the classes
+data      uint8, all JPEG files end to end
+offsets   (I + 1,) int: image i is data[offsets[i] : offsets[i + 1]]
+labels    (I,) int in 0 … K-1
+split     (I,) int: 0 train, 1 test
+names     (K,) text: the classes
 """
 
 import io
@@ -77,9 +77,7 @@ class Cifar10Data:
                 labels=self._arrays["labels"][rows].astype(np.int64),
                 file_names=np.array([f"{row:05d}.jpg".encode() for row in rows]),
             )
-            self._splits[name] = PackedSplit(
-                self._arrays["data"], self._arrays["offsets"], rows, annotations
-            )
+            self._splits[name] = PackedSplit(self._arrays["data"], self._arrays["offsets"], rows, annotations)
         return self._splits[name]
 
 
@@ -121,7 +119,9 @@ def _read(path: Path, archive: zipfile.ZipFile, member: str) -> np.ndarray:
     info = archive.getinfo(member)
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        read_header = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
         shape, fortran_order, dtype = read_header(file)
         header_size = file.tell()
         if info.compress_type != zipfile.ZIP_STORED or fortran_order:

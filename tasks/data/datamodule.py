@@ -67,8 +67,9 @@ class DataModule(LightningDataModule):
         batch_size: int = 8,
         num_workers: int = 0,
         seed: int = 0,
+        eval_split: SplitName = "val",
     ):
-        """`batch_size` counts images per rank."""
+        """`batch_size` counts images per rank; `eval_split` is the split that validation reads."""
         super().__init__()
         if batch_size < 1 or num_workers < 0 or seed < 0:
             raise ValueError(
@@ -81,6 +82,7 @@ class DataModule(LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
+        self.eval_split: SplitName = eval_split
 
     @property
     def class_names(self) -> list[str]:
@@ -109,8 +111,8 @@ class DataModule(LightningDataModule):
         return loader
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Every image of the validation split exactly once over all ranks."""
-        return self._loader("val", is_training=False)
+        """Every image of `eval_split` exactly once over all ranks."""
+        return self._loader(self.eval_split, is_training=False)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Every image of the test split exactly once over all ranks."""

@@ -1,6 +1,6 @@
 """Images sorted into one folder per class, the layout in which ImageNet is unpacked.
 
-    <root>/train/<class>/<any image>        <root>/val/<class>/<any image>
+<root>/train/<class>/<any image>        <root>/val/<class>/<any image>
 """
 
 import os
@@ -47,7 +47,9 @@ class ImageFolderData:
         self.root = Path(root)
         self.folders: dict[str, str] = {"train": train, "val": val, "test": test}
         if not self.root.is_dir():
-            raise FileNotFoundError(f"data.root={root} is no folder; give the folder that holds {train}/ and {val}/")
+            raise FileNotFoundError(
+                f"data.root={root} is no folder; give the folder that holds {train}/ and {val}/"
+            )
         found = [name for name in self.folders.values() if (self.root / name).is_dir()]
         if not found:
             raise ValueError(
@@ -76,7 +78,9 @@ class ImageFolderData:
     def _list(self, name: SplitName) -> ImageFolderSplit:
         folder = self.root / self.folders[name]
         if not folder.is_dir():
-            raise ValueError(f"there is no {name} split: '{folder}' is no folder; make it, or give data.{name}=…")
+            raise ValueError(
+                f"there is no {name} split: '{folder}' is no folder; make it, or give data.{name}=…"
+            )
         here = class_folders(folder)
         if unknown := sorted(set(here) - set(self._class_names)):
             raise ValueError(
@@ -109,7 +113,9 @@ def class_folders(folder: Path) -> list[str]:
     """Names of the folders inside `folder`, sorted; hidden ones are none. ValueError where there are none."""
     names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
     if not names:
-        raise ValueError(f"'{folder}' has no folders inside; wanted one per class, with its images: {folder}/<class>/…")
+        raise ValueError(
+            f"'{folder}' has no folders inside; wanted one per class, with its images: {folder}/<class>/…"
+        )
     return names
 
 

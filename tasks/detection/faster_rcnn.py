@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 import backbones
-from tasks.contracts import Batch, Detections
+from tasks.contracts import Batch, Detections, Model
 from tasks.preprocessing import Preprocessing
 
 from .matching import trainable
@@ -116,7 +116,7 @@ def faster_rcnn(
     )
 
 
-class FasterRCNN(nn.Module):
+class FasterRCNN(Model):
     """The network. `features`, `losses` and `predictions` are those of the `Model` contract.
 
     `proposals_train` and `proposals_test` are numbers of boxes (before, after) suppression, for losses and
@@ -146,9 +146,6 @@ class FasterRCNN(nn.Module):
         }
         self.pooled_levels = tuple(pooled)
         self.pooled_strides = tuple(info.stride for info in pooled.values())
-
-    def forward(self, batch: Batch) -> Detections:
-        return self.predictions(self.features(batch), batch)
 
     def features(self, batch: Batch) -> dict[str, Tensor]:
         return self.backbone(self.preprocessing.normalize(batch.images, batch.sizes))

@@ -64,4 +64,7 @@ def resolved_spec(spec: Mapping[str, Any], model: Model) -> dict[str, Any]:
         for p in parameters
         if p.name not in DATA_ARGUMENTS and p.default is not inspect.Parameter.empty
     }
-    return {**defaults, **spec, **model.backbone.spec}
+    extractor = model.backbone.spec
+    assert isinstance(extractor, dict)
+    parts = extractor if "pyramid" in extractor else {"backbone": extractor, "pyramid": None}
+    return {**defaults, **spec, **parts}

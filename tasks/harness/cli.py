@@ -112,7 +112,7 @@ def rewrite(base: DictConfig, override: Any) -> str:
         node = node._get_node(part)
     if not isinstance(node, DictConfig):
         raise ValueError(_unknown(base, key, ".".join(parents), node))
-    if last in node:
+    if last in list(node):  # `last in node` would miss what has no value yet (???)
         child = node._get_node(last)
         named = isinstance(child, DictConfig) and "name" in child and not isinstance(override.value(), dict)
         return f"{key}.name={value}" if named else f"{key}={value}"

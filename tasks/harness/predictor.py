@@ -11,7 +11,7 @@ from PIL import Image
 
 from tasks.contracts import Model
 from tasks.data.collate import batch_images
-from tasks.data.images import read_image, resize, to_rgb
+from tasks.data.images import read_image, to_rgb
 from tasks.harness.model_file import Header, load_model
 from tasks.harness.precision import autocast, resolve_device
 
@@ -85,9 +85,7 @@ class Predictor:
     @torch.inference_mode()
     def _predict(self, images: list[np.ndarray]) -> list[Prediction]:
         preprocessing = self.model.preprocessing
-        batch = batch_images([resize(image, preprocessing) for image in images], preprocessing)
-        batch.original_sizes = torch.tensor([image.shape[:2] for image in images])
-        batch = batch.to(self.device)
+        batch = batch_images(images, preprocessing).to(self.device)
         with autocast(self.precision, self.device):
             found = self.model(batch)
         found = found.to_original(batch.sizes, batch.original_sizes)

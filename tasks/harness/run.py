@@ -44,7 +44,8 @@ def train(config: DictConfig) -> None:
         seed=config.seed,
         **config.loader,
     )
-    data.setup("fit")
+    data.train_dataloader()  # reads the split and says so now if it cannot serve
+    data.split("val")
     spec = {**_plain(config.model), "backbone": _plain(config.backbone), "pyramid": _plain(config.pyramid)}
     model = build_model(spec, num_classes=len(data.class_names), preprocessing=preprocessing)
     model.header = Header(
@@ -84,8 +85,8 @@ def evaluate(config: DictConfig) -> None:
         eval_split=config.split,
         **config.loader,
     )
+    data.split(config.split)
     check_classes(header, data.class_names, config.checkpoint)
-    data.setup("validate")
     folder = run_folder(config)
     task = lookup(TASKS, "task", header.task)(model)
     trainer = instantiate(
@@ -234,5 +235,6 @@ def _quiet() -> None:
     for message in (
         ".*does not have many workers.*",  # decoding is cheap beside a detector; loader.num_workers says otherwise
         ".*GPU available but not used.*",
+        ".*LeafSpec.*is deprecated.*",  # Lightning 2.6.6 on torch 2.14
     ):
         warnings.filterwarnings("ignore", message)

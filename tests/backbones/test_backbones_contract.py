@@ -180,7 +180,10 @@ def test_importing_backbones_loads_nothing_else():
     [
         (lambda: backbones.create("resnet5"), r"'resnet5', did you mean 'resnet50'.*available\(\)"),
         (lambda: backbones.create("resnet50", nrom="batch"), "no option 'nrom', did you mean 'norm'"),
-        (lambda: backbones.create("resnet50", norm="bacth"), "norm='bacth' is unknown; choose one of 'batch'"),
+        (
+            lambda: backbones.create("resnet50", norm="bacth"),
+            "norm='bacth' is unknown; choose one of 'batch'",
+        ),
         (lambda: backbones.create("resnet50", blocks=(1, 1, 1, 1)), "no option 'blocks'"),
         (lambda: backbones.create("resnet"), "needs the option 'blocks'"),
         (lambda: backbones.create("resnet18", in_channels=0), "in_channels=0 must be a whole number"),
@@ -201,8 +204,14 @@ def test_importing_backbones_loads_nothing_else():
         (lambda: backbones.create("timm", model="vit_small_patch14_dinov2"), "powers of two"),
         (lambda: backbones.create_pyramid(backbones.create("cifar_resnet20"), "fnp"), "did you mean 'fpn'"),
         (lambda: backbones.create_pyramid(backbones.create("cifar_resnet20"), chanels=9), "mean 'channels'"),
-        (lambda: backbones.create_pyramid(backbones.create("cifar_resnet20"), levels=["c5"]), "one or more of c0"),
-        (lambda: backbones.create_pyramid(backbones.create("cifar_resnet20"), "simple"), "last map of stride 16"),
+        (
+            lambda: backbones.create_pyramid(backbones.create("cifar_resnet20"), levels=["c5"]),
+            "one or more of c0",
+        ),
+        (
+            lambda: backbones.create_pyramid(backbones.create("cifar_resnet20"), "simple"),
+            "last map of stride 16",
+        ),
         (lambda: backbones.create("cifar_resnet20")(torch.zeros(1, 1, 32, 32)), r"takes \(batch, 3, height"),
         (lambda: backbones.create("resnet18")(torch.zeros(3, 64, 64)), "stack the images"),
         (lambda: backbones.create("resnet18")(torch.zeros(1, 3, 31, 64)), "pad them to at least 32x32"),

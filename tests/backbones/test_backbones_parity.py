@@ -74,16 +74,16 @@ def test_resnets_equal_torchvision(name, norm):
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_dilation_equals_torchvision(output_stride):
     dilate = [False, output_stride == 8, True]
-    reference = randomize(
-        torchvision.models.resnet50(weights=None, replace_stride_with_dilation=dilate)
-    )
+    reference = randomize(torchvision.models.resnet50(weights=None, replace_stride_with_dilation=dilate))
     extractor = loaded("resnet50", dict(reference.state_dict()), output_stride=output_stride)
     images = torch.randn(1, 3, 65, 97)
     assert_maps_equal(extractor(images), torchvision_resnet_maps(reference, images), 1e-5)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"])
+@pytest.mark.parametrize(
+    "name", ["vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"]
+)
 def test_vggs_equal_torchvision(name):
     # without the classifier, whose 120 million weights would take most of the time
     state = randomize(getattr(torchvision.models.vgg, name)(weights=None, num_classes=1).features)

@@ -83,7 +83,10 @@ def livelier(model: oracle.FasterRCNN, batch: Batch) -> None:
 
 def build_ours(weights: dict[str, Tensor], **options) -> FasterRCNN:
     model = faster_rcnn(
-        num_classes=NUM_CLASSES, backbone={"name": "resnet50", "norm": "batch"}, pyramid={"name": "fpn"}, **options
+        num_classes=NUM_CLASSES,
+        backbone={"name": "resnet50", "norm": "batch"},
+        pyramid={"name": "fpn"},
+        **options,
     )
     load_torchvision_weights(model, weights)
     return model

@@ -54,7 +54,9 @@ def test_equal_to_torchvisions(monkeypatch: pytest.MonkeyPatch, chunk: int, low_
     monkeypatch.setattr(matching, "_CHUNK_CPU", chunk)
     generator = torch.Generator().manual_seed(1)
     corner = (torch.rand(2, 400, 2, generator=generator) * 60).round()  # whole numbers make ties
-    boxes = torch.cat((corner, corner + 4 + (torch.rand(2, 400, 2, generator=generator) * 40).round()), dim=-1)
+    boxes = torch.cat(
+        (corner, corner + 4 + (torch.rand(2, 400, 2, generator=generator) * 40).round()), dim=-1
+    )
     objects = boxes[:, :25] + torch.randint(0, 5, (2, 25, 4), generator=generator)
     found = match(
         boxes,

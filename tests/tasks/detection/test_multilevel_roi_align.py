@@ -19,10 +19,9 @@ def make_boxes() -> Tensor:
     generator = torch.Generator().manual_seed(1)
     corner = torch.rand(3, 40, 2, generator=generator) * torch.tensor([120, 90])
     size = torch.rand(3, 40, 2, generator=generator) ** 3 * 300 + 0.5
+    size[:, 4] = 700  # the coarsest level
     boxes = torch.cat((corner, corner + size), dim=-1)
-    boxes[:, :4] = torch.tensor(
-        [[0.0, 0, 128, 96], [0, 0, 0, 0], [127, 95, 128, 96], [-20, -20, 150, 130]]
-    )
+    boxes[:, :4] = torch.tensor([[0.0, 0, 128, 96], [0, 0, 0, 0], [127, 95, 128, 96], [-20, -20, 150, 130]])
     return boxes
 
 
