@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "tasks.harness": {"tasks.contracts", "tasks.preprocessing", "tasks.data", "tasks.metrics", "backbones"},
 }
 BELOW_TASKS = {*MAY_IMPORT, "backbones"}
-MAY_IMPORT["tasks.detection"] = BELOW_TASKS
+MAY_IMPORT |= {f"tasks.{task}": BELOW_TASKS for task in ("classification", "detection")}
 
 
 def place(module: str) -> str:

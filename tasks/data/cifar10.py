@@ -38,7 +38,7 @@ class PackedSplit:
         row = self.rows[index]
         packed = self.data[self.offsets[row] : self.offsets[row + 1]]
         try:
-            with Image.open(io.BytesIO(packed)) as image:
+            with Image.open(io.BytesIO(packed.tobytes())) as image:
                 return to_rgb(image)
         except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
             raise ValueError(f"image {row} of data.file is damaged ({error}); get the file again") from error

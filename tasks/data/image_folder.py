@@ -35,10 +35,7 @@ class ImageFolderData:
     def __init__(
         self, root: str | Path, *, train: str = "train", val: str = "val", test: str = "test"
     ) -> None:
-        """
-        Args:
-            root: the folder that holds those of the splits.
-            train: folder of the training images, relative to `root`; likewise `val` and `test`.
+        """`train`, `val` and `test` name the folders of the splits, relative to `root`.
 
         Raises:
             FileNotFoundError: `root` is missing.

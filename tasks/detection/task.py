@@ -1,5 +1,6 @@
 """`DetectionTask`: boxes scored as COCO does."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,10 @@ class DetectionTask(Task):
             predictions.scores[index, found].float().cpu().numpy(),
             self.header.class_names,
         )
+
+    def write_results(self, folder: Path) -> None:
+        assert isinstance(self.metric, CocoMetric)
+        self.metric.write_results(folder / "detections.json")
 
     def report(self, numbers: dict[str, float]) -> str:
         return coco_table(numbers)

@@ -1,4 +1,4 @@
-"""The two literal tables from a name to the code behind it: models and tasks.
+"""The literal tables from a name to the code behind it: models, tasks, and their results.
 
 A model is described by a *spec*: `{"name": "faster_rcnn", "backbone": {…}, …}`, its builder's plain
 arguments. Configs, checkpoints and model files all hold a spec, and `build_model` is the one way from
@@ -16,10 +16,16 @@ from tasks.preprocessing import Preprocessing
 
 # "module:attribute", imported when asked for: the harness serves the tasks and imports none of them.
 MODELS = {
+    "classifier": "tasks.classification.classifier:classifier",
     "faster_rcnn": "tasks.detection.faster_rcnn:faster_rcnn",
 }
 TASKS = {
+    "classification": "tasks.classification.task:ClassificationTask",
     "detection": "tasks.detection.task:DetectionTask",
+}
+RESULTS = {  # of a task, for single pictures
+    "classification": "tasks.classification.result:results",
+    "detection": "tasks.detection.result:results",
 }
 DATA_ARGUMENTS = ("num_classes", "preprocessing")  # come from the data, not from a spec
 

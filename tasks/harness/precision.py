@@ -29,7 +29,7 @@ def _cpu_is_faster_in_bf16() -> bool:
         times = []
         for _ in range(9):
             start = time.perf_counter()
-            matrix @ matrix
+            torch.mm(matrix, matrix)
             times.append(time.perf_counter() - start)
         seconds[dtype] = min(times)
     return seconds[torch.bfloat16] < 0.8 * seconds[torch.float32]

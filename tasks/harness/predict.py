@@ -14,8 +14,7 @@ from omegaconf import DictConfig
 
 from tasks.data.images import read_image
 from tasks.harness.callbacks import write_picture
-from tasks.harness.drawing import draw_detections
-from tasks.harness.predictor import Prediction, Predictor
+from tasks.harness.predictor import Predictor, Result
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -40,17 +39,9 @@ def predict(config: DictConfig) -> int:
     names = output_names(sources)
     for group in _readable(sources, config.batch_size, unreadable):
         for (path, image), found in zip(group, predictor([image for _, image in group]), strict=True):
-            drawn = draw_detections(
-                image,
-                found.boxes,
-                found.labels,
-                found.scores,
-                predictor.header.class_names,
-                score_threshold=0.0,
-            )
-            write_picture(output / names[path], drawn)
+            write_picture(output / names[path], found.draw(image))
             entries.append(entry(path, image, found, names[path]))
-            print(f"{path}: {summary(found)}")
+            print(f"{path}: {found.summary()}")
     report = {"model": str(config.checkpoint), "pictures": entries, "unreadable": unreadable}
     partial = output / ".predictions.json.partial"
     partial.write_text(json.dumps(report, indent=1))
@@ -88,26 +79,10 @@ def output_names(sources: list[Path]) -> dict[Path, str]:
     return names
 
 
-def entry(path: Path, image: np.ndarray, found: Prediction, drawn: str) -> dict[str, Any]:
-    """What the JSON says of one picture: boxes are xyxy in its pixels."""
-    return {
-        "file": str(path),
-        "annotated": drawn,
-        "height": image.shape[0],
-        "width": image.shape[1],
-        "objects": [
-            {"class": name, "label": int(label), "score": float(score), "box": [float(x) for x in box]}
-            for name, label, score, box in zip(
-                found.class_names, found.labels, found.scores, found.boxes, strict=True
-            )
-        ],
-    }
-
-
-def summary(found: Prediction) -> str:
-    """The count of each class, most frequent first."""
-    counts = {name: found.class_names.count(name) for name in found.class_names}
-    return ", ".join(f"{n} {name}" for name, n in sorted(counts.items(), key=lambda x: -x[1])) or "nothing"
+def entry(path: Path, image: np.ndarray, found: Result, drawn: str) -> dict[str, Any]:
+    """What the JSON says of one picture."""
+    height, width = image.shape[:2]
+    return {"file": str(path), "annotated": drawn, "height": height, "width": width, **found.to_dict()}
 
 
 def _readable(

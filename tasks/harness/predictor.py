@@ -1,9 +1,8 @@
-"""`Predictor`: pictures in, found objects in original pixels out, with nothing but a model file."""
+"""`Predictor`: pictures in, what a model finds in them out, with nothing but a model file."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Protocol, Self, overload
 
 import numpy as np
 import torch
@@ -12,27 +11,32 @@ from PIL import Image
 from tasks.contracts import Model
 from tasks.data.collate import batch_images
 from tasks.data.images import read_image, to_rgb
+from tasks.harness.architectures import RESULTS, lookup
 from tasks.harness.model_file import Header, load_model
 from tasks.harness.precision import autocast, resolve_device
 
 Picture = str | Path | Image.Image | np.ndarray
 
 
-@dataclass
-class Prediction:
-    """The N objects found in one picture, best first."""
+class Result(Protocol):
+    """What a task says of one picture: `tasks.detection.result.Objects`, for one."""
 
-    boxes: np.ndarray
-    """(N, 4) float32 xyxy in pixels of the picture as given."""
-    scores: np.ndarray
-    """(N,) float32 in 0 … 1, descending."""
-    labels: np.ndarray
-    """(N,) int64: positions in the model's `class_names`."""
-    class_names: list[str]
-    """(N,) the name of each object's class."""
+    def __len__(self) -> int: ...
+    def above(self, threshold: float) -> Self:
+        """Without what scores less than `threshold`."""
+        ...
 
-    def __len__(self) -> int:
-        return len(self.scores)
+    def draw(self, image: np.ndarray) -> np.ndarray:
+        """`image` (uint8 (H, W, 3), as given) with the result drawn on it."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
+        ...
+
+    def summary(self) -> str:
+        """A few words."""
+        ...
 
 
 class Predictor:
@@ -58,6 +62,7 @@ class Predictor:
         self.score_threshold = score_threshold
         self.batch_size = batch_size
         self.header: Header = model.header
+        self._results: Callable[..., list[Result]] = lookup(RESULTS, "task", self.header.task)
         self.model: Model = model.to(device=self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     @classmethod
@@ -66,38 +71,29 @@ class Predictor:
         return cls(load_model(path), **options)
 
     @overload
-    def __call__(self, pictures: Picture) -> Prediction: ...
+    def __call__(self, pictures: Picture) -> Any: ...
     @overload
-    def __call__(self, pictures: Sequence[Picture]) -> list[Prediction]: ...
-    def __call__(self, pictures: Picture | Sequence[Picture]) -> Prediction | list[Prediction]:
-        """What is found in a picture, or in each of a list of them.
+    def __call__(self, pictures: Sequence[Picture]) -> list[Any]: ...
+    def __call__(self, pictures: Picture | Sequence[Picture]) -> Any | list[Any]:
+        """What is found in a picture, or in each of a list of them: `Result`s of the model's task.
 
         A picture is a path, a PIL image (its EXIF orientation is respected) or an RGB uint8 array
         (H, W, 3). Raises `ValueError` or `FileNotFoundError` for anything else, naming it.
         """
         if isinstance(pictures, str | Path | Image.Image | np.ndarray):
             return self._predict([_pixels(pictures)])[0]
-        predictions: list[Prediction] = []
+        found: list[Any] = []
         for start in range(0, len(pictures), self.batch_size):
-            predictions += self._predict([_pixels(p) for p in pictures[start : start + self.batch_size]])
-        return predictions
+            found += self._predict([_pixels(p) for p in pictures[start : start + self.batch_size]])
+        return found
 
     @torch.inference_mode()
-    def _predict(self, images: list[np.ndarray]) -> list[Prediction]:
-        preprocessing = self.model.preprocessing
-        batch = batch_images(images, preprocessing).to(self.device)
+    def _predict(self, images: list[np.ndarray]) -> list[Any]:
+        batch = batch_images(images, self.model.preprocessing).to(self.device)
         with autocast(self.precision, self.device):
             found = self.model(batch)
-        found = found.to_original(batch.sizes, batch.original_sizes)
-        boxes, scores, labels = (
-            x.cpu().numpy() for x in (found.boxes.float(), found.scores.float(), found.labels)
-        )
-        return [self._prediction(*rows) for rows in zip(boxes, scores, labels, strict=True)]
-
-    def _prediction(self, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> Prediction:
-        keep = (labels >= 0) & (scores >= self.score_threshold)
-        names = [self.header.class_names[label] for label in labels[keep]]
-        return Prediction(boxes[keep], scores[keep], labels[keep], names)
+        results = self._results(found, batch, self.header.class_names)
+        return [result.above(self.score_threshold) for result in results]
 
 
 def _pixels(picture: Picture) -> np.ndarray:

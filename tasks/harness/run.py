@@ -199,7 +199,7 @@ def _use_best(trainer: pl.Trainer, task: Task, data: DataModule) -> None:
 def _write_outcome(folder: Path, task: Task, *, model_file: bool = True) -> None:
     _write_text(folder / "metrics.json", json.dumps(task.numbers, indent=1) + "\n")
     if task.metric is not None:
-        task.metric.write_results(folder / "detections.json")  # type: ignore[attr-defined]
+        task.write_results(folder)
     if model_file:
         task.header.metrics = dict(task.numbers)
         save_model(folder / "model.safetensors", task.model, task.header)

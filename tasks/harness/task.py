@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning.pytorch as pl
@@ -67,6 +68,10 @@ class Task(pl.LightningModule):
     @abstractmethod
     def report(self, numbers: dict[str, float]) -> str:
         """The numbers of a validation as a table for the terminal."""
+
+    @abstractmethod
+    def write_results(self, folder: Path) -> None:
+        """Writes what the last validation predicted into `folder`, in the format usual for the task."""
 
     # What all share.
 

@@ -1,0 +1,62 @@
+"""What a detector finds in single pictures: for programs, as JSON, in words and drawn."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tasks.contracts import Batch, Detections
+from tasks.harness.drawing import draw_detections
+
+
+@dataclass
+class Objects:
+    """The N objects found in one picture, best first."""
+
+    boxes: np.ndarray
+    """(N, 4) float32 xyxy in pixels of the picture as given."""
+    scores: np.ndarray
+    """(N,) float32 in 0 … 1, descending."""
+    labels: np.ndarray
+    """(N,) int64: positions in the model's `class_names`."""
+    class_names: list[str]
+    """(N,) the name of each object's class."""
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def above(self, threshold: float) -> "Objects":
+        """Those that score at least `threshold`."""
+        keep = self.scores >= threshold
+        names = [name for name, kept in zip(self.class_names, keep, strict=True) if kept]
+        return Objects(self.boxes[keep], self.scores[keep], self.labels[keep], names)
+
+    def draw(self, image: np.ndarray) -> np.ndarray:
+        """`image` (uint8 (H, W, 3)) with boxes, names and scores."""
+        names = dict(zip(self.labels.tolist(), self.class_names, strict=True))
+        by_label = [names.get(label, "") for label in range(max(names, default=-1) + 1)]
+        return draw_detections(image, self.boxes, self.labels, self.scores, by_label, score_threshold=0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The objects, for a JSON file; boxes are xyxy."""
+        columns = (self.class_names, self.labels.tolist(), self.scores.tolist(), self.boxes.tolist())
+        keys = ("class", "label", "score", "box")
+        return {"objects": [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]}
+
+    def summary(self) -> str:
+        """The count of each class, most frequent first."""
+        counts = {name: self.class_names.count(name) for name in self.class_names}
+        ordered = sorted(counts.items(), key=lambda item: -item[1])
+        return ", ".join(f"{count} {name}" for name, count in ordered) or "nothing"
+
+
+def results(found: Detections, batch: Batch, class_names: list[str]) -> list[Objects]:
+    """A result for each picture of the batch, in its original pixels."""
+    found = found.to_original(batch.sizes, batch.original_sizes)
+    columns = (found.boxes.float(), found.scores.float(), found.labels)
+    objects = []
+    for boxes, scores, labels in zip(*(column.cpu().numpy() for column in columns), strict=True):
+        keep = labels >= 0
+        names = [class_names[label] for label in labels[keep]]
+        objects.append(Objects(boxes[keep], scores[keep], labels[keep], names))
+    return objects
