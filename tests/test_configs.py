@@ -14,6 +14,9 @@ from tasks.preprocessing import Preprocessing
 CHOICES = [(group, choice) for group, choices in config_groups().items() for choice in choices]
 ROOTS = [path.stem for path in CONFIGS.glob("*.yaml")]
 NEEDED = {"checkpoint": "x", "source": "x"}
+TASK_OF = {  # of data sets and models that are not for detection
+    **dict.fromkeys(("cifar10", "image_folder", "single_digits", "classifier"), "classification"),
+}
 
 
 def nodes(config: DictConfig) -> list[DictConfig]:
@@ -37,7 +40,8 @@ def check(config: DictConfig) -> None:
         assert set(config.model) - {"name"} <= set(
             inspect.signature(model_builder(config.model.name)).parameters
         )
-        assert backbones.create_pyramid(backbones.create(**config.backbone), **config.pyramid)
+        extractor = backbones.create(**config.backbone)
+        assert config.pyramid is None or backbones.create_pyramid(extractor, **config.pyramid)
         assert lookup(TASKS, "task", config.task.name)
         Preprocessing(**config.preprocessing)
 
@@ -56,6 +60,8 @@ def test_every_root_composes(root: str) -> None:
 def test_every_choice_composes(group: str, choice: str) -> None:
     root = "evaluate" if (group, choice) == ("trainer", "evaluate") else "train"
     words = [f"{group}={choice}", *(["checkpoint=x"] if root == "evaluate" else [])]
+    if choice in TASK_OF:
+        words.append(f"task={TASK_OF[choice]}")
     if group == "data":
         text = (CONFIGS / group / f"{choice}.yaml").read_text()
         words += [f"data.{key}=x" for key in ("root", "file") if f"{key}: ???" in text]

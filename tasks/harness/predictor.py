@@ -42,8 +42,8 @@ class Result(Protocol):
 class Predictor:
     """Applies a model to pictures. The file says how pixels reach the network, so nothing is to be set.
 
-    `score_threshold` drops weaker objects than the model itself would; `batch_size` pictures go through
-    the network at once.
+    `score_threshold` drops weaker objects than the model itself would; up to `batch_size` pictures go
+    through the network at once, those of one size together.
     """
 
     def __init__(
@@ -84,7 +84,14 @@ class Predictor:
             return self._predict([_pixels(pictures)])[0]
         found: list[Any] = []
         for start in range(0, len(pictures), self.batch_size):
-            found += self._predict([_pixels(p) for p in pictures[start : start + self.batch_size]])
+            images = [_pixels(p) for p in pictures[start : start + self.batch_size]]
+            # Padding to the largest of a batch would let a picture's result depend on its company.
+            sizes = [self.model.preprocessing.output_size(*image.shape[:2]) for image in images]
+            results: dict[int, Any] = {}
+            for size in dict.fromkeys(sizes):
+                alike = [i for i, other in enumerate(sizes) if other == size]
+                results.update(zip(alike, self._predict([images[i] for i in alike]), strict=True))
+            found += [results[i] for i in range(len(images))]
         return found
 
     @torch.inference_mode()

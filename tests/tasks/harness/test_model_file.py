@@ -69,7 +69,7 @@ def test_header_is_plain_and_complete(saved) -> None:
     ],
 )
 def test_a_file_that_names_code_is_refused(saved, tmp_path, model) -> None:
-    with pytest.raises(ValueError, match="unknown|refused"):
+    with pytest.raises(ValueError, match="unknown|refused|no option|no backbone is called"):
         load_model(altered(saved, tmp_path, model=model))
 
 
