@@ -164,6 +164,8 @@ def test_predict_names_an_unreadable_picture_and_keeps_the_others(
     ("words", "message"),
     [
         (["backbone=resnet51"], "no backbone is called 'resnet51'.*resnet50"),
+        (["model=faster_rcn"], "model=faster_rcn is not in configs/model/.*faster_rcnn"),
+        (["task=detecion"], "task=detecion is not in configs/task/.*detection"),
         (["data=coco", "data.root=nowhere"], "nowhere"),
         (["preprocessing.short_side=2000"], "short_side=2000 must be between 1 and max_size"),
         (["data.num_train=2"], "2 .*batch_size"),

@@ -7,6 +7,7 @@ the nearest key. `--traceback` shows where an error came from, `--help` what can
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,7 +28,10 @@ def run_tool(config_name: str, run: str, usage: str) -> None:
     """
     words = sys.argv[1:]
     if {"--help", "-h"} & set(words):
-        print(help_text(config_name, usage))  # imports nothing: a question deserves an answer at once
+        with contextlib.suppress(BrokenPipeError):  # of `--help | head`
+            print(help_text(config_name, usage), flush=True)  # imports nothing: the answer comes at once
+            return
+        sys.stdout = None  # or Python would flush it once more
         return
     traceback = "--traceback" in words
     try:

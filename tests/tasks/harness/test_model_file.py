@@ -73,6 +73,11 @@ def test_a_file_that_names_code_is_refused(saved, tmp_path, model) -> None:
         load_model(altered(saved, tmp_path, model=model))
 
 
+def test_an_unknown_model_names_the_nearest(saved, tmp_path) -> None:
+    with pytest.raises(ValueError, match="unknown model 'faster_rcn'.*faster_rcnn"):
+        load_model(altered(saved, tmp_path, model={**SPEC, "name": "faster_rcn"}))
+
+
 def test_a_version_from_the_future_is_named(saved, tmp_path) -> None:
     with pytest.raises(ValueError, match="format version 99.*reads 1.*[Ii]nstall a newer"):
         load_model(altered(saved, tmp_path, format_version=99))
