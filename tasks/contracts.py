@@ -129,6 +129,11 @@ class Model(nn.Module):
         """Predictions in pixels of the batch's images. Reads no targets."""
         raise NotImplementedError
 
+    def class_layers(self) -> dict[str, int]:
+        """Layers whose outputs belong to classes, by name: n outputs for each class, in the order of the
+        labels, then those of no class (background). Starting from another model goes by them."""
+        return {}
+
     def forward(self, batch: Batch) -> Any:
         """`predictions` from fresh features."""
         return self.predictions(self.features(batch), batch)

@@ -167,6 +167,9 @@ class FasterRCNN(Model):
         logits, deltas = self.roi_head(self.pooled(features), self.pooled_strides, proposals)
         return self.roi_head.predictions(logits, deltas, proposals, valid, batch.sizes)
 
+    def class_layers(self) -> dict[str, int]:
+        return {"roi_head.classes": 1, "roi_head.deltas": 4}
+
     def anchor_predictions(self, features: dict[str, Tensor], batch: Batch) -> AnchorPredictions:
         """What the proposal network says of each anchor."""
         height, width = batch.images.shape[-2:]

@@ -25,6 +25,7 @@ from tasks.harness.callbacks import PredictionPictures, progress_bar
 from tasks.harness.model_file import Header, load_model, save_model
 from tasks.harness.precision import resolve_device, resolve_precision
 from tasks.harness.task import Task
+from tasks.harness.transfer import transfer
 from tasks.preprocessing import Preprocessing
 
 
@@ -56,12 +57,13 @@ def train(config: DictConfig) -> None:
         preprocessing=preprocessing.to_dict(),
         provenance=provenance(config),
     )
+    started_from = _start_from(config.init_from, model)
     folder = run_folder(config)
     config.run_dir = str(folder)
     task = _task(config, model)
     trainer = _trainer(config, folder, task.monitor)
     _write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
-    print(_summary(task, data, trainer, folder), flush=True)
+    print(_summary(task, data, trainer, folder) + started_from, flush=True)
 
     trainer.fit(task, datamodule=data)
     trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
@@ -143,6 +145,16 @@ def provenance(config: DictConfig) -> dict[str, Any]:
         "seed": config.seed,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
     }
+
+
+def _start_from(path: str | None, model: Model) -> str:
+    """Moves what fits of the model in `path` into `model`; what moved, in words."""
+    if path is None:
+        return ""
+    source = load_model(path)
+    moved = transfer(model, source)
+    model.header.provenance["init_from"] = {"task": source.header.task, "model": source.header.model["name"]}
+    return f"\nstarted from {path}:\n{moved.report()}"
 
 
 def _task(config: DictConfig, model: Model) -> Task:
