@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from tasks.preprocessing import Preprocessing
 
+IGNORE_LABEL = 255
+"""In a class map: the class of this pixel is unknown; no loss and no metric looks at it."""
+
 
 @dataclass
 class Target:
@@ -33,6 +36,8 @@ class Target:
     """(N,) bool: a region that holds many objects; never a training target, never a false positive."""
     class_id: int | None = None
     """The class of the whole image, 0 … K-1, where the task is classification."""
+    class_map: np.ndarray | None = None
+    """uint8 (H, W): the class of each pixel, 0 … K-1 or `IGNORE_LABEL`, where the task is semantic segmentation."""
 
 
 @dataclass
@@ -58,6 +63,9 @@ class Batch:
     """int64 (B,): the class of each whole image, where the task is classification."""
     class_weights: Tensor | None = None
     """float32 (B, K), rows that sum to 1: the share of each class in images that mixup or cutmix mixed."""
+    class_maps: Tensor | None = None
+    """uint8 (B, H, W): the class of each pixel of `images`, 0 … K-1, or `IGNORE_LABEL`, as outside each valid
+    area, where the task is semantic segmentation."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -105,6 +113,16 @@ class Classification:
     def probabilities(self) -> Tensor:
         """float32 (B, K), rows that sum to 1."""
         return self.logits.softmax(dim=1)
+
+
+@dataclass
+class PixelScores:
+    """What each pixel of the images of one batch shows, at the network's own resolution."""
+
+    logits: Tensor
+    """float (B, K, h, w): scores before softmax; the h x w cells cover the batch's images evenly."""
+    image_size: tuple[int, int]
+    """(H, W) of the batch's images, padding included."""
 
 
 class Model(nn.Module):

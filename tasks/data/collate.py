@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from tasks.contracts import Batch, Target
+from tasks.contracts import IGNORE_LABEL, Batch, Target
 from tasks.data.images import resize
 from tasks.preprocessing import Preprocessing
 
@@ -35,6 +35,7 @@ def collate(samples: Sequence[Sample], preprocessing: Preprocessing) -> Batch:
         labels[i, :num_objects] = target.labels
         is_crowd[i, :num_objects] = target.is_crowd
     class_ids = [target.class_id for _, target in samples]
+    class_maps = [target.class_map for _, target in samples if target.class_map is not None]
     return Batch(
         images=torch.from_numpy(images).permute(0, 3, 1, 2),
         sizes=torch.tensor(sizes),
@@ -44,7 +45,16 @@ def collate(samples: Sequence[Sample], preprocessing: Preprocessing) -> Batch:
         labels=torch.from_numpy(labels),
         is_crowd=torch.from_numpy(is_crowd),
         class_ids=None if None in class_ids else torch.tensor(class_ids),
+        class_maps=pad_class_maps(class_maps, height, width) if class_maps else None,
     )
+
+
+def pad_class_maps(class_maps: Sequence[np.ndarray], height: int, width: int) -> torch.Tensor:
+    """uint8 (B, height, width) of maps (h, w); padding is `IGNORE_LABEL`."""
+    padded = np.full((len(class_maps), height, width), IGNORE_LABEL, np.uint8)
+    for i, class_map in enumerate(class_maps):
+        padded[i, : class_map.shape[0], : class_map.shape[1]] = class_map
+    return torch.from_numpy(padded)
 
 
 def batch_images(images: Sequence[np.ndarray], preprocessing: Preprocessing) -> Batch:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from tasks.contracts import Target
+from tasks.contracts import IGNORE_LABEL, Target
 
 # Before albumentations is imported, here or by a config that names one of its transforms: importing it
 # would otherwise ask the network for a newer version.
@@ -81,6 +81,8 @@ def compose(transforms: "list[A.BasicTransform | A.BaseCompose]") -> "A.Compose"
 
     if not any("bboxes" in transform.available_keys for transform in transforms):
         return A.Compose(transforms)
+    for transform in transforms:
+        fill_with_ignored(transform)
     return A.Compose(
         transforms,
         bbox_params=A.BboxParams(
@@ -100,14 +102,27 @@ def apply(pipeline: "A.Compose", image: np.ndarray, target: Target) -> tuple[np.
     if "bboxes" not in pipeline.processors:
         return checked(pipeline(image=image)["image"]), target
     rows = np.arange(len(target.boxes))
-    result = pipeline(image=image, bboxes=target.boxes.astype(np.float64), rows=rows)
+    maps = {} if target.class_map is None else {"mask": target.class_map}
+    result = pipeline(image=image, bboxes=target.boxes.astype(np.float64), rows=rows, **maps)
     image = checked(result["image"])
     height, width = image.shape[:2]
     rows = np.asarray(result["rows"], np.int64)
     boxes = np.asarray(result["bboxes"], np.float64).reshape(-1, 4).clip(0, [width, height, width, height])
     return image, replace(
-        target, boxes=boxes.astype(np.float32), labels=target.labels[rows], is_crowd=target.is_crowd[rows]
+        target,
+        boxes=boxes.astype(np.float32),
+        labels=target.labels[rows],
+        is_crowd=target.is_crowd[rows],
+        class_map=result.get("mask"),
     )
+
+
+def fill_with_ignored(transform: "A.BasicTransform | A.BaseCompose") -> None:
+    """Lets `transform` fill what it adds to a class map with `IGNORE_LABEL`: its own 0 would be a class."""
+    for inner in getattr(transform, "transforms", ()):
+        fill_with_ignored(inner)
+    if getattr(transform, "fill_mask", None) == 0:
+        vars(transform)["fill_mask"] = IGNORE_LABEL
 
 
 def checked(image: Any) -> np.ndarray:
@@ -122,10 +137,11 @@ def checked(image: Any) -> np.ndarray:
 
 
 def flip(image: np.ndarray, target: Target) -> tuple[np.ndarray, Target]:
-    """Image and boxes mirrored left to right."""
+    """Image, boxes and class map mirrored left to right."""
     boxes = target.boxes.copy()
     boxes[:, [0, 2]] = image.shape[1] - target.boxes[:, [2, 0]]
-    return cv2.flip(image, 1), replace(target, boxes=boxes)
+    class_map = None if target.class_map is None else cv2.flip(target.class_map, 1)
+    return cv2.flip(image, 1), replace(target, boxes=boxes, class_map=class_map)
 
 
 def scale_boxes(target: Target, size: tuple[int, int], new_size: tuple[int, int]) -> Target:
@@ -134,4 +150,12 @@ def scale_boxes(target: Target, size: tuple[int, int], new_size: tuple[int, int]
         return target
     vertical, horizontal = new_size[0] / size[0], new_size[1] / size[1]
     scale = np.array([horizontal, vertical, horizontal, vertical], np.float32)
-    return replace(target, boxes=target.boxes * scale)
+    return replace(target, boxes=target.boxes * scale, class_map=resize_class_map(target.class_map, new_size))
+
+
+def resize_class_map(class_map: np.ndarray | None, size: tuple[int, int]) -> np.ndarray | None:
+    """The class map at `size` (height, width): each pixel takes the class of the nearest one."""
+    if class_map is None:
+        return None
+    # INTER_NEAREST looks up to half a pixel beside where the bilinear resizing of the image looks.
+    return cv2.resize(class_map, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
