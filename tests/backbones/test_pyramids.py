@@ -118,7 +118,7 @@ def test_pyramid_on_a_dilated_backbone(name):
 
 @pytest.mark.parametrize("size", [(64, 64), (70, 101)])
 def test_simple_pyramid_on_a_vision_transformer(size):
-    backbone = backbones.create("timm", model="vit_tiny_patch16_224", model_options={"depth": 2})
+    backbone = backbones.create("timm", model="vit_tiny_patch16_224", model_options={"depth": 4})
     assert backbone.feature_info == {"c4": FeatureInfo(192, 16)}
     pyramid = backbones.create_pyramid(backbone, "simple", channels=16)
     maps = pyramid(torch.randn(1, 3, *size))
