@@ -16,6 +16,8 @@ ROOTS = [path.stem for path in CONFIGS.glob("*.yaml")]
 NEEDED = {"checkpoint": "x", "source": "x"}
 TASK_OF = {  # of data sets and models that are not for detection
     **dict.fromkeys(("cifar10", "image_folder", "single_digits", "classifier"), "classification"),
+    **dict.fromkeys(("cityscapes", "mask_png", "deeplabv3", "semantic_fpn"), "semantic_segmentation"),
+    "mask_rcnn": "instance_segmentation",
 }
 
 

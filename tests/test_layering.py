@@ -19,7 +19,10 @@ MAY_IMPORT = {
     "tasks.harness": {"tasks.contracts", "tasks.preprocessing", "tasks.data", "tasks.metrics", "backbones"},
 }
 BELOW_TASKS = {*MAY_IMPORT, "backbones"}
-MAY_IMPORT |= {f"tasks.{task}": BELOW_TASKS for task in ("classification", "detection")}
+MAY_IMPORT |= {
+    f"tasks.{task}": BELOW_TASKS for task in ("classification", "detection", "semantic_segmentation")
+}
+MAY_IMPORT["tasks.instance_segmentation"] = BELOW_TASKS | {"tasks.detection"}
 
 
 def place(module: str) -> str:

@@ -1,12 +1,14 @@
 """A data set in COCO's format: image folders and JSON annotation files below one root."""
 
 import os
+from copy import copy
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from tasks.data.annotations import Annotations
 from tasks.data.checks import OnBad, check_on_bad
+from tasks.data.class_maps import PaintedClassMaps
 from tasks.data.coco_json import read_coco_json
 from tasks.data.images import read_image
 from tasks.data.sources import SplitName
@@ -104,6 +106,12 @@ class CocoData:
                 check_same_classes(name, split.annotations, other_name, other.annotations)
             self._splits[name] = split
         return self._splits[name]
+
+    def class_maps(self) -> PaintedClassMaps:
+        """The same images with the class of each pixel, painted from the masks of the objects."""
+        source = copy(self)
+        source.masks, source._splits = True, {}
+        return PaintedClassMaps(source)
 
     def _any_split(self) -> CocoSplit:
         if self._splits:

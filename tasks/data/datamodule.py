@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from tasks.data.class_maps import with_class_maps
 from tasks.data.collate import Sample, collate
 from tasks.data.images import resize
+from tasks.data.loader import ResumableLoader
 from tasks.data.samplers import EpochSampler
 from tasks.data.sources import Source, Split, SplitName
 from tasks.data.transforms import Augmentation, scale_boxes
@@ -68,15 +71,17 @@ class DataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         eval_split: SplitName = "val",
+        class_maps: bool = False,
     ):
-        """`batch_size` counts images per rank; `eval_split` is the split that validation reads."""
+        """`batch_size` counts images per rank; `eval_split` is the split that validation reads. With
+        `class_maps` the targets are the class of each pixel, and ValueError says so where `source` has none."""
         super().__init__()
         if batch_size < 1 or num_workers < 0 or seed < 0:
             raise ValueError(
                 f"data.batch_size={batch_size} must be at least 1, data.num_workers={num_workers} and "
                 f"seed={seed} at least 0"
             )
-        self.source = source
+        self.source = with_class_maps(source) if class_maps else source
         self.preprocessing = preprocessing
         self.augmentation = Augmentation(augmentation)
         self.batch_size = batch_size
@@ -129,7 +134,7 @@ class DataModule(LightningDataModule):
         rank, num_ranks = self._rank_and_num_ranks()
         split = self.split(name)
         augmentation = self.augmentation if is_training else Augmentation()
-        return DataLoader(
+        return ResumableLoader(
             SampleDataset(split, augmentation, self.preprocessing, self.seed),
             batch_size=self.batch_size,
             sampler=EpochSampler(
@@ -141,6 +146,7 @@ class DataModule(LightningDataModule):
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             persistent_workers=self.num_workers > 0,
             worker_init_fn=use_one_thread,
+            generator=torch.Generator(),  # its own, or opening a loader would change what the model draws
         )
 
 

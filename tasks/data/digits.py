@@ -4,6 +4,7 @@ The handwriting is the UCI digits (1,797 scans of 8 x 8 pixels) and the photogra
 `flower.jpg`, all of which scikit-learn ships. Scene i of a split is drawn from (seed, split, i) alone.
 """
 
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 
@@ -13,6 +14,7 @@ from pycocotools import mask as coco_mask
 from sklearn.datasets import load_digits, load_sample_images
 
 from tasks.data.annotations import Annotations
+from tasks.data.class_maps import PaintedClassMaps
 from tasks.data.segmentations import Segmentations
 from tasks.data.sources import SplitName
 
@@ -104,6 +106,12 @@ class DigitsData:
         if name not in self._splits:
             self._splits[name] = self._draw(name)
         return self._splits[name]
+
+    def class_maps(self) -> PaintedClassMaps:
+        """The same images with the class of each pixel, painted from the masks of the objects."""
+        source = copy(self)
+        source.masks, source._splits = True, {}
+        return PaintedClassMaps(source)
 
     def _draw(self, name: SplitName) -> DigitsSplit:
         glyphs, labels, photographs = material(name)

@@ -22,6 +22,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.rank = rank
         self.num_ranks = num_ranks
         self.epoch = 0
+        self.start = 0  # indices of this rank that the next iteration leaves out
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch that the next iteration yields. Lightning calls this."""
@@ -38,5 +39,6 @@ class EpochSampler(Sampler[tuple[int, int]]):
             order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_samples)
         else:
             order = np.arange(self.num_samples)
-        for position in range(len(self)):
+        start, self.start = self.start, 0
+        for position in range(start, len(self)):
             yield self.epoch, int(order[self.rank + position * self.num_ranks])

@@ -102,7 +102,7 @@ def apply(pipeline: "A.Compose", image: np.ndarray, target: Target) -> tuple[np.
     if "bboxes" not in pipeline.processors:
         return checked(pipeline(image=image)["image"]), target
     rows = np.arange(len(target.boxes))
-    maps = {} if target.class_map is None else {"mask": target.class_map}
+    maps: dict[str, Any] = {} if target.class_map is None else {"mask": target.class_map}
     result = pipeline(image=image, bboxes=target.boxes.astype(np.float64), rows=rows, **maps)
     image = checked(result["image"])
     height, width = image.shape[:2]

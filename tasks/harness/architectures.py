@@ -18,14 +18,18 @@ from tasks.preprocessing import Preprocessing
 MODELS = {
     "classifier": "tasks.classification.classifier:classifier",
     "faster_rcnn": "tasks.detection.faster_rcnn:faster_rcnn",
+    "semantic_fpn": "tasks.semantic_segmentation.segmenter:semantic_fpn",
+    "deeplabv3": "tasks.semantic_segmentation.segmenter:deeplabv3",
 }
 TASKS = {
     "classification": "tasks.classification.task:ClassificationTask",
     "detection": "tasks.detection.task:DetectionTask",
+    "semantic_segmentation": "tasks.semantic_segmentation.task:SemanticSegmentationTask",
 }
 RESULTS = {  # of a task, for single pictures
     "classification": "tasks.classification.result:results",
     "detection": "tasks.detection.result:results",
+    "semantic_segmentation": "tasks.semantic_segmentation.result:results",
 }
 DATA_ARGUMENTS = ("num_classes", "preprocessing")  # come from the data, not from a spec
 

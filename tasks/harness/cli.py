@@ -80,6 +80,9 @@ def compose(config_name: str, overrides: Iterable[str]) -> DictConfig:
     except OverrideParseException as error:
         raise ValueError(f"cannot read {error.override!r}; settings are given as key=value") from None
     groups = config_groups()
+    resume = next((o.value() for o in parsed if o.key_or_group == "resume"), None)
+    if resume is not None:
+        return _resumed(str(resume), parsed, groups)
     for override in parsed:
         if override.key_or_group in groups and not override.is_delete():
             _check_choice(override.key_or_group, override.value(), groups[override.key_or_group])
@@ -97,6 +100,30 @@ def compose(config_name: str, overrides: Iterable[str]) -> DictConfig:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ValueError(f"{missing[0]} is not set; give {missing[0]}=…")
+    return config
+
+
+def _resumed(resume: str, overrides: list[Any], groups: Iterable[str]) -> DictConfig:
+    """The configuration of the run to go on with, and what the command line changes of it."""
+    from omegaconf import DictConfig, OmegaConf
+
+    folder = Path(resume) if Path(resume).is_dir() else Path(resume).parent.parent
+    if not (folder / "config.yaml").is_file():
+        raise FileNotFoundError(
+            f"resume={resume} is no run: there is no config.yaml in {folder}; give the folder of a run, or a "
+            "checkpoint in it"
+        )
+    config = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(config, DictConfig)
+    for override in overrides:
+        key = override.key_or_group
+        if key in groups:
+            raise ValueError(
+                f"{override.input_line} cannot be changed in a run that goes on; leave it out, or start a run of "
+                f"its own with init_from={resume}"
+            )
+        name = rewrite(config, override).lstrip("+").split("=", 1)[0]
+        OmegaConf.update(config, name, override.value(), force_add=True)
     return config
 
 
@@ -166,6 +193,10 @@ def _arguments(node: DictConfig, key: str) -> set[str]:
         return (
             {*default_options(builder), "pretrained"} if root == "backbone" else set(default_options(builder))
         )
+    if root == "checkpointing":
+        from tasks.harness.checkpoints import LastCheckpoint
+
+        return set(inspect.signature(LastCheckpoint).parameters) - {"folder"}
     if root == "preprocessing":
         from tasks.preprocessing import Preprocessing
 

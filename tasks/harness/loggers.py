@@ -2,6 +2,9 @@
 
 import netrc
 import os
+import warnings
+from csv import DictReader as csv_reader
+from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger, Logger
 
@@ -36,7 +39,24 @@ def wandb_key_is_set() -> bool:
         return False
 
 
-def start(logger: Logger) -> Logger:
-    """Opens the logger's files now, while its folder is empty: CSVLogger warns about one that is not."""
-    _ = logger.experiment  # type: ignore[attr-defined]
+def start(logger: Logger, folder: Path, *, step: int = 0) -> Logger:
+    """Opens the logger's files in `folder` now, while it is empty: CSVLogger warns about one that is not.
+
+    A run that goes on after `step` keeps the rows of `metrics.csv` up to there.
+    """
+    rows = _rows(folder / "metrics.csv", step) if isinstance(logger, CSVLogger) and step else []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*Experiment logs directory .* exists and is not empty.*")
+        _ = logger.experiment  # type: ignore[attr-defined]
+    for row in rows:
+        logger.log_metrics({k: float(v) for k, v in row.items() if v and k != "step"}, int(row["step"]))
+    if rows:
+        logger.save()
     return logger
+
+
+def _rows(path: Path, last_step: int) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return [row for row in csv_reader(file) if int(row["step"]) < last_step]

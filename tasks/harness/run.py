@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import platform
+import signal
 import sys
 import time
 import warnings
@@ -22,7 +23,8 @@ from tasks.data.datamodule import DataModule
 from tasks.harness import loggers
 from tasks.harness.architectures import TASKS, build_model, lookup, resolved_spec
 from tasks.harness.callbacks import PredictionPictures, progress_bar
-from tasks.harness.model_file import Header, load_model, save_model
+from tasks.harness.checkpoints import ExactResume, LastCheckpoint, WholeCheckpoints
+from tasks.harness.model_file import Header, load_checkpoint, load_model, save_model
 from tasks.harness.precision import resolve_device, resolve_precision
 from tasks.harness.task import Task
 from tasks.harness.transfer import transfer
@@ -57,18 +59,25 @@ def train(config: DictConfig) -> None:
         preprocessing=preprocessing.to_dict(),
         provenance=provenance(config),
     )
-    started_from = _start_from(config.init_from, model)
-    folder = run_folder(config)
+    checkpoint = None if config.resume is None else find_checkpoint(config.resume)
+    started_from = (
+        _start_from(config.init_from, model) if checkpoint is None else f"\ngoing on from {checkpoint}"
+    )
+    folder = run_folder(config) if checkpoint is None else checkpoint.parents[1]
     config.run_dir = str(folder)
     task = _task(config, model)
-    trainer = _trainer(config, folder, task.monitor)
+    last = LastCheckpoint(folder / "checkpoints", **_plain(config.checkpointing))
+    trainer = _trainer(config, folder, task.monitor, last, resumes=checkpoint is not None)
     _write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     print(_summary(task, data, trainer, folder) + started_from, flush=True)
 
-    trainer.fit(task, datamodule=data)
-    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
-    if trainer.interrupted:
-        sys.exit(130)
+    trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    if last.stopped_by is not None:
+        name = signal.Signals(last.stopped_by).name
+        print(
+            f"stopped by {name} after step {trainer.global_step}; go on with resume={folder}", file=sys.stderr
+        )
+        sys.exit(128 + last.stopped_by)
     _use_best(trainer, task, data)
     _write_outcome(folder, task)
     print(task.report(task.numbers))
@@ -136,6 +145,18 @@ def run_folder(config: DictConfig) -> Path:
     return folder
 
 
+def find_checkpoint(resume: str) -> Path:
+    """The checkpoint that `resume`, a run's folder or one of its checkpoints, means."""
+    path = Path(resume)
+    if path.is_dir():
+        path = path / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"resume={resume}: there is no checkpoint at {path}; give a run's folder or a .ckpt file in it"
+        )
+    return path
+
+
 def provenance(config: DictConfig) -> dict[str, Any]:
     """What a model file says of its origin. Names no person, machine or folder."""
     packages = ("vertebra", "torch", "torchvision", "lightning")
@@ -169,20 +190,30 @@ def _task(config: DictConfig, model: Model) -> Task:
     )
 
 
-def _trainer(config: DictConfig, folder: Path, monitor: str) -> pl.Trainer:
-    checkpoint = ModelCheckpoint(
+def _trainer(
+    config: DictConfig, folder: Path, monitor: str, last: LastCheckpoint, *, resumes: bool
+) -> pl.Trainer:
+    best = ModelCheckpoint(
         dirpath=folder / "checkpoints",
         filename="best",
         monitor=f"val/{monitor}",
         mode="max",
-        save_last=True,
         enable_version_counter=False,
     )
+    step = load_checkpoint(find_checkpoint(config.resume))["global_step"] if resumes else 0
     return instantiate(
         config.trainer,
         precision=_precision(config),
-        logger=[loggers.start(instantiate(logger)) for logger in config.logger.values()],
-        callbacks=[progress_bar(), checkpoint, LearningRateMonitor("step"), PredictionPictures(folder)],
+        logger=[loggers.start(instantiate(logger), folder, step=step) for logger in config.logger.values()],
+        callbacks=[
+            progress_bar(),
+            LearningRateMonitor("step"),
+            PredictionPictures(folder),
+            ExactResume(),
+            best,
+            last,
+        ],
+        plugins=[WholeCheckpoints()],
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the data module's samplers show every image exactly once
@@ -203,7 +234,7 @@ def _use_best(trainer: pl.Trainer, task: Task, data: DataModule) -> None:
     best = checkpoint.best_model_path and torch.load(checkpoint.best_model_path, weights_only=True)
     if best and best["global_step"] != trainer.global_step:
         task.load_state_dict(best["state_dict"])
-    elif best:
+    elif best and task.numbers:
         return  # validated at the last step, and nothing was better
     trainer.validate(task, datamodule=data, verbose=False)
 
@@ -247,6 +278,7 @@ def _quiet() -> None:
     for message in (
         ".*does not have many workers.*",  # decoding is cheap beside a detector; loader.num_workers says otherwise
         ".*GPU available but not used.*",
+        ".*Checkpoint directory .* exists and is not empty.*",  # of a run that goes on
         ".*LeafSpec.*is deprecated.*",  # Lightning 2.6.6 on torch 2.14
     ):
         warnings.filterwarnings("ignore", message)

@@ -1,0 +1,111 @@
+"""The files of a data set in Pascal VOC's layout: lists of images, one XML file for each, the names of masks.
+
+<root>/JPEGImages/a.jpg  Annotations/a.xml  SegmentationClass/a.png  SegmentationObject/a.png
+<root>/ImageSets/Main/train.txt, val.txt, …, and the same in ImageSets/Segmentation for images with masks
+"""
+
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tasks.data.images import SUFFIXES
+from tasks.data.mask_png import upright_size
+
+IMAGES = "JPEGImages"
+
+
+@dataclass
+class VocImage:
+    """What one XML file says; N objects."""
+
+    size: tuple[int, int]
+    """(height, width) in pixels."""
+    names: list[str]
+    """(N,) class of each object."""
+    boxes: np.ndarray
+    """(N, 4) float64 x, y, width, height, (0, 0) the outer corner of the first pixel; NaN where no numbers are."""
+    is_difficult: np.ndarray
+    """(N,) bool."""
+
+
+def read_list(root: Path, kind: str, name: str, option: str) -> list[str]:
+    """Names of images, without ending, in `ImageSets/<kind>/<name>.txt`.
+
+    Raises FileNotFoundError, which names `option`, where there is no such list; ValueError for one that is
+    empty or names an image twice.
+    """
+    folder = root / "ImageSets" / kind
+    path = folder / f"{name}.txt"
+    if not path.is_file():
+        present = sorted(p.stem for p in folder.glob("*.txt")) if folder.is_dir() else []
+        there = f"there are {', '.join(present[:8])}" if present else f"'{folder}' holds no lists"
+        raise FileNotFoundError(
+            f"there is no list of images '{path}' ({there}); write one, a name without ending a line, or choose "
+            f"another with {option}="
+        )
+    names = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not names:
+        raise ValueError(f"the list of images '{path}' is empty; write a name without ending on each line")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(
+            f"the list of images '{path}' names '{twice}' more than once; each image counts once"
+        )
+    return names
+
+
+def image_files(root: Path, names: list[str]) -> list[str]:
+    """File of each image inside JPEGImages, whatever its ending. FileNotFoundError names those not there."""
+    folder = root / IMAGES
+    present = {p.stem: p.name for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES}
+    missing = [name for name in names if name not in present]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(names)} listed images are not in '{folder}': "
+            f"{', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}; restore them or take them off the list"
+        )
+    return [present[name] for name in names]
+
+
+def read_xml(root: Path, name: str, file: str) -> VocImage:
+    """What `Annotations/<name>.xml` says of the image `file`.
+
+    VOC counts pixels from 1 and its corners are the first and last pixel inside, so that a box from 1 to 640
+    is 640 wide. Corners that coincide, or are swapped, get the width 0 or less that their numbers say: such
+    boxes are slips and no objects of one pixel. Raises FileNotFoundError or ValueError, naming the file.
+    """
+    path = root / "Annotations" / f"{name}.xml"
+    try:
+        content = ElementTree.parse(path).getroot()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"image '{file}' has no annotation: '{path}' does not exist") from None
+    except ElementTree.ParseError as error:
+        raise ValueError(f"annotation '{path}' is no XML that can be read ({error})") from None
+    size = int(_number(content, "size/height", 0)), int(_number(content, "size/width", 0))
+    if min(size) < 1:  # some tools leave it out
+        size = upright_size(root / IMAGES / file)
+    objects = content.findall("object")
+    names = [(item.findtext("name") or "").strip() for item in objects]
+    if "" in names:
+        raise ValueError(f"annotation '{path}' has an object without a name; write its class, or remove it")
+    corners = np.array(
+        [[_number(item, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")] for item in objects]
+    ).reshape(-1, 4)
+    extent = corners[:, 2:] - corners[:, :2]
+    return VocImage(
+        size=size,
+        names=names,
+        boxes=np.concatenate([corners[:, :2] - 1, np.where(extent > 0, extent + 1, extent)], axis=1),
+        is_difficult=np.array([_number(item, "difficult", 0) > 0 for item in objects], bool),
+    )
+
+
+def _number(item: ElementTree.Element, path: str, default: float = float("nan")) -> float:
+    """The number in a tag; `default` where there is no tag, NaN where there is no number."""
+    text = item.findtext(path)
+    try:
+        return default if text is None else float(text)
+    except ValueError:
+        return float("nan")

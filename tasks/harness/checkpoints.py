@@ -1,0 +1,188 @@
+"""Checkpoints that lose nothing: written whole, saved in time, and with all that an exact resume needs."""
+
+import contextlib
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback, Checkpoint
+
+from tasks.data.loader import ResumableLoader
+from tasks.metrics.ranks import gathered
+
+# Ctrl-C, the end, and the warning that schedulers send before it.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_KEY = "exact_resume"  # in a checkpoint
+STEPS_BETWEEN_AGREEMENTS = 10  # over ranks, on whether one of them got a signal
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes each checkpoint beside its place and renames it, so that a name never holds half a file."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        path = Path(path)
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(partial, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(
+                    file.fileno()
+                )  # or a crash of the machine could leave the new name without its contents
+            os.replace(partial, path)
+        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise OSError(
+                f"cannot write the checkpoint {path} ({error}); make room, then go on with resume={path.parent.parent}"
+            ) from error
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps `last.ckpt` no older than `every_minutes`, and saves it when a signal asks the run to end.
+
+    Also saved after every validation. `stopped_by` is the signal that ended the run, None without one.
+    """
+
+    def __init__(self, folder: str | Path, *, every_minutes: float = 10.0, every_steps: int | None = None):
+        """`every_steps` saves by number of optimiser steps as well."""
+        self.path = Path(folder) / "last.ckpt"
+        self.every_minutes = every_minutes
+        self.every_steps = every_steps
+        self.stopped_by: int | None = None
+        self._saved_at = time.monotonic()
+        self._saved_step = self._step = 0
+        self._previous: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+        self._step = trainer.global_step
+        with contextlib.suppress(ValueError):  # outside the main thread there are no signals to catch
+            self._previous = {number: signal.signal(number, self._ask_to_stop) for number in SIGNALS}
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self._step:
+            return  # in the middle of an accumulation, whose gradients no checkpoint holds
+        self._step = trainer.global_step
+        if self._any_rank(trainer, self.stopped_by is not None):
+            self.save(trainer)
+            trainer.should_stop = True
+            trainer.limit_val_batches = 0  # no last validation: schedulers kill soon after they warn
+            return
+        is_late = time.monotonic() - self._saved_at > 60 * self.every_minutes
+        is_counted = self.every_steps is not None and self._step - self._saved_step >= self.every_steps
+        if is_counted or self._any_rank(trainer, is_late):
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step != self._saved_step:
+            self.save(trainer)
+        self._restore_signals()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        self._restore_signals()
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Writes the checkpoint now."""
+        trainer.save_checkpoint(self.path)
+        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        self.stopped_by = number
+        if number == signal.SIGINT:
+            print("stopping after this step; Ctrl-C again stops at once", flush=True)
+            signal.signal(number, self._previous.pop(number))
+
+    def _any_rank(self, trainer: pl.Trainer, mine: bool) -> bool:
+        """Whether it is so on some rank; several ranks agree on it every few steps only, as that costs time."""
+        if trainer.world_size == 1:
+            return mine
+        if self._step % STEPS_BETWEEN_AGREEMENTS:
+            return False
+        return trainer.strategy.reduce_boolean_decision(mine, all=False)
+
+    def _restore_signals(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+
+class ExactResume(Callback):
+    """Keeps in the checkpoint the random states of every rank and the place in the epoch, and takes them up."""
+
+    def __init__(self) -> None:
+        self._random: dict[str, Any] | None = None
+        self._place: dict[str, int] | None = None
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        loader = trainer.train_dataloader
+        place = loader.state_dict() if isinstance(loader, ResumableLoader) else None
+        checkpoint[_KEY] = {"place": place, "random": gathered(random_state())}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        state = checkpoint[_KEY]
+        self._place = state["place"]
+        if trainer.global_rank < len(
+            state["random"]
+        ):  # else there are more ranks than before: nothing is exact
+            self._random = state["random"][trainer.global_rank]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Lightning would restore the loader itself, but has made it already when a schedule asks for the number
+        # of steps, and then forgets to.
+        if self._place is not None and isinstance(trainer.train_dataloader, ResumableLoader):
+            trainer.train_dataloader.load_state_dict(self._place)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # Not earlier: setting up the fit may draw random numbers.
+        if self._random is not None:
+            set_random_state(self._random)
+            self._random = None
+
+
+def random_state() -> dict[str, Any]:
+    """The states of every random generator, as tensors and plain values that load as data alone."""
+    python = random.getstate()
+    _, keys, position, has_gauss, gauss = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "python": [python[0], list(python[1]), python[2]],
+        "numpy": [torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Takes up what `random_state` gave."""
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state(("MT19937", keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))

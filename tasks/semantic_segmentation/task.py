@@ -1,0 +1,51 @@
+"""`SemanticSegmentationTask`: a class for every pixel, scored by mean intersection over union."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from tasks.contracts import Batch, PixelScores
+from tasks.harness.task import Task
+
+from .drawing import draw_class_map
+from .metric import SemanticSegmentationMetric
+from .original_pixels import original_class_maps
+
+
+class SemanticSegmentationTask(Task):
+    """Trains and evaluates any model whose predictions are `PixelScores`."""
+
+    monitor = "mean_iou"
+
+    def build_metric(self, annotations: Any) -> SemanticSegmentationMetric:
+        return SemanticSegmentationMetric(annotations)
+
+    def to_original(self, predictions: PixelScores, batch: Batch) -> list[Tensor]:
+        return original_class_maps(predictions, batch.sizes, batch.original_sizes)
+
+    def draw(self, image: np.ndarray, predictions: list[Tensor], index: int) -> np.ndarray:
+        return draw_class_map(image, predictions[index].cpu().numpy(), self.header.class_names)
+
+    def report(self, numbers: dict[str, float]) -> str:
+        return iou_table(numbers)
+
+    def write_results(self, folder: Path) -> None:
+        assert isinstance(self.metric, SemanticSegmentationMetric)
+        self.metric.write_results(folder)
+
+
+def iou_table(numbers: dict[str, float], *, width: int = 100) -> str:
+    """The numbers in percent, classes in as many columns as fit into `width` characters, downwards."""
+    titles = {"mean_iou": "mean IoU", "pixel_accuracy": "pixel accuracy"}
+    lines = [f" {title:<20} {100 * numbers[name]:7.3f} %" for name, title in titles.items()]
+    by_class = {name[4:]: value for name, value in numbers.items() if name.startswith("iou/")}
+    longest = max(map(len, by_class))
+    cells = [
+        f"{name:<{longest}}  " + ("      -  " if value != value else f"{100 * value:7.3f} %")
+        for name, value in by_class.items()
+    ]
+    num_rows = -(-len(cells) // max(1, (width - 1) // (len(cells[0]) + 3)))
+    lines += ["", " IoU by class"]
+    return "\n".join(lines + [" " + "   ".join(cells[row::num_rows]) for row in range(num_rows)])

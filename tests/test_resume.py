@@ -1,0 +1,135 @@
+"""Runs that are killed or asked to stop, and go on: nothing is lost and nothing differs."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tasks.harness.checkpoints import WholeCheckpoints
+from tasks.harness.cli import compose
+from tasks.harness.run import train
+
+ROOT = Path(__file__).parents[1]
+STEPS = 30
+KILLED_AFTER = 13  # in the second epoch
+SMALL = [
+    "data.num_train=40", "data.num_val=4", "data.num_test=1", "loader.batch_size=4", f"trainer.max_steps={STEPS}",
+    "data.size=96", "preprocessing.short_side=96", "pyramid.channels=16", "precision=32-true",
+    "trainer.accelerator=cpu", "trainer.log_every_n_steps=1", "checkpointing.every_steps=1",
+]  # fmt: skip
+
+
+def start(words: list[str], cwd: Path) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(ROOT / "tools" / "train.py"), *words]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def finish(words: list[str], cwd: Path) -> str:
+    process = start(words, cwd)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def steps_saved(folder: Path) -> int:
+    path = folder / "checkpoints" / "last.ckpt"
+    return torch.load(path, weights_only=True)["global_step"] if path.exists() else 0
+
+
+def interrupt(words: list[str], cwd: Path, folder: Path, number: signal.Signals) -> tuple[int, str]:
+    """Starts a run and sends it a signal after `KILLED_AFTER` steps or a few more; its status and output."""
+    process = start(words, cwd)
+    deadline = time.monotonic() + 240
+    while steps_saved(folder) < KILLED_AFTER:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.02)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    return process.returncode, output
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    with open(folder / "metrics.csv", newline="") as file:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("straight")
+    finish(["task=detection", *SMALL, "run_dir=run"], place)
+    return place / "run"
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    x, y = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (a, b))
+    assert x["global_step"] == y["global_step"] == STEPS
+    for key, value in x["state_dict"].items():
+        assert torch.equal(value, y["state_dict"][key]), key
+    assert repr(rows(a)) == repr(rows(b))  # repr: nan is not nan
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_killed_and_resumed_equals_straight_on(straight: Path, tmp_path: Path, workers: int) -> None:
+    words = ["task=detection", *SMALL, f"loader.num_workers={workers}", "run_dir=run"]
+    status, _ = interrupt(words, tmp_path, tmp_path / "run", signal.SIGKILL)
+    assert status == -signal.SIGKILL
+    assert KILLED_AFTER <= steps_saved(tmp_path / "run") < STEPS
+    output = finish(["resume=run"], tmp_path)
+    assert "going on from run/checkpoints/last.ckpt" in output
+    assert_same_run(straight, tmp_path / "run")
+
+
+def test_asked_to_stop_it_saves_and_says_how_to_go_on(straight: Path, tmp_path: Path) -> None:
+    words = ["task=detection", *SMALL[:-1], "checkpointing.every_steps=13", "run_dir=run"]
+    status, output = interrupt(words, tmp_path, tmp_path / "run", signal.SIGTERM)
+    assert status == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM after step" in output
+    assert "go on with resume=run" in output
+    assert steps_saved(tmp_path / "run") > KILLED_AFTER
+    finish(["resume=run/checkpoints/last.ckpt"], tmp_path)
+    assert_same_run(straight, tmp_path / "run")
+
+
+def test_resume_of_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="resume=.*nowhere is no run.*give the folder of a run"):
+        compose("train", [f"resume={tmp_path / 'nowhere'}"])
+
+
+def test_resume_keeps_the_settings_of_the_run(straight: Path) -> None:
+    config = compose("train", [f"resume={straight}", "trainer.max_steps=40"])
+    assert config.trainer.max_steps == 40
+    assert config.data.num_train == 40
+    with pytest.raises(ValueError, match="task=detection cannot be changed in a run that goes on"):
+        compose("train", [f"resume={straight}", "task=detection"])
+    with pytest.raises(ValueError, match="trainer.max_step.*max_steps"):
+        compose("train", [f"resume={straight}", "trainer.max_step=40"])
+
+
+def test_resume_without_a_checkpoint(straight: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes((straight / "config.yaml").read_bytes())
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint at"):
+        train(compose("train", [f"resume={tmp_path}"]))
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    io = WholeCheckpoints()
+    io.save_checkpoint({"step": 1}, path)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="cannot write the checkpoint .*No space left.*resume="):
+        io.save_checkpoint({"step": 2}, path)
+    assert torch.load(path, weights_only=True) == {"step": 1}
+    assert [p.name for p in path.parent.iterdir()] == ["last.ckpt"]
