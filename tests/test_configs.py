@@ -62,6 +62,8 @@ def test_every_root_composes(root: str) -> None:
 def test_every_choice_composes(group: str, choice: str) -> None:
     root = "evaluate" if (group, choice) == ("trainer", "evaluate") else "train"
     words = [f"{group}={choice}", *(["checkpoint=x"] if root == "evaluate" else [])]
+    if group == "recipe":
+        words += [f"task={task}" for task in TASKS if choice.startswith(f"{task}_")]
     if choice in TASK_OF:
         words.append(f"task={TASK_OF[choice]}")
     if group == "data":
