@@ -9,7 +9,7 @@ from .cifar import (
     cifar_resnet110,
     cifar_resnet1202,
 )
-from .create import available, build, create
+from .create import available, build, create, options
 from .features import FeatureExtractor, FeatureInfo
 from .fpn import FPN
 from .freezing import freeze
@@ -20,6 +20,7 @@ from .pafpn import PAFPN
 from .pyramids import PyramidExtractor, create_pyramid, with_fpn
 from .resnet import (
     ResNet,
+    resnet,
     resnet18,
     resnet18d,
     resnet34,
@@ -37,16 +38,19 @@ from .resnet import (
     wide_resnet101_2,
 )
 from .simple_pyramid import SimplePyramid
-from .vgg import VGG, vgg11, vgg13, vgg16, vgg19
+from .vgg import VGG, vgg, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
+from .weights import WEIGHTS, Published
 
 __all__ = [
     "FPN",
     "PAFPN",
     "VGG",
+    "WEIGHTS",
     "FeatureExtractor",
     "FeatureInfo",
     "FrozenBatchNorm2d",
     "LoadReport",
+    "Published",
     "PyramidExtractor",
     "ResNet",
     "SimplePyramid",
@@ -64,6 +68,8 @@ __all__ = [
     "freeze",
     "load_backbone",
     "load_weights",
+    "options",
+    "resnet",
     "resnet18",
     "resnet18d",
     "resnet34",
@@ -77,10 +83,15 @@ __all__ = [
     "resnext50_32x4d",
     "resnext101_32x8d",
     "resnext101_64x4d",
+    "vgg",
     "vgg11",
+    "vgg11_bn",
     "vgg13",
+    "vgg13_bn",
     "vgg16",
+    "vgg16_bn",
     "vgg19",
+    "vgg19_bn",
     "wide_resnet50_2",
     "wide_resnet101_2",
     "with_fpn",

@@ -14,6 +14,9 @@ def run_checkpointed(stage: nn.Module, x: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
         return stage(x)
 
+    if torch.compiler.is_compiling():  # the compiler repeats no update of statistics, and takes no contexts
+        return checkpoint(stage, x, use_reentrant=False)
+
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _statistics_kept(stage)
 
@@ -25,11 +28,15 @@ def run_checkpointed(stage: nn.Module, x: Tensor) -> Tensor:
 @contextmanager
 def _statistics_kept(stage: nn.Module) -> Iterator[None]:
     """Stops batch norms from counting the same batch a second time when a stage runs again."""
-    norms = [m for m in stage.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
+    # by momentum, not by track_running_stats: without statistics the kernel would save other tensors for the
+    # backward pass than the first time, which checkpoint refuses
+    norms = [m for m in stage.modules() if isinstance(m, _BatchNorm) and m.num_batches_tracked is not None]
+    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm, _, count in before:
+        assert count is not None
+        norm.momentum, norm.num_batches_tracked = 0.0, count.clone()
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum, count in before:
+            norm.momentum, norm.num_batches_tracked = momentum, count

@@ -21,3 +21,10 @@ def check_positive(option: str, value: object) -> None:
     """Raises ValueError unless `value` is a whole number from 1 up."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{option}={value!r} must be a whole number of at least 1")
+
+
+def check_counts(option: str, values: object) -> None:
+    """Raises ValueError unless `values` is a list, possibly empty, of whole numbers from 1 up."""
+    counts = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [None]
+    if any(not isinstance(count, int) or isinstance(count, bool) or count < 1 for count in counts):
+        raise ValueError(f"{option}={values!r} must be a list of whole numbers of at least 1")

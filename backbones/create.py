@@ -1,6 +1,7 @@
 """Backbones by name: the one table of builders, and building from a name or from a description."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from . import cifar
 from .checks import nearest
 from .features import FeatureExtractor
-from .pyramids import create_pyramid
+from .pyramids import PYRAMIDS, create_pyramid
 from .resnet import (
     resnet,
     resnet18,
@@ -30,8 +31,8 @@ from .resnet import (
 from .spec import default_options, plain, resolve
 from .timm_adapter import TimmBackbone
 from .torchvision_adapter import TorchvisionBackbone
-from .vgg import vgg, vgg11, vgg13, vgg16, vgg19
-from .weights import load_pretrained
+from .vgg import vgg, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
+from .weights import WEIGHTS, load_pretrained
 
 BUILDERS: dict[str, Callable[..., FeatureExtractor]] = {
     # of any depth or from elsewhere: these need options
@@ -89,11 +90,13 @@ BUILDERS: dict[str, Callable[..., FeatureExtractor]] = {
     "vgg13": vgg13,
     "vgg16": vgg16,
     "vgg19": vgg19,
-    "vgg11_bn": partial(vgg11, norm="batch"),
-    "vgg13_bn": partial(vgg13, norm="batch"),
-    "vgg16_bn": partial(vgg16, norm="batch"),
-    "vgg19_bn": partial(vgg19, norm="batch"),
+    "vgg11_bn": vgg11_bn,
+    "vgg13_bn": vgg13_bn,
+    "vgg16_bn": vgg16_bn,
+    "vgg19_bn": vgg19_bn,
 }
+# with another value of these, the same weights compute something else
+MEANING = ("shortcut", "downsample", "stride_in_1x1")
 
 
 def available() -> list[str]:
@@ -105,6 +108,19 @@ def available() -> list[str]:
     ]
 
 
+def options(name: str) -> dict[str, Any]:
+    """Options of the backbone or pyramid called `name`, with their defaults.
+
+    ``inspect.Parameter.empty`` stands for one that must be given.
+
+    Raises:
+        ValueError: unknown name; names the nearest known ones.
+    """
+    if name in PYRAMIDS:
+        return default_options(PYRAMIDS[name])
+    return {**default_options(find_builder(name)), "pretrained": False}
+
+
 def create(name: str, *, pretrained: bool | str = False, **options: Any) -> FeatureExtractor:
     """The backbone called `name`.
 
@@ -112,14 +128,18 @@ def create(name: str, *, pretrained: bool | str = False, **options: Any) -> Feat
         name: a key of `BUILDERS`; `available()` lists those that need no options.
         pretrained: True for the best published weights, a tag of `weights.WEIGHTS` ("IMAGENET1K_V1"), the path
             of a file, or a URL. Other layouts of names are mapped; a warning says what did not match.
-        options: those of the builder: `ResNet`, `cifar_resnet`, `VGG`, `TimmBackbone`, `TorchvisionBackbone`.
+        options: those of the builder: `ResNet`, `cifar_resnet`, `VGG`, `TimmBackbone`, `TorchvisionBackbone`;
+            ``backbones.options(name)`` lists them with their defaults.
 
     Raises:
         ValueError: unknown name or option (names the nearest known ones), options that do not go together,
             weights that cannot be had or belong to another network.
     """
     builder = find_builder(name)
+    _check_known(name, builder, options)
     resolved = resolve(name, builder, options)
+    if pretrained is True or pretrained in WEIGHTS.get(name, {}):
+        _check_meaning(name, builder, resolved)
     extractor = builder(**resolved)
     extractor.spec = {"name": name, **plain(resolved)}
     if pretrained:
@@ -129,6 +149,10 @@ def create(name: str, *, pretrained: bool | str = False, **options: Any) -> Feat
 
 def build(spec: Mapping[str, Any]) -> FeatureExtractor:
     """The architecture that ``extractor.spec`` describes, with random weights and without network access."""
+    if "backbone" not in spec and not isinstance(spec.get("name"), str):
+        raise ValueError(
+            "this description of a backbone has no name; give that of an extractor: extractor.spec"
+        )
     if "backbone" in spec:
         backbone = build(spec["backbone"])
         pyramid = spec.get("pyramid")
@@ -143,3 +167,32 @@ def find_builder(name: str) -> Callable[..., FeatureExtractor]:
             f"no backbone is called {name!r}{nearest(str(name), BUILDERS)}; backbones.available() lists the names"
         )
     return BUILDERS[name]
+
+
+def _check_known(name: str, builder: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """ValueError for an option that other networks have: it is no misspelling, whatever it resembles."""
+    known = default_options(builder)
+    for option in given.keys() - known.keys():
+        owners = [other for other, of_other in BUILDERS.items() if option in default_options(of_other)]
+        if owners:
+            raise ValueError(
+                f"{name} has no option {option!r}, which is for others ({', '.join(owners[:3])} …); it takes "
+                f"{', '.join(known)}"
+            )
+
+
+def _check_meaning(name: str, builder: Callable[..., Any], resolved: Mapping[str, Any]) -> None:
+    """ValueError for options with which the published weights of `name` would compute something else."""
+    trained_with = default_options(builder)
+    changed = [option for option in MEANING if resolved.get(option) != trained_with.get(option)]
+    norm = resolved.get("norm")
+    if norm == "group" or (norm is None) != (trained_with.get("norm") is None):
+        changed.append("norm")
+    if changed:
+        option = changed[0]
+        raise ValueError(
+            f"{option}={resolved[option]!r} does not go with the published weights of {name}, which were trained "
+            f"with {option}={trained_with[option]!r}; leave out {option} or pretrained"
+        )
+    if resolved.get("zero_init_residual"):
+        warnings.warn("zero_init_residual has no effect: pretrained weights replace it", stacklevel=3)

@@ -7,14 +7,14 @@ Settings, all optional:
 """
 
 import hashlib
+import http.client
 import os
 import re
 import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,16 @@ def fetch(url: str, *, cache: str | Path | None = None, mirror: str | None = Non
     if mirror := mirror or os.environ.get("VERTEBRA_MIRROR"):
         base = mirror if "://" in mirror else Path(mirror).expanduser().absolute().as_uri()
         sources.insert(0, f"{base.rstrip('/')}/{urllib.parse.quote(name)}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(target):  # the processes of one machine share one download
+    if target.is_file() and _matches(target, digest):  # before the lock: the folder may be read-only
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = _lock(target)
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to the cache folder {target.parent} ({error.strerror}); set VERTEBRA_CACHE to another"
+        ) from None
+    with lock:  # the processes of one machine share one download
         if target.is_file():
             if _matches(target, digest):
                 return target
@@ -63,7 +71,7 @@ def fetch(url: str, *, cache: str | Path | None = None, mirror: str | None = Non
             try:
                 _download(source, target, digest)
                 return target
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, http.client.HTTPException) as error:
                 reasons.append(f"{source}: {getattr(error, 'reason', None) or error}")
     raise ValueError(
         f"could not download {name} ({'; '.join(reasons)}). Without a network, get {address} elsewhere and put "
@@ -82,10 +90,12 @@ def expected_digest(name: str, fragment: str = "") -> str:
 def _download(source: str, target: Path, digest: str) -> None:
     """`source` to `target`, whole and verified or not at all; a part left by an earlier try is continued."""
     part = target.with_name(target.name + ".part")
+    if not digest:  # nothing would tell that an old part is of another file
+        part.unlink(missing_ok=True)
     resumed = part.is_file() and part.stat().st_size > 0
     try:
         _transfer(source, part)
-    except _Incomplete:
+    except BROKEN:
         _transfer(source, part)  # continues where the connection broke; a second break is final
     if not _matches(part, digest):
         part.unlink()
@@ -97,6 +107,9 @@ def _download(source: str, target: Path, digest: str) -> None:
 
 class _Incomplete(OSError):
     """The connection ended before the announced length."""
+
+
+BROKEN = (_Incomplete, ConnectionError, TimeoutError, http.client.HTTPException)
 
 
 def _transfer(source: str, part: Path) -> None:
@@ -143,17 +156,16 @@ def _matches(path: Path, digest: str) -> bool:
         return hashlib.file_digest(file, "sha256").hexdigest().startswith(digest)
 
 
-@contextmanager
-def _lock(target: Path) -> Iterator[None]:
+def _lock(target: Path) -> AbstractContextManager[object]:
+    """Holds other processes off `target` until it is left. Raises OSError where nothing can be written."""
+    # left in place: removing it would let a third process lock another file of the same name
+    lock = target.with_name(target.name + ".lock").open("w")
     try:
         import fcntl
     except ImportError:  # Windows: processes that download at once each start over
-        yield
-        return
-    lock = target.with_name(target.name + ".lock")
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # left in place: removing it would let a third process lock another file of the same name
+        return lock
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
 
 
 def _say(text: str, end: str = "\n") -> None:

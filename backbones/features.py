@@ -79,6 +79,11 @@ class FeatureExtractor(nn.Module):
                 f"images have shape {tuple(images.shape)}, but this backbone takes (batch, "
                 f"{self.in_channels}, height, width); stack the images, or build it with other in_channels"
             )
+        if not images.is_floating_point():
+            raise ValueError(
+                f"images are {str(images.dtype).removeprefix('torch.')}, but a backbone takes normalised "
+                "floats; divide by 255, then subtract the mean and divide by the std of its weights"
+            )
         stride = max(info.stride for info in self.feature_info.values())
         height, width = images.shape[-2:]
         if min(height, width) < stride:

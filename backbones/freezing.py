@@ -15,7 +15,8 @@ def freeze(extractor: FeatureExtractor, num_stages: int | None) -> None:
     most = len(extractor.stages) - 1
     if most < 0:
         raise ValueError(
-            f"frozen_stages={num_stages}: {type(extractor).__name__} has no stages to freeze one by one"
+            f"frozen_stages={num_stages}: {type(extractor).__name__} has no stages to freeze one by one; of a "
+            "pyramid, freeze the .backbone"
         )
     if not isinstance(num_stages, int) or isinstance(num_stages, bool) or not 0 <= num_stages <= most:
         raise ValueError(

@@ -64,9 +64,10 @@ def to_our_keys(weights: Mapping[str, Tensor], known: Collection[str]) -> dict[s
     known = set(known)
     best: dict[str, Tensor] = dict(weights)
     most = len(known & best.keys())
+    own = "network." if all(key.startswith("network.") for key in known) else ""  # an adapter's
     for prefix in PREFIXES:
         stripped = {
-            key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)
+            own + key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)
         }
         for renames in ((), DETECTRON2, CIFAR):
             renamed = {_rename(key, renames): value for key, value in stripped.items()}

@@ -29,7 +29,7 @@ class LoadReport:
     """In both, but of another shape: the network's and the weights'. The network's keep their values."""
 
     def __str__(self) -> str:
-        parts = [f"{len(self.matched)} tensors loaded"]
+        parts = [f"{len(self.matched)} tensors match"]
         if self.missing:
             parts.append(f"{len(self.missing)} not in the weights ({_some(self.missing)})")
         if self.left_over:
@@ -75,8 +75,7 @@ def load_weights(extractor: FeatureExtractor, weights: Mapping[str, Tensor]) -> 
     foreign = [key for key in report.left_over if key.partition(".")[0] in roots]
     if len(report.matched) < ENOUGH * max(len(ours), len(report.matched) + len(foreign)):
         raise ValueError(
-            f"these weights belong to another network: only {len(report.matched)} of {len(ours)} tensors match "
-            f"({report}); build the backbone that they were trained with"
+            f"these weights belong to another network ({report}); build the backbone that they were trained with"
         )
     if report.missing or report.reshaped or foreign:
         warnings.warn(f"weights match in part: {report}", stacklevel=3)

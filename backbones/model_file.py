@@ -13,6 +13,7 @@ from .create import build
 from .features import FeatureExtractor
 
 METADATA_KEY = "vertebra"  # where the description stands, in a model file's metadata and in a checkpoint
+FORMAT_VERSION = 1  # of the description
 PREFIX = "backbone."  # of the extractor's tensors in a model
 CHECKPOINT_PREFIX = "model." + PREFIX
 
@@ -36,7 +37,15 @@ def load_backbone(path: str | Path, *, pyramid: bool = True) -> FeatureExtractor
     model = header.get("model")
     if not isinstance(model, Mapping) or not isinstance(model.get("backbone"), Mapping):
         raise ValueError(f"{path} describes no backbone; it was not written by this project's tools")
-    extractor = build({"backbone": model["backbone"], "pyramid": model.get("pyramid")})
+    if header.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format version {header.get('format_version')}, and this package reads {FORMAT_VERSION}; "
+            "install the version of vertebra that wrote it"
+        )
+    try:
+        extractor = build({"backbone": model["backbone"], "pyramid": model.get("pyramid")})
+    except ValueError as error:
+        raise ValueError(f"{path} describes a backbone that cannot be built: {error}") from None
     try:
         extractor.load_state_dict(weights)
     except RuntimeError as error:

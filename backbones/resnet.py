@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checkpointing import run_checkpointed
-from .checks import check_choice, check_positive
+from .checks import check_choice, check_counts, check_positive
 from .features import FeatureExtractor, FeatureInfo
 from .freezing import freeze
 from .layers import Norm, make_norm
@@ -87,6 +87,11 @@ class Bottleneck(nn.Module):
     ):
         super().__init__()
         inner = width * width_per_group // 64 * groups
+        if not inner:
+            raise ValueError(
+                f"a stage of width {width} has no channels left at width_per_group={width_per_group}; their "
+                "product must be at least 64"
+            )
         stride1, stride3 = (stride, 1) if stride_in_1x1 else (1, stride)
         self.conv1 = conv1x1(in_channels, inner, stride1)
         self.bn1 = norm(inner)
@@ -275,6 +280,11 @@ def _shortcut(
     if shortcut == "none" or (shortcut != "C" and not changes):
         return None
     if shortcut == "A":
+        if out_channels < in_channels:
+            raise ValueError(
+                f"shortcut='A' pads with zeros, but a stage narrows from {in_channels} to {out_channels} "
+                "channels; choose shortcut='B', or widths that grow"
+            )
         return PaddedShortcut(out_channels - in_channels, stride, downsample == "pool")
     if downsample == "conv":
         return nn.Sequential(conv1x1(in_channels, out_channels, stride), norm(out_channels))
@@ -303,8 +313,9 @@ def _block_maker(
 
 
 def _check_stages(blocks: Sequence[int], widths: Sequence[int], checkpoint_stages: Sequence[int]) -> None:
-    for count in (*blocks, *widths):
-        check_positive("each of blocks and widths", count)
+    check_counts("blocks", blocks)
+    check_counts("widths", widths)
+    check_counts("checkpoint_stages", checkpoint_stages)
     if len(blocks) != len(widths) or not blocks:
         raise ValueError(
             f"blocks={list(blocks)} has {len(blocks)} stages but widths={list(widths)} has {len(widths)}; "

@@ -15,6 +15,10 @@ from .features import FeatureInfo
 from .freezing import freeze
 from .spec import describes_itself
 
+RESERVED = (  # of timm.create_model, given here by other means: pretrained=, in_channels=, output_stride=
+    "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "features_only",
+    "out_indices", "in_chans", "output_stride", "model_name",
+)  # fmt: skip
 Level = tuple[str, int, FeatureInfo]  # key, index of the map in timm's list, channels and stride
 
 
@@ -47,7 +51,13 @@ class TimmBackbone(AdaptedExtractor):
         check_positive("in_channels", in_channels)
         self.in_channels = in_channels
         self.model = model
-        options = dict(model_options or {}) | {"in_chans": in_channels}
+        options = dict(model_options or {})
+        if clashes := [option for option in RESERVED if option in options]:
+            raise ValueError(
+                f"model_options must not hold {', '.join(clashes)}; that is what pretrained, in_channels and "
+                "output_stride of backbones.create are for"
+            )
+        options["in_chans"] = in_channels
         if output_stride != 32:
             options["output_stride"] = output_stride
         levels, self.options = _probe(model, options)

@@ -69,7 +69,9 @@ class TorchvisionBackbone(AdaptedExtractor):
     def published_weights(self, pretrained: bool | str) -> dict[str, Tensor]:
         from torchvision.models import get_model_weights
 
-        table = {entry.name: entry.url for entry in get_model_weights(self.model)}
+        entries = get_model_weights(self.model)
+        best = entries["DEFAULT"]  # not always the last one; pretrained=True takes the last of the table
+        table = {entry.name: entry.url for entry in sorted(entries, key=lambda entry: entry is best)}
         state = published_state(self.model, table, pretrained)
         return {f"network.{key}": value for key, value in state.items()}
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from .checkpointing import run_checkpointed
-from .checks import check_choice, check_positive
+from .checks import check_choice, check_counts, check_positive
 from .features import FeatureExtractor, FeatureInfo
 from .freezing import freeze
 from .layers import NORMS, Norm, make_norm
@@ -48,6 +48,8 @@ class VGG(FeatureExtractor):
         super().__init__()
         check_positive("in_channels", in_channels)
         check_choice("norm", norm, (None, *NORMS))
+        check_counts("convolutions", convolutions)
+        check_counts("checkpoint_stages", checkpoint_stages)
         if len(convolutions) != len(WIDTHS):
             raise ValueError(f"convolutions={list(convolutions)} must be five numbers, one for each stage")
         if any(stage not in (1, 2, 3) for stage in checkpoint_stages):
@@ -58,7 +60,6 @@ class VGG(FeatureExtractor):
         ends = []  # one past the last layer of each stage, its pooling left out
         channels = in_channels
         for count, width in zip(convolutions, WIDTHS, strict=True):
-            check_positive("each of convolutions", count)
             for _ in range(count):
                 layers.append(nn.Conv2d(channels, width, 3, padding=1))
                 if norm is not None:
@@ -96,8 +97,32 @@ class VGG(FeatureExtractor):
         return features
 
 
+def vgg_bn(
+    *,
+    convolutions: Sequence[int],
+    norm: Norm = "batch",
+    norm_eps: float = 1e-5,
+    in_channels: int = 3,
+    frozen_stages: int | None = None,
+    checkpoint_stages: Sequence[int] = (),
+) -> VGG:
+    """A `VGG` with norms, which the published ``vgg16_bn`` and its like have."""
+    return VGG(
+        convolutions=convolutions,
+        norm=norm,
+        norm_eps=norm_eps,
+        in_channels=in_channels,
+        frozen_stages=frozen_stages,
+        checkpoint_stages=checkpoint_stages,
+    )
+
+
 vgg = VGG
 vgg11 = partial(vgg, convolutions=(1, 1, 2, 2, 2))
 vgg13 = partial(vgg, convolutions=(2, 2, 2, 2, 2))
 vgg16 = partial(vgg, convolutions=(2, 2, 3, 3, 3))
 vgg19 = partial(vgg, convolutions=(2, 2, 4, 4, 4))
+vgg11_bn = partial(vgg_bn, convolutions=(1, 1, 2, 2, 2))
+vgg13_bn = partial(vgg_bn, convolutions=(2, 2, 2, 2, 2))
+vgg16_bn = partial(vgg_bn, convolutions=(2, 2, 3, 3, 3))
+vgg19_bn = partial(vgg_bn, convolutions=(2, 2, 4, 4, 4))

@@ -1,7 +1,10 @@
 """Published weights by network and tag: address, licence, accuracy, and the preprocessing they expect.
 
-The SHA-256 of each file begins with the eight hex digits at the end of its name; a download is verified
-against them (`download.fetch`). Values are torchvision's and timm's own.
+A download is verified before use (`download.fetch`). `SHA256` holds the digests that are known in full: each
+is published alike in several independent repositories and begins with the eight hex digits at the end of the
+file's name. Of the other files those eight digits are all that their publishers give, and all that is verified.
+Addresses, accuracies and preprocessing are those of torchvision's metadata, and of timm's configurations and
+its table of results (results/results-imagenet.csv).
 """
 
 from collections.abc import Mapping
@@ -26,9 +29,9 @@ class Published:
 
     url: str
     top1: float | None
-    """Published top-1 accuracy on ImageNet's validation set, in percent, at `crop`; None where not known."""
+    """Published top-1 accuracy on ImageNet's validation set, in percent; None without a classifier."""
     resize: int
-    """Shorter side after resizing, in evaluation."""
+    """Shorter side of the image after resizing, and the square `crop` from its centre, for that accuracy."""
     crop: int = 224
     interpolation: str = "bilinear"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -36,9 +39,28 @@ class Published:
     licence: str = "BSD-3-Clause"
 
     @property
-    def sha256_prefix(self) -> str:
-        """The first eight hex digits of the file's SHA-256."""
-        return expected_digest(self.url.rpartition("/")[2])
+    def file(self) -> str:
+        """Name of the file."""
+        return self.url.rpartition("/")[2]
+
+    @property
+    def sha256(self) -> str:
+        """The hex digits that the file's SHA-256 begins with: all 64 of them where they are known, else 8."""
+        return SHA256.get(self.file, expected_digest(self.file))
+
+
+SHA256 = {
+    "resnet18-f37072fd.pth": "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
+    "resnet34-b627a593.pth": "b627a593bcbe140c234610266fe4f8ae95ea42fc881d091c9b6052e6b1d0590f",
+    "resnet50-0676ba61.pth": "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
+    "resnet50-11ad3fa6.pth": "11ad3fa62ca79e40addfd354a8ec4b7c75143b3038b8d2a807fbc68deab379ca",
+    "resnet101-63fe2227.pth": "63fe2227b86e8f1f2063f43a75c84d195911b6a0eace650907dd3dc62dd49a0a",
+    "resnet101-cd907fc2.pth": "cd907fc2a0de2292b2ba2b27d2216bc672d84632d1cf20058d01c0c03b5e020e",
+    "resnet152-394f9c45.pth": "394f9c45966e3651a89bbb78a48410a6755854ce4a5ab64927cf1c7247f85e58",
+    "wide_resnet50_2-95faca4d.pth": "95faca4d11227dddf8633dbb5ff6c8a9003c1aa5b8945c73834b8007b10950b8",
+    "vgg16-397923af.pth": "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+    "vgg19-dcbb9e9d.pth": "dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44",
+}
 
 
 def _v1(file: str, top1: float) -> Published:
@@ -49,8 +71,8 @@ def _v2(file: str, top1: float) -> Published:
     return Published(TORCHVISION + file, top1, resize=232)
 
 
-def _timm(file: str, crop: int, resize: int) -> Published:
-    return Published(TIMM + file, None, resize, crop, "bicubic", licence="Apache-2.0")
+def _timm(file: str, top1: float, crop: int, resize: int) -> Published:
+    return Published(TIMM + file, top1, resize, crop, "bicubic", licence="Apache-2.0")
 
 
 # the last tag of a network is what pretrained=True takes
@@ -105,11 +127,11 @@ WEIGHTS: dict[str, dict[str, Published]] = {
     "vgg16_bn": {"IMAGENET1K_V1": _v1("vgg16_bn-6c64b313.pth", 73.360)},
     "vgg19": {"IMAGENET1K_V1": _v1("vgg19-dcbb9e9d.pth", 72.376)},
     "vgg19_bn": {"IMAGENET1K_V1": _v1("vgg19_bn-c79401a0.pth", 74.218)},
-    "resnet18d": {"ra2_in1k": _timm("resnet18d_ra2-48a79e06.pth", 224, 256)},
-    "resnet34d": {"ra2_in1k": _timm("resnet34d_ra2-f8dcfcaf.pth", 224, 256)},
-    "resnet50d": {"ra2_in1k": _timm("resnet50d_ra2-464e36ba.pth", 224, 256)},
-    "resnet101d": {"ra2_in1k": _timm("resnet101d_ra2-2803ffab.pth", 256, 269)},
-    "resnet152d": {"ra2_in1k": _timm("resnet152d_ra2-5cac0439.pth", 256, 269)},
+    "resnet18d": {"ra2_in1k": _timm("resnet18d_ra2-48a79e06.pth", 73.794, 288, 303)},
+    "resnet34d": {"ra2_in1k": _timm("resnet34d_ra2-f8dcfcaf.pth", 78.436, 288, 303)},
+    "resnet50d": {"ra2_in1k": _timm("resnet50d_ra2-464e36ba.pth", 81.356, 288, 303)},
+    "resnet101d": {"ra2_in1k": _timm("resnet101d_ra2-2803ffab.pth", 83.016, 320, 320)},
+    "resnet152d": {"ra2_in1k": _timm("resnet152d_ra2-5cac0439.pth", 83.684, 320, 320)},
 }
 
 
@@ -118,7 +140,7 @@ def load_pretrained(extractor: FeatureExtractor, name: str, pretrained: bool | s
     them, the path of a file, or a URL."""
     if isinstance(extractor, AdaptedExtractor):
         return load_weights(extractor, extractor.published_weights(pretrained))
-    urls = {tag: entry.url for tag, entry in WEIGHTS.get(name, {}).items()}
+    urls = {tag: f"{entry.url}#sha256={entry.sha256}" for tag, entry in WEIGHTS.get(name, {}).items()}
     return load_weights(extractor, published_state(name, urls, pretrained))
 
 

@@ -8,7 +8,7 @@ Legend, used in every file of `tasks`:
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -18,6 +18,15 @@ from tasks.preprocessing import Preprocessing
 
 IGNORE_LABEL = 255
 """In a class map: the class of this pixel is unknown; no loss and no metric looks at it."""
+
+
+class ObjectMask(NamedTuple):
+    """The pixels of one object, inside a rectangle of the image that holds all of them."""
+
+    left: int
+    top: int
+    bitmap: np.ndarray
+    """uint8 (h, w), 1 where the object is; (0, 0) where its mask is unknown or nothing is left of it."""
 
 
 @dataclass
@@ -34,6 +43,8 @@ class Target:
     """(N,) int64."""
     is_crowd: np.ndarray
     """(N,) bool: a region that holds many objects; never a training target, never a false positive."""
+    masks: list[ObjectMask] | None = None
+    """N masks in pixels of the image, where the task is instance segmentation."""
     class_id: int | None = None
     """The class of the whole image, 0 … K-1, where the task is classification."""
     class_map: np.ndarray | None = None
@@ -59,6 +70,12 @@ class Batch:
     """int64 (B, G); -1 past an image's objects."""
     is_crowd: Tensor
     """bool (B, G)."""
+    mask_pixels: Tensor | None = None
+    """uint8 (total,): the bitmaps of all objects one after another, row by row, where the task is instance
+    segmentation; full-size masks of many objects would be a hundred times as large."""
+    mask_places: Tensor | None = None
+    """int64 (B, G, 5): where each bitmap begins in `mask_pixels`, and its left, top, width and height in pixels of
+    `images`; width 0 where there is no mask."""
     class_ids: Tensor | None = None
     """int64 (B,): the class of each whole image, where the task is classification."""
     class_weights: Tensor | None = None
@@ -93,6 +110,9 @@ class Detections:
     """float32 (B, D) in 0 … 1, descending; 0 for padding."""
     labels: Tensor
     """int64 (B, D); -1 for padding."""
+    masks: Tensor | None = None
+    """float32 (B, D, S, S) in 0 … 1: probability that the object is there, on a grid over its box, where the task
+    is instance segmentation."""
 
     def to_original(self, sizes: Tensor, original_sizes: Tensor) -> "Detections":
         """The same detections in pixels of the original images.

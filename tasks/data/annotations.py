@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from tasks.contracts import Target
+from tasks.data.object_masks import decode_mask
 from tasks.data.segmentations import Segmentations
 
 
@@ -63,6 +64,12 @@ class Annotations:
             boxes=corners.clip(0, [width, height, width, height]).astype(np.float32),
             labels=self.labels[objects].astype(np.int64),
             is_crowd=self.is_crowd[objects].copy(),
+            masks=None
+            if self.segmentations is None
+            else [
+                decode_mask(self.segmentation(row), height, width)
+                for row in range(objects.start, objects.stop)
+            ],
         )
 
     def segmentation(self, index: int) -> list[list[float]] | dict[str, Any] | None:

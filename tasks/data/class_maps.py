@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 from tasks.contracts import IGNORE_LABEL, Target
 from tasks.data.annotations import Annotations
-from tasks.data.sources import Source, Split, SplitName
+from tasks.data.sources import Source, Split, SplitName, has_masks
 
 BACKGROUND = "background"
 """Name of class 0 where class maps are painted from objects: what belongs to none of them."""
@@ -167,12 +167,6 @@ def to_rle(segmentation: Any, height: int, width: int) -> Any:
     if isinstance(segmentation, dict):
         return segmentation
     return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-
-
-def has_masks(annotations: Annotations) -> bool:
-    """Whether any object has a mask."""
-    masks = annotations.segmentations
-    return masks is not None and bool(masks.object_rings[-1] or masks.count_offsets[-1])
 
 
 def with_background(category_ids: np.ndarray) -> np.ndarray:

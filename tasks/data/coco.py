@@ -3,6 +3,7 @@
 import os
 from copy import copy
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 import numpy as np
 
@@ -107,11 +108,15 @@ class CocoData:
             self._splits[name] = split
         return self._splits[name]
 
-    def class_maps(self) -> PaintedClassMaps:
-        """The same images with the class of each pixel, painted from the masks of the objects."""
+    def with_masks(self) -> Self:
+        """The same data with the masks of its objects."""
         source = copy(self)
         source.masks, source._splits = True, {}
-        return PaintedClassMaps(source)
+        return source
+
+    def class_maps(self) -> PaintedClassMaps:
+        """The same images with the class of each pixel, painted from the masks of the objects."""
+        return PaintedClassMaps(self.with_masks())
 
     def _any_split(self) -> CocoSplit:
         if self._splits:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from tasks.contracts import IGNORE_LABEL, Batch, Target
+from tasks.contracts import IGNORE_LABEL, Batch, ObjectMask, Target
 from tasks.data.images import resize
 from tasks.preprocessing import Preprocessing
 
@@ -35,6 +35,8 @@ def collate(samples: Sequence[Sample], preprocessing: Preprocessing) -> Batch:
         labels[i, :num_objects] = target.labels
         is_crowd[i, :num_objects] = target.is_crowd
     class_ids = [target.class_id for _, target in samples]
+    masks = [target.masks for _, target in samples if target.masks is not None]
+    mask_pixels, mask_places = join_masks(masks, num_rows) if masks else (None, None)
     class_maps = [target.class_map for _, target in samples if target.class_map is not None]
     return Batch(
         images=torch.from_numpy(images).permute(0, 3, 1, 2),
@@ -44,9 +46,23 @@ def collate(samples: Sequence[Sample], preprocessing: Preprocessing) -> Batch:
         boxes=torch.from_numpy(boxes),
         labels=torch.from_numpy(labels),
         is_crowd=torch.from_numpy(is_crowd),
+        mask_pixels=mask_pixels,
+        mask_places=mask_places,
         class_ids=None if None in class_ids else torch.tensor(class_ids),
         class_maps=pad_class_maps(class_maps, height, width) if class_maps else None,
     )
+
+
+def join_masks(masks: Sequence[Sequence[ObjectMask]], num_rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`Batch.mask_pixels` (total,) and `Batch.mask_places` (B, num_rows, 5) of the masks of each image."""
+    places = np.zeros((len(masks), num_rows, 5), np.int64)
+    pixels, start = [np.zeros(0, np.uint8)], 0
+    for i, of_image in enumerate(masks):
+        for j, (left, top, bitmap) in enumerate(of_image):
+            places[i, j] = start, left, top, bitmap.shape[1], bitmap.shape[0]
+            pixels.append(bitmap.reshape(-1))
+            start += bitmap.size
+    return torch.from_numpy(np.concatenate(pixels)), torch.from_numpy(places)
 
 
 def pad_class_maps(class_maps: Sequence[np.ndarray], height: int, width: int) -> torch.Tensor:

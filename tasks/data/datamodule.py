@@ -16,7 +16,7 @@ from tasks.data.collate import Sample, collate
 from tasks.data.images import resize
 from tasks.data.loader import ResumableLoader
 from tasks.data.samplers import EpochSampler
-from tasks.data.sources import Source, Split, SplitName
+from tasks.data.sources import Source, Split, SplitName, check_masks, with_masks
 from tasks.data.transforms import Augmentation, scale_boxes
 from tasks.preprocessing import Preprocessing
 
@@ -71,17 +71,20 @@ class DataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         eval_split: SplitName = "val",
+        masks: bool = False,
         class_maps: bool = False,
     ):
         """`batch_size` counts images per rank; `eval_split` is the split that validation reads. With
-        `class_maps` the targets are the class of each pixel, and ValueError says so where `source` has none."""
+        `masks` targets have the masks of their objects, with `class_maps` they are the class of each pixel;
+        ValueError says so where `source` has none."""
         super().__init__()
         if batch_size < 1 or num_workers < 0 or seed < 0:
             raise ValueError(
                 f"data.batch_size={batch_size} must be at least 1, data.num_workers={num_workers} and "
                 f"seed={seed} at least 0"
             )
-        self.source = with_class_maps(source) if class_maps else source
+        self.source = with_class_maps(source) if class_maps else with_masks(source) if masks else source
+        self.masks = masks
         self.preprocessing = preprocessing
         self.augmentation = Augmentation(augmentation)
         self.batch_size = batch_size
@@ -101,7 +104,10 @@ class DataModule(LightningDataModule):
 
     def split(self, name: SplitName) -> Split:
         """The split itself, e.g. for its annotations."""
-        return self.source.split(name)
+        split = self.source.split(name)
+        if self.masks:
+            check_masks(split.annotations, name)
+        return split
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Full batches of shuffled, augmented images."""

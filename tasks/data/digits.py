@@ -7,6 +7,7 @@ The handwriting is the UCI digits (1,797 scans of 8 x 8 pixels) and the photogra
 from copy import copy
 from dataclasses import dataclass
 from functools import cache
+from typing import Self
 
 import cv2
 import numpy as np
@@ -107,11 +108,15 @@ class DigitsData:
             self._splits[name] = self._draw(name)
         return self._splits[name]
 
-    def class_maps(self) -> PaintedClassMaps:
-        """The same images with the class of each pixel, painted from the masks of the objects."""
+    def with_masks(self) -> Self:
+        """The same data with the masks of its objects."""
         source = copy(self)
         source.masks, source._splits = True, {}
-        return PaintedClassMaps(source)
+        return source
+
+    def class_maps(self) -> PaintedClassMaps:
+        """The same images with the class of each pixel, painted from the masks of the objects."""
+        return PaintedClassMaps(self.with_masks())
 
     def _draw(self, name: SplitName) -> DigitsSplit:
         glyphs, labels, photographs = material(name)

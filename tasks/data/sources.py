@@ -40,3 +40,29 @@ class Source(Protocol):
     def split(self, name: SplitName) -> Split:
         """The split of that name, the same object each time. Raises ValueError where there is none."""
         ...
+
+
+def with_masks(source: Source) -> Source:
+    """The same images with the masks of their objects; ValueError where the data has nothing of the kind."""
+    make = getattr(source, "with_masks", None)
+    if make is None:
+        raise ValueError(
+            f"instance segmentation needs a mask for each object, which {type(source).__name__} does not have; use "
+            "objects with masks (data=coco, data=digits), or task=detection for boxes alone"
+        )
+    return make()
+
+
+def check_masks(annotations: Annotations, name: str) -> None:
+    """Raises ValueError where the split called `name` has objects but a mask for none of them."""
+    if len(annotations.labels) and not has_masks(annotations):
+        raise ValueError(
+            f"the {name} split has boxes but no masks (no 'segmentation' in its annotations), which instance "
+            "segmentation learns from; use data with masks, or task=detection"
+        )
+
+
+def has_masks(annotations: Annotations) -> bool:
+    """Whether any object has a mask."""
+    masks = annotations.segmentations
+    return masks is not None and bool(masks.object_rings[-1] or masks.count_offsets[-1])

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from tasks.contracts import IGNORE_LABEL, Target
+from tasks.data.object_masks import flip_mask, from_planes, mask_box, resize_mask, to_planes
 
 # Before albumentations is imported, here or by a config that names one of its transforms: importing it
 # would otherwise ask the network for a newer version.
@@ -81,8 +82,6 @@ def compose(transforms: "list[A.BasicTransform | A.BaseCompose]") -> "A.Compose"
 
     if not any("bboxes" in transform.available_keys for transform in transforms):
         return A.Compose(transforms)
-    for transform in transforms:
-        fill_with_ignored(transform)
     return A.Compose(
         transforms,
         bbox_params=A.BboxParams(
@@ -103,26 +102,43 @@ def apply(pipeline: "A.Compose", image: np.ndarray, target: Target) -> tuple[np.
         return checked(pipeline(image=image)["image"]), target
     rows = np.arange(len(target.boxes))
     maps: dict[str, Any] = {} if target.class_map is None else {"mask": target.class_map}
+    fill_masks(pipeline, IGNORE_LABEL if maps else 0)
+    if target.masks:
+        maps["masks"] = to_planes(target.masks, *image.shape[:2])
     result = pipeline(image=image, bboxes=target.boxes.astype(np.float64), rows=rows, **maps)
     image = checked(result["image"])
     height, width = image.shape[:2]
     rows = np.asarray(result["rows"], np.int64)
     boxes = np.asarray(result["bboxes"], np.float64).reshape(-1, 4).clip(0, [width, height, width, height])
+    masks = target.masks
+    if masks:
+        # What is left of an object may be smaller than what is left of its box, or nothing.
+        had_one = np.array([bool(masks[row].bitmap.size) for row in rows], bool)
+        masks = from_planes(result["masks"], rows.tolist())
+        keep = np.array([bool(mask.bitmap.size) for mask in masks], bool) | ~had_one
+        rows, boxes = rows[keep], boxes[keep]
+        masks = [mask for mask, kept in zip(masks, keep, strict=True) if kept]
+        for box, mask in zip(boxes, masks, strict=True):
+            if mask.bitmap.size:
+                own = mask_box(mask)
+                box[:] = box.clip(own - 1, own + 1).clip(0, [width, height, width, height])
     return image, replace(
         target,
         boxes=boxes.astype(np.float32),
         labels=target.labels[rows],
         is_crowd=target.is_crowd[rows],
+        masks=masks,
         class_map=result.get("mask"),
     )
 
 
-def fill_with_ignored(transform: "A.BasicTransform | A.BaseCompose") -> None:
-    """Lets `transform` fill what it adds to a class map with `IGNORE_LABEL`: its own 0 would be a class."""
+def fill_masks(transform: "A.BasicTransform | A.BaseCompose", value: int) -> None:
+    """Lets `transform` fill what it adds around masks with `value`: 0, or `IGNORE_LABEL` in class maps, where
+    0 would be a class."""
     for inner in getattr(transform, "transforms", ()):
-        fill_with_ignored(inner)
-    if getattr(transform, "fill_mask", None) == 0:
-        vars(transform)["fill_mask"] = IGNORE_LABEL
+        fill_masks(inner, value)
+    if getattr(transform, "fill_mask", None) in (0, IGNORE_LABEL):
+        vars(transform)["fill_mask"] = value
 
 
 def checked(image: Any) -> np.ndarray:
@@ -137,11 +153,12 @@ def checked(image: Any) -> np.ndarray:
 
 
 def flip(image: np.ndarray, target: Target) -> tuple[np.ndarray, Target]:
-    """Image, boxes and class map mirrored left to right."""
+    """Image, boxes, masks and class map mirrored left to right."""
     boxes = target.boxes.copy()
     boxes[:, [0, 2]] = image.shape[1] - target.boxes[:, [2, 0]]
     class_map = None if target.class_map is None else cv2.flip(target.class_map, 1)
-    return cv2.flip(image, 1), replace(target, boxes=boxes, class_map=class_map)
+    masks = target.masks and [flip_mask(mask, image.shape[1]) for mask in target.masks]
+    return cv2.flip(image, 1), replace(target, boxes=boxes, masks=masks, class_map=class_map)
 
 
 def scale_boxes(target: Target, size: tuple[int, int], new_size: tuple[int, int]) -> Target:
@@ -150,7 +167,12 @@ def scale_boxes(target: Target, size: tuple[int, int], new_size: tuple[int, int]
         return target
     vertical, horizontal = new_size[0] / size[0], new_size[1] / size[1]
     scale = np.array([horizontal, vertical, horizontal, vertical], np.float32)
-    return replace(target, boxes=target.boxes * scale, class_map=resize_class_map(target.class_map, new_size))
+    return replace(
+        target,
+        boxes=target.boxes * scale,
+        masks=target.masks and [resize_mask(mask, size, new_size) for mask in target.masks],
+        class_map=resize_class_map(target.class_map, new_size),
+    )
 
 
 def resize_class_map(class_map: np.ndarray | None, size: tuple[int, int]) -> np.ndarray | None:

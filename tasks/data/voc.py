@@ -6,8 +6,9 @@ such a region take in a detection by the share of the detection inside it, where
 """
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -89,6 +90,12 @@ class VocData:
     def category_ids(self) -> np.ndarray:
         """(K,) int64: 1 … K, as the values of VOC's class masks."""
         return np.arange(1, len(self.class_names) + 1)
+
+    def with_masks(self) -> Self:
+        """The same folders with the masks of objects, on the lists in `ImageSets/Segmentation`."""
+        source = copy(self)
+        source.masks, source._images, source._splits = True, {}, {}
+        return source
 
     def class_maps(self) -> "VocClassMaps":
         """The same folders with the class of each pixel, from `SegmentationClass`."""

@@ -152,8 +152,13 @@ class FasterRCNN(Model):
 
     def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         anchors = self.anchor_predictions(features, batch)
+        return self.box_losses(features, batch, anchors, self.sample(anchors, batch))
+
+    def box_losses(
+        self, features: dict[str, Tensor], batch: Batch, anchors: AnchorPredictions, samples: RoISamples
+    ) -> dict[str, Tensor]:
+        """The losses of the proposal network and of the box head on `samples`."""
         gt_valid = trainable(batch.boxes, batch.labels, batch.is_crowd)
-        samples = self.sample(anchors, batch)
         logits, deltas = self.roi_head(self.pooled(features), self.pooled_strides, samples.boxes)
         return {
             **self.rpn.losses(anchors, batch.boxes, gt_valid),

@@ -33,9 +33,13 @@ class Objects:
 
     def draw(self, image: np.ndarray) -> np.ndarray:
         """`image` (uint8 (H, W, 3)) with boxes, names and scores."""
+        names = self.names_by_label()
+        return draw_detections(image, self.boxes, self.labels, self.scores, names, score_threshold=0.0)
+
+    def names_by_label(self) -> list[str]:
+        """The names of the classes found, each at the position of its label."""
         names = dict(zip(self.labels.tolist(), self.class_names, strict=True))
-        by_label = [names.get(label, "") for label in range(max(names, default=-1) + 1)]
-        return draw_detections(image, self.boxes, self.labels, self.scores, by_label, score_threshold=0.0)
+        return [names.get(label, "") for label in range(max(names, default=-1) + 1)]
 
     def to_dict(self) -> dict[str, Any]:
         """The objects, for a JSON file; boxes are xyxy."""

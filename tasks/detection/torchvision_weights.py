@@ -81,7 +81,7 @@ def convert(
             f"these are not the weights of a torchvision Faster R-CNN: nothing stands for {', '.join(absent)}; "
             f"give the state dict of torchvision.models.detection.fasterrcnn_resnet50_fpn or one like it"
         )
-    slots = torch.tensor(_slots(len(weights["roi_head.classes.bias"]), num_classes, category_ids))
+    slots = torch.tensor(class_slots(len(weights["roi_head.classes.bias"]), num_classes, category_ids))
     rows = torch.cat((slots, torch.zeros(1, dtype=torch.int64)))  # background, their slot 0, goes last
     for name in ("weight", "bias"):
         weights[f"roi_head.classes.{name}"] = weights[f"roi_head.classes.{name}"][rows]
@@ -98,7 +98,7 @@ def convert(
     return weights
 
 
-def _slots(num_slots: int, num_classes: int, category_ids: Sequence[int] | None) -> list[int]:
+def class_slots(num_slots: int, num_classes: int, category_ids: Sequence[int] | None) -> list[int]:
     """Torchvision's slot for each of our classes."""
     if category_ids is None:
         if num_slots - 1 != num_classes:

@@ -18,17 +18,20 @@ from tasks.preprocessing import Preprocessing
 MODELS = {
     "classifier": "tasks.classification.classifier:classifier",
     "faster_rcnn": "tasks.detection.faster_rcnn:faster_rcnn",
+    "mask_rcnn": "tasks.instance_segmentation.mask_rcnn:mask_rcnn",
     "semantic_fpn": "tasks.semantic_segmentation.segmenter:semantic_fpn",
     "deeplabv3": "tasks.semantic_segmentation.segmenter:deeplabv3",
 }
 TASKS = {
     "classification": "tasks.classification.task:ClassificationTask",
     "detection": "tasks.detection.task:DetectionTask",
+    "instance_segmentation": "tasks.instance_segmentation.task:InstanceSegmentationTask",
     "semantic_segmentation": "tasks.semantic_segmentation.task:SemanticSegmentationTask",
 }
 RESULTS = {  # of a task, for single pictures
     "classification": "tasks.classification.result:results",
     "detection": "tasks.detection.result:results",
+    "instance_segmentation": "tasks.instance_segmentation.result:results",
     "semantic_segmentation": "tasks.semantic_segmentation.result:results",
 }
 DATA_ARGUMENTS = ("num_classes", "preprocessing")  # come from the data, not from a spec

@@ -45,6 +45,7 @@ def train(config: DictConfig) -> None:
         preprocessing,
         augmentation=list(instantiate(config.augmentation.transforms)),
         seed=config.seed,
+        **lookup(TASKS, "task", config.task.name).data_options,
         **config.loader,
     )
     data.train_dataloader()  # reads the split and says so now if it cannot serve
@@ -94,6 +95,7 @@ def evaluate(config: DictConfig) -> None:
         instantiate(config.data),
         Preprocessing(**header.preprocessing),
         eval_split=config.split,
+        **lookup(TASKS, "task", header.task).data_options,
         **config.loader,
     )
     data.split(config.split)

@@ -1,7 +1,7 @@
 """`Task`: the steps of training and validation, the same for every task; a subclass holds what differs."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,6 +26,9 @@ class Task(pl.LightningModule):
 
     monitor: ClassVar[str]
     """The metric that says which of two models of this task is better; higher is better."""
+
+    data_options: ClassVar[Mapping[str, Any]] = {}
+    """Arguments of `DataModule` that give its targets what this task learns from."""
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ Legend:
 
 import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, cast
@@ -38,6 +38,10 @@ class Truth:
     """(M,) bool."""
     ids: np.ndarray
     """(M,) int64, all different. Only 0 means something: COCO's code takes a match with it for no match."""
+    sizes: np.ndarray | None = None
+    """(I, 2) int64: (height, width) of each image; needed to score masks."""
+    masks: Sequence[Any] | None = None
+    """M segmentations as COCO writes them, polygons or run lengths, to score masks; None to score boxes."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Found:
     """(N, 4) float64."""
     scores: np.ndarray
     """(N,) float64."""
+    masks: Sequence[Any] | None = None
+    """N masks as COCO's compressed run lengths, `{"size": [h, w], "counts": bytes}`."""
 
 
 Evaluator = Callable[[Truth, Found, tuple[int, ...]], tuple[np.ndarray, np.ndarray]]
@@ -81,7 +87,7 @@ def with_pycocotools(
     from pycocotools.cocoeval import COCOeval
 
     shared: dict[str, Any] = {
-        "images": [{"id": i} for i in range(truth.num_images)],
+        "images": _images(truth),
         "categories": [{"id": k} for k in range(truth.num_categories)],
     }
     # `COCO.loadRes` would do for the detections, but fails on an empty list and adds a polygon to each.
@@ -89,7 +95,7 @@ def with_pycocotools(
     detections = _records(
         found,
         id=np.arange(1, len(found.scores) + 1),
-        area=found.boxes[:, 2] * found.boxes[:, 3],
+        area=_areas(found),
         iscrowd=np.zeros(len(found.scores), np.int64),
         score=found.scores,
     )
@@ -100,7 +106,7 @@ def with_pycocotools(
             side.dataset = cast(Any, {**shared, "annotations": annotations})
             side.createIndex()
             sides.append(side)
-        evaluation = COCOeval(*sides, iouType="bbox")
+        evaluation = COCOeval(*sides, iouType="bbox" if truth.masks is None else "segm")
         evaluation.params.maxDets = list(max_detections)
         evaluation.evaluate()
         evaluation.accumulate()
@@ -114,7 +120,7 @@ def with_hotcoco(
     import hotcoco
 
     objects = hotcoco.COCO.from_arrays(
-        [{"id": i} for i in range(truth.num_images)],
+        _images(truth),
         [{"id": k, "name": str(k)} for k in range(truth.num_categories)],
         truth.images,
         truth.categories,
@@ -122,9 +128,14 @@ def with_hotcoco(
         ids=truth.ids,
         area=truth.areas,
         iscrowd=truth.is_crowd,
+        segmentation=None if truth.masks is None else list(truth.masks),
     )
     rows = np.column_stack([found.images, found.boxes, found.scores, found.categories])
-    evaluation = hotcoco.COCOeval(objects, objects.load_res(rows), "bbox")
+    masks = None if found.masks is None else list(found.masks)
+    detections = objects.load_res(rows, segmentation=masks)
+    if masks is not None:  # it gives each the area of its box
+        detections.update_anns(ids=np.arange(1, len(masks) + 1), area=_areas(found))
+    evaluation = hotcoco.COCOeval(objects, detections, "bbox" if truth.masks is None else "segm")
     evaluation.params.max_dets = list(max_detections)
     evaluation.evaluate()
     evaluation.accumulate()
@@ -137,4 +148,22 @@ def _records(items: Truth | Found, **columns: np.ndarray) -> list[dict[str, Any]
     """One dict of plain numbers for each object, as pycocotools wants them."""
     columns = {"image_id": items.images, "category_id": items.categories, "bbox": items.boxes, **columns}
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    return [dict(zip(columns, row, strict=True)) for row in rows]
+    records: list[dict[str, Any]] = [dict(zip(columns, row, strict=True)) for row in rows]
+    for record, mask in zip(records, items.masks or (), strict=items.masks is not None):
+        record["segmentation"] = mask
+    return records
+
+
+def _images(truth: Truth) -> list[dict[str, Any]]:
+    if truth.sizes is None:
+        return [{"id": i} for i in range(truth.num_images)]
+    return [{"id": i, "height": h, "width": w} for i, (h, w) in enumerate(truth.sizes.tolist())]
+
+
+def _areas(found: Found) -> np.ndarray:
+    """(N,) float64: of the masks where there are any, else of the boxes."""
+    if found.masks is None:
+        return found.boxes[:, 2] * found.boxes[:, 3]
+    from pycocotools import mask as coco_mask
+
+    return np.array([float(coco_mask.area(mask)) for mask in found.masks])

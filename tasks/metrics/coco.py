@@ -1,12 +1,13 @@
-"""Average precision and recall of boxes as COCO measures them, over a whole data set and all ranks."""
+"""Average precision and recall of boxes and masks as COCO measures them, over a whole data set and all ranks."""
 
 import json
 import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -44,11 +45,20 @@ class Annotations(Protocol):
     def is_crowd(self) -> np.ndarray: ...  # (M,) bool
 
 
+class MaskAnnotations(Annotations, Protocol):
+    """The same with a mask for each object."""
+
+    @property
+    def sizes(self) -> np.ndarray: ...  # (I, 2) int (height, width)
+    def segmentation(self, index: int) -> Any: ...  # of object `index`, as COCO writes it; None without one
+
+
 class CocoMetric:
     """COCO's twelve numbers, AP by class, and the detections in COCO's result format.
 
     Every image of `annotations` must be seen exactly once, over all ranks. Detections are kept as arrays,
-    48 bytes each. The numbers do not depend on the order of batches or on the number of ranks.
+    48 bytes each, and their masks as run lengths. The numbers do not depend on the order of batches or on
+    the number of ranks.
     """
 
     backend_used: str
@@ -56,14 +66,16 @@ class CocoMetric:
 
     def __init__(
         self,
-        annotations: Annotations,
+        annotations: Annotations | MaskAnnotations,
         *,
+        masks: bool = False,
         max_detections: tuple[int, int, int] = (1, 10, 100),
         backend: str = "auto",
     ):
         """
         Args:
             annotations: the truth, as written in the data set.
+            masks: score masks besides boxes; `annotations` are `MaskAnnotations` then.
             max_detections: limits, ascending, for each image and class; AP takes the last.
             backend: `auto` (hotcoco where it is installed), `hotcoco`, or `pycocotools`, the reference.
 
@@ -89,18 +101,26 @@ class CocoMetric:
             )
             backend = "pycocotools"
         self.annotations = annotations
+        self.masks = masks
         self.max_detections = tuple(limits)
         self.backend_used, self._evaluate = evaluator(backend)
         self._truth = _truth(annotations)
+        self._mask_truth = _with_masks(self._truth, cast(MaskAnnotations, annotations)) if masks else None
         self.reset()
 
     def reset(self) -> None:
         """Forgets every image seen."""
-        self._seen: list[tuple[np.ndarray, ...]] = []  # image ids (B,), counts (B,), boxes, scores, labels
+        # Image ids (B,), counts (B,), boxes, scores, labels, and run lengths where masks are scored.
+        self._seen: list[tuple[np.ndarray, ...]] = []
         self._gathered: tuple[np.ndarray, ...] | None = None
 
-    def update(self, predictions: Detections, batch: Batch) -> None:
+    def update(
+        self, predictions: Detections, batch: Batch, run_lengths: Sequence[bytes] | None = None
+    ) -> None:
         """Adds the detections, in original pixels, of the images of one batch.
+
+        `run_lengths` are COCO's compressed run lengths of the mask of each detection, image by image, rows of
+        padding left out; wanted where masks are scored.
 
         Raises:
             ValueError: when a detection is not finite or has a label that the annotations do not have.
@@ -124,12 +144,17 @@ class CocoMetric:
         image_ids = batch.image_ids.cpu().numpy()
         assert len(image_ids) == len(valid), (len(image_ids), len(valid))
         boxes[:, 2:] -= boxes[:, :2]  # in float64, as a reader of the written file would
-        self._seen.append((image_ids, valid.sum(axis=1), boxes, scores, labels))
+        assert (run_lengths is not None) == self.masks
+        masks = () if run_lengths is None else (_objects(run_lengths),)
+        assert all(len(column) == len(labels) for column in masks)
+        self._seen.append((image_ids, valid.sum(axis=1), boxes, scores, labels, *masks))
         self._gathered = None
 
     def compute(self) -> dict[str, float]:
         """AP, AP50, AP75, AP_small, AP_medium, AP_large, AR_1, AR_10, AR_100 (or other limits), AR_small,
         AR_medium, AR_large, then `AP/<class name>` in order of labels; each in 0 … 1.
+
+        Where masks are scored, the same numbers of the masks follow under `mask_AP` and so on.
 
         nan where the data set has no object of that kind; pycocotools says -1 there. Classes without
         objects are left out of every mean, as in pycocotools.
@@ -137,7 +162,15 @@ class CocoMetric:
         Raises:
             ValueError: when an image of the annotations was missed or seen more than once.
         """
-        precision, recall = self._evaluate(self._truth, self._found(), self.max_detections)
+        found = self._found()
+        numbers = self._numbers(self._truth, replace(found, masks=None))
+        if self._mask_truth is not None:
+            of_masks = self._numbers(self._mask_truth, found)
+            numbers |= {f"mask_{name}": value for name, value in of_masks.items()}
+        return numbers
+
+    def _numbers(self, truth: Truth, found: Found) -> dict[str, float]:
+        precision, recall = self._evaluate(truth, found, self.max_detections)
         numbers = {"AP": _mean(precision[..., 0, 2])}
         numbers["AP50"] = _mean(precision[0, ..., 0, 2])
         numbers["AP75"] = _mean(precision[5, ..., 0, 2])
@@ -149,15 +182,18 @@ class CocoMetric:
             numbers[f"AP/{name}"] = _mean(precision[:, :, k, 0, 2])
         return numbers
 
-    def results(self) -> list[dict[str, Any]]:
+    def results(self, *, masks: bool = False) -> list[dict[str, Any]]:
         """The detections of all ranks in COCO's result format, by ascending image id: `image_id`,
         `category_id` (the data set's own), `bbox` xywh, `score`, unrounded.
 
+        With `masks` each has its `segmentation` (compressed run lengths) in place of `bbox`: COCO's code would
+        take the area of the box, where there is one, for that of the mask.
+
         In a distributed run all ranks call this together, unless `compute` came before.
         """
-        return list(self._records())
+        return list(self._records(masks))
 
-    def write_results(self, path: str | os.PathLike[str]) -> None:
+    def write_results(self, path: str | os.PathLike[str], *, masks: bool = False) -> None:
         """Writes `results` as JSON, a line for each detection; `path` is replaced whole or not at all.
 
         pycocotools run on the file gives the numbers of `compute`. In a distributed run call this on
@@ -168,7 +204,7 @@ class CocoMetric:
         try:
             with open(unfinished, "w", encoding="utf-8") as file:
                 separator = "[\n"
-                for record in self._records():
+                for record in self._records(masks):
                     file.write(separator + json.dumps(record))
                     separator = ",\n"
                 file.write("[]\n" if separator == "[\n" else "\n]\n")
@@ -176,28 +212,41 @@ class CocoMetric:
         finally:
             unfinished.unlink(missing_ok=True)
 
-    def _records(self) -> Iterator[dict[str, Any]]:
+    def _records(self, masks: bool) -> Iterator[dict[str, Any]]:
         found = self._found()
         images = np.sort(self.annotations.image_ids)[found.images].tolist()
         categories = np.sort(self.annotations.category_ids)[found.categories].tolist()
-        for image, category, box, score in zip(
-            images, categories, found.boxes, found.scores.tolist(), strict=True
+        if masks:
+            assert found.masks is not None
+            key, values = "segmentation", [{**m, "counts": m["counts"].decode()} for m in found.masks]
+        else:
+            key, values = "bbox", found.boxes.tolist()
+        for image, category, value, score in zip(
+            images, categories, values, found.scores.tolist(), strict=True
         ):
-            yield {"image_id": image, "category_id": category, "bbox": box.tolist(), "score": score}
+            yield {"image_id": image, "category_id": category, key: value, "score": score}
 
     def _found(self) -> Found:
         """The detections of all ranks, by ascending image id, in the order given within an image."""
         if self._gathered is None:
             empty = (np.zeros(0, np.int64),) * 2 + (np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))
+            empty += (np.zeros(0, object),) * self.masks
             mine = tuple(np.concatenate(column) for column in zip(empty, *self._seen, strict=True))
             every = gathered(mine)
             self._gathered = tuple(np.concatenate(column) for column in zip(*every, strict=True))
-        image_ids, counts, boxes, scores, labels = self._gathered
+        image_ids, counts, boxes, scores, labels, *run_lengths = self._gathered
         check_each_once(np.asarray(self.annotations.image_ids), image_ids)
         images = np.repeat(np.searchsorted(np.sort(self.annotations.image_ids), image_ids), counts)
         order = np.argsort(images, kind="stable")
         categories = _ranks(self.annotations.category_ids)[labels]
-        return Found(images[order], categories[order], boxes[order], scores[order])
+        masks = None
+        if run_lengths:
+            sizes = _sizes(cast(MaskAnnotations, self.annotations))[images[order]].tolist()
+            masks = [
+                {"size": size, "counts": counts}
+                for size, counts in zip(sizes, run_lengths[0][order], strict=True)
+            ]
+        return Found(images[order], categories[order], boxes[order], scores[order], masks)
 
 
 def _truth(annotations: Annotations) -> Truth:
@@ -211,6 +260,24 @@ def _truth(annotations: Annotations) -> Truth:
         is_crowd=np.asarray(annotations.is_crowd, bool),
         ids=np.where(np.asarray(annotations.ids) == 0, 0, np.arange(1, len(annotations.ids) + 1)),
     )
+
+
+def _with_masks(truth: Truth, annotations: MaskAnnotations) -> Truth:
+    empty = [[0.0, 0.0, 0.0, 0.0, 0.0, 0.0]]  # of an object whose mask is not known
+    masks = [annotations.segmentation(index) or empty for index in range(len(annotations.ids))]
+    return replace(truth, sizes=_sizes(annotations), masks=masks)
+
+
+def _sizes(annotations: MaskAnnotations) -> np.ndarray:
+    """(I, 2): of the images in the order that COCO's code works in."""
+    return np.asarray(annotations.sizes)[np.argsort(annotations.image_ids)]
+
+
+def _objects(values: Sequence[bytes]) -> np.ndarray:
+    """(N,) of objects; numpy would cut strings of bytes at their last zero."""
+    column = np.empty(len(values), object)
+    column[:] = values
+    return column
 
 
 def _ranks(ids: np.ndarray) -> np.ndarray:

@@ -59,6 +59,9 @@ class ASPP(nn.Module):
 class ASPPHead(nn.Sequential):
     """The backbone's last map to logits of its resolution."""
 
+    class_layer = "4"
+    """The layer that has an output for each class."""
+
     def __init__(
         self,
         level: str,

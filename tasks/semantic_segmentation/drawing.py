@@ -13,6 +13,7 @@ from tasks.harness.drawing import Color, class_color
 
 OPACITY = 0.55
 """Share of the class's colour in a tinted pixel."""
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of R, G, B (ITU-R BT.601)
 _SMALLEST, _LARGEST = 400, 1600  # small pictures are enlarged to sides of about this
 
 
@@ -27,8 +28,9 @@ def label_colors(class_names: Sequence[str]) -> list[Color]:
 def draw_class_map(image: np.ndarray, class_map: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
     """`image` with every pixel tinted by its class, above a legend of the classes that are there.
 
-    Background and pixels of unknown class are left as they are. Small images come back enlarged by a whole
-    factor, so that the legend can be read.
+    Tinted pixels lose their own colour, so that the tint is that of the legend. Background and pixels of
+    unknown class are left as they are. Small images come back enlarged by a whole factor, so that the legend
+    can be read.
 
     Args:
         image: uint8 (H, W, 3) RGB.
@@ -43,7 +45,10 @@ def draw_class_map(image: np.ndarray, class_map: np.ndarray, class_names: Sequen
     opacity = np.zeros(256, np.float32)
     opacity[int(has_background) : len(class_names)] = OPACITY
     weight = opacity[class_map][:, :, None]
-    tinted = (image * (1 - weight) + colors[class_map] * weight).round().astype(np.uint8)
+    grey = np.repeat((image @ _LUMA)[:, :, None], 3, axis=2)
+    tinted = (
+        np.where(weight > 0, grey * (1 - weight) + colors[class_map] * weight, image).round().astype(np.uint8)
+    )
 
     factor = max(1, min(-(-_SMALLEST // min(height, width)), _LARGEST // max(height, width)))
     picture = Image.fromarray(tinted).resize((width * factor, height * factor), Image.Resampling.NEAREST)

@@ -22,6 +22,9 @@ _COARSEST_STRIDE = 32  # "starting from the deepest FPN level (at 1/32 scale)"; 
 class FPNHead(nn.Module):
     """Levels p2 … p5 to logits at the resolution of the finest."""
 
+    class_layer = "classes"
+    """The layer that has an output for each class."""
+
     def __init__(self, feature_info: Mapping[str, FeatureInfo], *, num_classes: int, channels: int):
         """
         Args:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 import backbones
 from backbones.layers import Norm
@@ -103,12 +103,12 @@ class Segmenter(Model):
     def __init__(
         self,
         backbone: backbones.FeatureExtractor,
-        head: nn.Module,
+        head: FPNHead | ASPPHead,
         *,
         preprocessing: Preprocessing | Mapping[str, Any] | None,
         loss: Loss,
     ):
-        """`head(features, sizes)` gives logits (B, K, h, w)."""
+        """`head(features, sizes)` gives logits (B, K, h, w), and its `class_layer` is the name of the last layer."""
         super().__init__()
         if loss not in get_args(Loss):
             raise ValueError(f"model.loss={loss} is unknown; wanted one of {', '.join(get_args(Loss))}")
@@ -118,6 +118,9 @@ class Segmenter(Model):
         self.head = head
         self.preprocessing = preprocessing or Preprocessing()
         self.loss_names = loss.split("+")
+
+    def class_layers(self) -> dict[str, int]:
+        return {f"head.{self.head.class_layer}": 1}
 
     def features(self, batch: Batch) -> dict[str, Tensor]:
         return self.backbone(self.preprocessing.normalize(batch.images, batch.sizes))

@@ -1,6 +1,7 @@
 """`SemanticSegmentationTask`: a class for every pixel, scored by mean intersection over union."""
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ class SemanticSegmentationTask(Task):
     """Trains and evaluates any model whose predictions are `PixelScores`."""
 
     monitor = "mean_iou"
+    data_options = MappingProxyType({"class_maps": True})
 
     def build_metric(self, annotations: Any) -> SemanticSegmentationMetric:
         return SemanticSegmentationMetric(annotations)

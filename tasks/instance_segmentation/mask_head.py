@@ -1,0 +1,49 @@
+"""The mask branch of Mask R-CNN: features pooled from boxes to one small mask for each class.
+
+Legend, beside that of tasks/contracts.py:
+    P  boxes        C  channels        R  cells along each side of what is pooled        S = 2 R, of a mask
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tasks.detection.roi_align import multilevel_roi_align
+
+
+class MaskHead(nn.Module):
+    """Convolutions, an upsampling by two, and one map for each class (Mask R-CNN, figure 4, right)."""
+
+    def __init__(self, channels: int, *, num_classes: int, roi_size: int, layers: int, width: int):
+        super().__init__()
+        self.num_classes = num_classes
+        self.roi_size = roi_size
+        blocks: list[nn.Module] = []
+        for i in range(layers):
+            blocks += [nn.Conv2d(width if i else channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+        self.convs = nn.Sequential(*blocks)
+        self.upsample = nn.ConvTranspose2d(width if layers else channels, width, 2, stride=2)
+        self.masks = nn.Conv2d(width, num_classes, 1)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, maps: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, valid: Tensor, labels: Tensor
+    ) -> Tensor:
+        """Logits (P, S, S) of the class `labels` (P,), for the P of `boxes` (B, R, 4) where `valid` (B, R)."""
+        pooled = multilevel_roi_align(maps, strides, boxes, self.roi_size)[valid.flatten()]
+        logits = self.masks(F.relu(self.upsample(self.convs(pooled))))
+        return logits[torch.arange(len(labels), device=labels.device), labels]
+
+
+def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy, the mean over all cells of `logits` and `targets` (P, S, S); 0 for no box at all,
+    with a gradient of 0 for every parameter (Mask R-CNN, section 3)."""
+    if not len(logits):
+        return logits.sum().float()
+    return F.binary_cross_entropy_with_logits(logits.float(), targets)

@@ -1,0 +1,110 @@
+"""Mask R-CNN (He et al., 2017): `mask_rcnn` builds it, `MaskRCNN` is the network."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tasks.contracts import Batch, Detections
+from tasks.detection.faster_rcnn import FasterRCNN, faster_rcnn
+from tasks.detection.matching import take_matched
+from tasks.detection.roi_head import RoISamples
+
+from .mask_head import MaskHead, mask_loss
+from .mask_targets import sample_masks
+
+
+def mask_rcnn(
+    *,
+    mask_roi_size: int = 14,
+    mask_layers: int = 4,
+    mask_width: int = 256,
+    **detector: Any,
+) -> "MaskRCNN":
+    """A Mask R-CNN from plain values: those of `faster_rcnn`, and those of the mask branch.
+
+    Args:
+        mask_roi_size: cells along each side of what is pooled from a box; its mask has twice as many.
+        mask_layers: convolutions before the upsampling.
+        mask_width: their channels.
+        **detector: the arguments of `tasks.detection.faster_rcnn.faster_rcnn`.
+
+    Raises:
+        ValueError: what `faster_rcnn` raises, or a size below one.
+    """
+    if mask_roi_size < 1 or mask_width < 1 or mask_layers < 0:
+        raise ValueError(
+            f"model.mask_roi_size={mask_roi_size} and model.mask_width={mask_width} must be at least 1, "
+            f"model.mask_layers={mask_layers} at least 0"
+        )
+    base = faster_rcnn(**detector)
+    channels = next(iter(base.backbone.feature_info.values())).channels  # type: ignore[union-attr]
+    head = MaskHead(
+        channels,
+        num_classes=base.num_classes,
+        roi_size=mask_roi_size,
+        layers=mask_layers,
+        width=mask_width,
+    )
+    return MaskRCNN(base, head)
+
+
+# Every argument by its name, for who asks what can be set; the defaults stay where they are.
+_OWN = [p for p in inspect.signature(mask_rcnn).parameters.values() if p.kind is p.KEYWORD_ONLY]
+mask_rcnn.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [*inspect.signature(faster_rcnn).parameters.values(), *_OWN]
+)
+
+
+class MaskRCNN(FasterRCNN):
+    """A Faster R-CNN with a mask branch beside its box head; parts and names of the former stay."""
+
+    def __init__(self, detector: FasterRCNN, mask_head: MaskHead):
+        super().__init__(
+            detector.backbone,  # type: ignore[arg-type]
+            detector.rpn,
+            detector.roi_head,
+            detector.preprocessing,
+            proposals_train=detector.proposals_train,
+            proposals_test=detector.proposals_test,
+        )
+        self.mask_head = mask_head
+
+    def class_layers(self) -> dict[str, int]:
+        return {**super().class_layers(), "mask_head.masks": 1}
+
+    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        anchors = self.anchor_predictions(features, batch)
+        samples = self.sample(anchors, batch)
+        return {
+            **self.box_losses(features, batch, anchors, samples),
+            "loss_mask": self.mask_loss(features, batch, samples),
+        }
+
+    def mask_loss(self, features: dict[str, Tensor], batch: Batch, samples: RoISamples) -> Tensor:
+        """The loss of the masks in all positive boxes of `samples` whose object has one."""
+        assert batch.mask_pixels is not None and batch.mask_places is not None, "the batch has no masks"
+        places = take_matched(batch.mask_places, samples.matches, 0)
+        valid = samples.positive & (places[..., 3] > 0)
+        # Positives stand first in each image; those of all images fit into as many columns as the most of one.
+        most = int(samples.positive.sum(dim=1).amax())
+        boxes, valid = samples.boxes[:, :most], valid[:, :most]
+        sizes = batch.sizes[:, None].expand(-1, most, -1)
+        labels = samples.labels[:, :most][valid]
+        logits = self.mask_head(self.pooled(features), self.pooled_strides, boxes, valid, labels)
+        targets = sample_masks(
+            batch.mask_pixels, places[:, :most][valid], boxes[valid], sizes[valid], logits.shape[-1]
+        )
+        return mask_loss(logits, targets)
+
+    def predictions(self, features: dict[str, Tensor], batch: Batch) -> Detections:
+        found = super().predictions(features, batch)
+        valid = found.labels >= 0
+        logits = self.mask_head(
+            self.pooled(features), self.pooled_strides, found.boxes, valid, found.labels[valid]
+        )
+        masks = torch.zeros(*valid.shape, *logits.shape[1:], device=logits.device)
+        masks[valid] = logits.float().sigmoid()
+        found.masks = masks
+        return found

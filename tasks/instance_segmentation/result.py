@@ -1,0 +1,66 @@
+"""What an instance segmenter finds in single pictures: for programs, as JSON, in words and drawn."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tasks.contracts import Batch, Detections, ObjectMask
+from tasks.detection import result as detection
+from tasks.detection.result import Objects
+
+from .drawing import draw_instances
+from .run_lengths import bitmaps, encode
+
+
+@dataclass
+class Instances(Objects):
+    """The N objects found in one picture with their outlines, best first."""
+
+    bitmaps: list[ObjectMask]
+    """N masks, each inside a rectangle of the picture that holds all of it."""
+    size: tuple[int, int]
+    """(height, width) of the picture."""
+
+    @property
+    def masks(self) -> np.ndarray:
+        """Bool (N, height, width): the masks as large as the picture; made anew at each call."""
+        masks = np.zeros((len(self), *self.size), bool)
+        for mask, (left, top, bitmap) in zip(masks, self.bitmaps, strict=True):
+            mask[top : top + bitmap.shape[0], left : left + bitmap.shape[1]] = bitmap
+        return masks
+
+    def above(self, threshold: float) -> "Instances":
+        """Those that score at least `threshold`."""
+        kept = [mask for mask, score in zip(self.bitmaps, self.scores, strict=True) if score >= threshold]
+        return Instances(**vars(super().above(threshold)), bitmaps=kept, size=self.size)
+
+    def draw(self, image: np.ndarray) -> np.ndarray:
+        """`image` (uint8 (H, W, 3)) with masks, boxes, names and scores."""
+        return draw_instances(
+            image, self.bitmaps, self.boxes, self.labels, self.scores, self.names_by_label()
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The objects, for a JSON file; boxes are xyxy, masks COCO's compressed run lengths."""
+        report = super().to_dict()
+        for entry, mask in zip(report["objects"], self.bitmaps, strict=True):
+            entry["segmentation"] = {
+                "size": list(self.size),
+                "counts": encode(mask, *self.size).decode(),
+            }
+        return report
+
+
+def results(found: Detections, batch: Batch, class_names: list[str]) -> list[Instances]:
+    """A result for each picture of the batch, in its original pixels."""
+    assert found.masks is not None, "the model predicts no masks"
+    instances = []
+    sizes = batch.original_sizes.tolist()
+    for i, (objects, (height, width)) in enumerate(
+        zip(detection.results(found, batch, class_names), sizes, strict=True)
+    ):
+        boxes = found.to_original(batch.sizes, batch.original_sizes).boxes[i, found.labels[i] >= 0]
+        masks = list(bitmaps(found.masks[i, found.labels[i] >= 0], boxes, height, width))
+        instances.append(Instances(**vars(objects), bitmaps=masks, size=(height, width)))
+    return instances

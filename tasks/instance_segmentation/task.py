@@ -1,0 +1,52 @@
+"""`InstanceSegmentationTask`: boxes and masks scored as COCO does."""
+
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from tasks.contracts import Batch, Detections
+from tasks.harness.task import Task
+from tasks.metrics.table import coco_table
+
+from .drawing import draw_instances
+from .metric import InstanceSegmentationMetric
+from .run_lengths import bitmaps
+
+MIN_SCORE = 0.5  # of what is drawn while training
+
+
+class InstanceSegmentationTask(Task):
+    """Trains and evaluates any model whose predictions are `Detections` with masks."""
+
+    monitor = "mask_AP"
+    data_options = MappingProxyType({"masks": True})
+
+    def build_metric(self, annotations: Any) -> InstanceSegmentationMetric:
+        return InstanceSegmentationMetric(annotations)
+
+    def to_original(self, predictions: Detections, batch: Batch) -> Detections:
+        return predictions.to_original(batch.sizes, batch.original_sizes)
+
+    def draw(self, image: np.ndarray, predictions: Detections, index: int) -> np.ndarray:
+        assert predictions.masks is not None
+        shown = predictions.scores[index] >= MIN_SCORE
+        boxes = predictions.boxes[index, shown].float().cpu()
+        return draw_instances(
+            image,
+            list(bitmaps(predictions.masks[index, shown], boxes, *image.shape[:2])),
+            boxes.numpy(),
+            predictions.labels[index, shown].cpu().numpy(),
+            predictions.scores[index, shown].float().cpu().numpy(),
+            self.header.class_names,
+        )
+
+    def write_results(self, folder: Path) -> None:
+        assert isinstance(self.metric, InstanceSegmentationMetric)
+        self.metric.write_results(folder)
+
+    def report(self, numbers: dict[str, float]) -> str:
+        boxes = {name: value for name, value in numbers.items() if not name.startswith("mask_")}
+        masks = {name[5:]: value for name, value in numbers.items() if name.startswith("mask_")}
+        return f"Boxes\n{coco_table(boxes)}\n\nMasks\n{coco_table(masks)}"
