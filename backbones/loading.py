@@ -71,8 +71,8 @@ def load_weights(extractor: FeatureExtractor, weights: Mapping[str, Tensor]) -> 
         },
     )
     # a head is expected to be left over, another stage of the same name is not
-    roots = {key.partition(".")[0] for key in ours}
-    foreign = [key for key in report.left_over if key.partition(".")[0] in roots]
+    roots = {_root(key) for key in ours}
+    foreign = [key for key in report.left_over if _root(key) in roots]
     if len(report.matched) < ENOUGH * max(len(ours), len(report.matched) + len(foreign)):
         raise ValueError(
             f"these weights belong to another network ({report}); build the backbone that they were trained with"
@@ -112,6 +112,11 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     except Exception as error:  # torch raises five kinds, by where the damage is
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{path} holds no weights that can be read as data alone ({reason})") from None
+
+
+def _root(key: str) -> str:
+    """The part of a network that `key` is in; an adapter's network lies one deeper."""
+    return key.removeprefix("network.").partition(".")[0]
 
 
 def _some(keys: list[str]) -> str:
