@@ -99,13 +99,11 @@ class Classifier(Model):
         """`loss_class`: cross-entropy with the true class, or with the shares of a mixed image."""
         target = batch.class_ids if batch.class_weights is None else batch.class_weights
         assert target is not None, "the batch has no classes: its data is not for classification"
-        loss = F.cross_entropy(
-            self.logits(features, batch.sizes),
-            target,
-            weight=self.class_weights,
-            label_smoothing=self.label_smoothing,
-        )
-        return {"loss_class": loss}
+        logits = self.logits(features, batch.sizes)
+        return {"loss_class": class_loss(logits, target, self.class_weights, self.label_smoothing)}
+
+    def class_layers(self) -> dict[str, int]:
+        return {"head": 1}
 
     def predictions(self, features: dict[str, Tensor], batch: Batch) -> Classification:
         return Classification(self.logits(features, batch.sizes))
@@ -114,6 +112,24 @@ class Classifier(Model):
         """float32 (B, K)."""
         pooled = masked_mean(features[self.level], sizes, self.stride)
         return self.head(self.dropout(pooled)).float()
+
+
+def class_loss(
+    logits: Tensor, target: Tensor, class_weights: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """Scalar: cross-entropy of `logits` (B, K), the mean over the batch by the weights (K,) of the true classes.
+
+    `target` is the class of each image, int64 (B,), or its share of each class, float32 (B, K): with all of
+    it on one class both are the same. 0 when no image has a weight.
+    """
+    if class_weights is None:
+        return F.cross_entropy(logits, target, label_smoothing=label_smoothing)
+    total = F.cross_entropy(
+        logits, target, weight=class_weights, label_smoothing=label_smoothing, reduction="sum"
+    )
+    # torch divides by the weights for classes but by B for shares, where a mixed batch would weigh differently.
+    count = (class_weights[target] if target.ndim == 1 else target @ class_weights).sum()
+    return (count > 0) * total / count.where(count > 0, 1)
 
 
 def masked_mean(maps: Tensor, sizes: Tensor, stride: int) -> Tensor:

@@ -1,14 +1,20 @@
 """`ClassificationTask`: images sorted into classes, scored by how often the first guess is right."""
 
+from collections.abc import Callable
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from tasks.contracts import Batch, Classification
+from tasks.contracts import Batch, Classification, Model
 from tasks.harness.task import Task
 
 from .metric import ClassificationMetric
+from .mixing import Mixing, check_sizes
 from .result import draw_best
 
 
@@ -16,6 +22,41 @@ class ClassificationTask(Task):
     """Trains and evaluates any model whose predictions are a `Classification`."""
 
     monitor = "top1"
+    data_options = MappingProxyType({"classes": True})
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        optimizer: Callable[[list[dict]], Optimizer] | None = None,
+        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
+        backbone_lr_scale: float = 1.0,
+        config: dict[str, Any] | None = None,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+    ) -> None:
+        """As `Task`; `mixup` and `cutmix` are those of `Mixing`, for training alone."""
+        super().__init__(
+            model,
+            optimizer=optimizer,
+            schedule=schedule,
+            backbone_lr_scale=backbone_lr_scale,
+            config=config,
+        )
+        self.mixing = Mixing(mixup=mixup, cutmix=cutmix)
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        if self.mixing and self.trainer.training:
+            check_sizes(batch)  # here, because on the device it would have to be waited for
+        return batch
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        if self.mixing:
+            # Where the batch stands in the run decides, so that a run that goes on mixes as if it had not stopped.
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            seed = (data.seed, self.current_epoch, batch_index, self.global_rank)
+            batch = self.mixing(batch, len(self.header.class_names), seed)
+        return super().training_step(batch, batch_index)
 
     def build_metric(self, annotations: Any) -> ClassificationMetric:
         return ClassificationMetric(annotations)

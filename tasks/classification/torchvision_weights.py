@@ -6,6 +6,8 @@ from torch import Tensor
 
 from .classifier import Classifier
 
+COUNTER = "num_batches_tracked"  # old files lack it, and nothing is computed from it
+
 
 def load_torchvision_weights(model: Classifier, state_dict: Mapping[str, Tensor]) -> None:
     """Loads the state dict of a torchvision ResNet, ResNeXt or Wide ResNet, `fc` included, in place.
@@ -20,8 +22,9 @@ def load_torchvision_weights(model: Classifier, state_dict: Mapping[str, Tensor]
     renamed = {
         key.replace("fc.", "head.") if key.startswith("fc.") else f"backbone.{key}": value
         for key, value in state_dict.items()
+        if not key.endswith(COUNTER)
     }
-    expected = {key: value.shape for key, value in model.state_dict().items()}
+    expected = {key: value.shape for key, value in model.state_dict().items() if not key.endswith(COUNTER)}
     missing, left_over = sorted(expected.keys() - renamed), sorted(renamed.keys() - expected)
     reshaped = sorted(k for k in expected.keys() & renamed if expected[k] != renamed[k].shape)
     if missing or left_over or reshaped:
@@ -31,4 +34,4 @@ def load_torchvision_weights(model: Classifier, state_dict: Mapping[str, Tensor]
             f"{len(reshaped)} of another shape (the first: {first}); build it with the backbone and the "
             "number of classes that the weights are for"
         )
-    model.load_state_dict(renamed)
+    model.load_state_dict(renamed, strict=False)

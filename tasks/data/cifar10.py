@@ -97,9 +97,24 @@ def read_packed(path: Path) -> dict[str, np.ndarray]:
             arrays = {name: _read(path, archive, f"{name}.npy") for name in MEMBERS}
     except (zipfile.BadZipFile, OSError, EOFError) as error:
         raise ValueError(f"{path} is no readable .npz file ({error}); get it again") from None
+    kinds = {name: arrays[name].dtype.kind for name in MEMBERS}
+    if (
+        any(kinds[name] not in "iu" for name in ("offsets", "labels", "split"))
+        or arrays["data"].dtype != np.uint8
+        or kinds["names"] != "U"
+        or any(array.ndim != 1 for array in arrays.values())
+    ):
+        found = ", ".join(f"{name} {arrays[name].dtype} {arrays[name].shape}" for name in MEMBERS)
+        raise ValueError(
+            f"{path} holds {found}; wanted flat arrays: data of uint8, names of text, the others of integers"
+        )
+    arrays["offsets"] = arrays["offsets"].astype(
+        np.int64
+    )  # differences of unsigned ones would never be negative
     num_images, offsets = len(arrays["labels"]), arrays["offsets"]
     fits = (
         len(offsets) == num_images + 1
+        and offsets[0] >= 0
         and len(arrays["split"]) == num_images
         and (np.diff(offsets) > 0).all()
         and offsets[-1] <= len(arrays["data"])
@@ -123,8 +138,12 @@ def _read(path: Path, archive: zipfile.ZipFile, member: str) -> np.ndarray:
             np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         )
         shape, fortran_order, dtype = read_header(file)
+        if dtype.hasobject:
+            raise ValueError(
+                f"{path} holds Python objects in {member}, which could run code; pack it as numbers and text"
+            )
         header_size = file.tell()
-        if info.compress_type != zipfile.ZIP_STORED or fortran_order:
+        if info.compress_type != zipfile.ZIP_STORED or fortran_order or 0 in shape:
             file.seek(0)
             return np.lib.format.read_array(file, allow_pickle=False)
     with open(path, "rb") as file:

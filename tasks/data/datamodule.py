@@ -11,8 +11,10 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from tasks.data.annotations import Annotations
 from tasks.data.class_maps import with_class_maps
 from tasks.data.collate import Sample, collate
+from tasks.data.image_labels import check_classes
 from tasks.data.images import resize
 from tasks.data.loader import ResumableLoader
 from tasks.data.samplers import EpochSampler
@@ -73,10 +75,12 @@ class DataModule(LightningDataModule):
         eval_split: SplitName = "val",
         masks: bool = False,
         class_maps: bool = False,
+        classes: bool = False,
     ):
         """`batch_size` counts images per rank; `eval_split` is the split that validation reads. With
-        `masks` targets have the masks of their objects, with `class_maps` they are the class of each pixel;
-        ValueError says so where `source` has none."""
+        `masks` targets have the masks of their objects, with `class_maps` they are the class of each pixel,
+        with `classes` the class of the image; ValueError says so where `source` has none, as it does without
+        any of the three where there are no boxes."""
         super().__init__()
         if batch_size < 1 or num_workers < 0 or seed < 0:
             raise ValueError(
@@ -85,6 +89,8 @@ class DataModule(LightningDataModule):
             )
         self.source = with_class_maps(source) if class_maps else with_masks(source) if masks else source
         self.masks = masks
+        self.class_maps = class_maps
+        self.classes = classes
         self.preprocessing = preprocessing
         self.augmentation = Augmentation(augmentation)
         self.batch_size = batch_size
@@ -107,6 +113,10 @@ class DataModule(LightningDataModule):
         split = self.source.split(name)
         if self.masks:
             check_masks(split.annotations, name)
+        elif self.classes:
+            check_classes(split.annotations, type(self.source).__name__)
+        elif not self.class_maps:
+            check_boxes(split.annotations, type(self.source).__name__)
         return split
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -153,6 +163,15 @@ class DataModule(LightningDataModule):
             persistent_workers=self.num_workers > 0,
             worker_init_fn=use_one_thread,
             generator=torch.Generator(),  # its own, or opening a loader would change what the model draws
+        )
+
+
+def check_boxes(annotations: object, source: str) -> None:
+    """Raises ValueError unless `annotations`, those of a data set called `source`, are of objects in images."""
+    if not isinstance(annotations, Annotations):
+        raise ValueError(
+            f"detection needs a box for each object, which {source} does not have; use objects with boxes "
+            "(data=coco, data=voc, data=digits), or the task that this data is for"
         )
 
 

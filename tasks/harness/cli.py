@@ -89,6 +89,7 @@ def compose(config_name: str, overrides: Iterable[str]) -> DictConfig:
     chosen = [o for o, p in zip(overrides, parsed, strict=True) if p.key_or_group in groups]
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         base = hydra.compose(config_name, overrides=chosen)
+        foreign = _replace_backbone(base, parsed)
         others = [
             word
             if override.is_add() or override.is_force_add() or override.is_delete()
@@ -96,11 +97,30 @@ def compose(config_name: str, overrides: Iterable[str]) -> DictConfig:
             for word, override in zip(overrides, parsed, strict=True)
             if override.key_or_group not in groups
         ]
-        config = hydra.compose(config_name, overrides=[*chosen, *others])
+        config = hydra.compose(config_name, overrides=[*chosen, *others, *foreign])
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ValueError(f"{missing[0]} is not set; give {missing[0]}=…")
     return config
+
+
+def _replace_backbone(base: DictConfig, overrides: Iterable[Any]) -> list[str]:
+    """Gives `base` the backbone that `overrides` ask for by name, whose options they may set as well; the
+    deletions of those that are not for it.
+
+    A recipe may describe a network of its own; if the one asked for lacks any of its options, they are all
+    about the other network.
+    """
+    given = {override.key_or_group: override for override in overrides if not override.is_delete()}
+    override, node = given.get("backbone.name", given.get("backbone")), base.get("backbone")
+    name = override and override.value()
+    if node is None or not isinstance(name, str) or name == node.name:
+        return []
+    node.name = name
+    options = {str(option) for option in node} - {"name", "pretrained"}
+    if not options - _arguments(node, "backbone"):
+        return []
+    return [f"~backbone.{option}" for option in sorted(options) if f"backbone.{option}" not in given]
 
 
 def _resumed(resume: str, overrides: list[Any], groups: Iterable[str]) -> DictConfig:
@@ -193,6 +213,11 @@ def _arguments(node: DictConfig, key: str) -> set[str]:
         return (
             {*default_options(builder), "pretrained"} if root == "backbone" else set(default_options(builder))
         )
+    if root == "task" and "name" in node:
+        from tasks.harness.architectures import TASKS, lookup
+
+        own = inspect.signature(lookup(TASKS, "task", node.name)).parameters
+        return {*own} - {"model", "optimizer", "schedule", "config"}
     if root == "checkpointing":
         from tasks.harness.checkpoints import LastCheckpoint
 

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tasks.contracts import Model
 from tasks.data.datamodule import DataModule
+from tasks.data.sources import Source
 from tasks.harness import loggers
 from tasks.harness.architectures import TASKS, build_model, lookup, resolved_spec
 from tasks.harness.callbacks import PredictionPictures, progress_bar
@@ -29,6 +30,9 @@ from tasks.harness.precision import resolve_device, resolve_precision
 from tasks.harness.task import Task
 from tasks.harness.transfer import transfer
 from tasks.preprocessing import Preprocessing
+
+PUBLISHED = {"classification": "tasks.classification.published:published_classifier"}
+"""Task to what builds a model of published weights, "module:function" as in architectures.py."""
 
 
 def train(config: DictConfig) -> None:
@@ -64,9 +68,9 @@ def train(config: DictConfig) -> None:
     started_from = (
         _start_from(config.init_from, model) if checkpoint is None else f"\ngoing on from {checkpoint}"
     )
-    folder = run_folder(config) if checkpoint is None else checkpoint.parents[1]
-    config.run_dir = str(folder)
     task = _task(config, model)
+    folder = run_folder(config) if checkpoint is None else checkpoint.parents[1]
+    config.run_dir = task.config["run_dir"] = str(folder)
     last = LastCheckpoint(folder / "checkpoints", **_plain(config.checkpointing))
     trainer = _trainer(config, folder, task.monitor, last, resumes=checkpoint is not None)
     _write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
@@ -87,19 +91,29 @@ def train(config: DictConfig) -> None:
 
 
 def evaluate(config: DictConfig) -> None:
-    """Scores the model in `config.checkpoint` on a split of `config.data`, and writes what it found."""
+    """Scores the model in `config.checkpoint`, or published weights, on a split of `config.data`, and writes
+    what it found."""
     _quiet()
-    model = load_model(config.checkpoint)
+    source = instantiate(config.data)
+    model = load_model(config.checkpoint) if config.checkpoint is not None else _published(config, source)
     header: Header = model.header
+    if "task" in config and config.task.name != header.task:
+        raise ValueError(
+            f"{config.checkpoint} is a model for task={header.task}, not for task={config.task.name}; leave out "
+            "task=, which the file knows itself"
+        )
+    if config.checkpoint is not None and config.backbone.pretrained:
+        raise ValueError("give checkpoint=FILE or pretrained=…, not both")
     data = DataModule(
-        instantiate(config.data),
+        source,
         Preprocessing(**header.preprocessing),
         eval_split=config.split,
         **lookup(TASKS, "task", header.task).data_options,
         **config.loader,
     )
     data.split(config.split)
-    check_classes(header, data.class_names, config.checkpoint)
+    if config.checkpoint is not None:
+        check_classes(header, data.class_names, config.checkpoint)
     folder = run_folder(config)
     task = lookup(TASKS, "task", header.task)(model)
     trainer = instantiate(
@@ -141,7 +155,8 @@ def run_folder(config: DictConfig) -> Path:
         if folder.is_dir() and any(folder.iterdir()):
             raise FileExistsError(f"run_dir={folder} is not empty; give another folder, or delete this one")
     else:
-        name = config.task.name if "task" in config else f"evaluate-{Path(config.checkpoint).stem}"
+        model = Path(config.get("checkpoint") or config.backbone.name).stem
+        name = f"evaluate-{model}" if "checkpoint" in config else config.task.name
         folder = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -168,6 +183,23 @@ def provenance(config: DictConfig) -> dict[str, Any]:
         "seed": config.seed,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
     }
+
+
+def _published(config: DictConfig, source: Source) -> Model:
+    """The model of published weights that `config` names, for the classes of `source`."""
+    backbone = _plain(config.backbone)
+    if not backbone["pretrained"]:
+        raise ValueError(
+            "there is no model to score; give checkpoint=FILE, a model file or checkpoint, or published weights: "
+            "task=classification backbone=resnet50 pretrained=true"
+        )
+    if "task" not in config or config.task.name not in PUBLISHED:
+        raise ValueError(
+            f"pretrained={backbone['pretrained']}: published weights are scored with "
+            f"task={' or task='.join(PUBLISHED)}; for other tasks train a model and give checkpoint=FILE"
+        )
+    build = lookup(PUBLISHED, "task", config.task.name)
+    return build(backbone, Preprocessing(**config.preprocessing), source.class_names)
 
 
 def _start_from(path: str | None, model: Model) -> str:
@@ -281,6 +313,7 @@ def _quiet() -> None:
         ".*does not have many workers.*",  # decoding is cheap beside a detector; loader.num_workers says otherwise
         ".*GPU available but not used.*",
         ".*Checkpoint directory .* exists and is not empty.*",  # of a run that goes on
+        ".*overridden `on_before_batch_transfer` in `LightningModule`.*",  # and the module's is the one meant
         ".*LeafSpec.*is deprecated.*",  # Lightning 2.6.6 on torch 2.14
     ):
         warnings.filterwarnings("ignore", message)

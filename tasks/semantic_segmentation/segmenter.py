@@ -1,5 +1,6 @@
 """Semantic segmentation on any backbone: `semantic_fpn` and `deeplabv3` build it, `Segmenter` is the network."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -63,7 +64,7 @@ def deeplabv3(
     Args:
         num_classes: K, with the background where the data has one.
         backbone: what `backbones.create` takes, such as `{"name": "resnet50", "output_stride": 8}`.
-        pyramid: None; the head reads the backbone's last map.
+        pyramid: not used, with a warning if it is not None; the head reads the backbone's last map.
         preprocessing: how pixels reach the network, or its values; None for the defaults.
         channels: width of the head.
         rates: dilations of its branches; None for 12, 24, 36 at stride 8 and, as the paper has it, half of
@@ -73,12 +74,11 @@ def deeplabv3(
         loss: what training minimises; dice counts every class the same, however small.
 
     Raises:
-        ValueError: an unknown backbone or option, a pyramid, a value out of its range.
+        ValueError: an unknown backbone or option, a value out of its range.
     """
     if pyramid is not None:
-        raise ValueError(
-            f"deeplabv3 reads the backbone's last map, and pyramid={dict(pyramid)} would never be used; leave it "
-            "out (model=deeplabv3 on the command line does)"
+        warnings.warn(
+            f"deeplabv3 reads the backbone's last map; pyramid={dict(pyramid)} is not used", stacklevel=2
         )
     if not 0 <= dropout < 1:
         raise ValueError(f"model.dropout={dropout} must be at least 0 and below 1")

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from tasks.contracts import Target
@@ -52,6 +54,31 @@ def test_decoding_gives_the_pixels_of_pycocotools(blobs: np.ndarray) -> None:
     assert (full_size(mask, 40, 60) == expected).all()
     assert mask.bitmap.any(axis=1).all() and mask.bitmap.any(axis=0).all()
     assert decode_mask(None, 40, 60).bitmap.size == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(1, 12), st.integers(1, 90), st.sampled_from([0.0, 0.02, 0.5, 0.98, 1.0]), st.integers(0, 999)
+)
+def test_decoding_run_lengths_equals_pycocotools(height: int, width: int, share: float, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    flat = generator.random((height, width)) < share
+    rle = coco_mask.encode(np.asfortranarray(flat.astype(np.uint8)))
+    mask = decode_mask(rle, height, width)
+    assert (full_size(mask, height, width) == flat).all()
+    assert not mask.bitmap.size or (
+        mask.bitmap.any(axis=1)[[0, -1]].all() and mask.bitmap.any(axis=0)[[0, -1]].all()
+    )
+    assert mask.bitmap.flags.c_contiguous
+
+
+def test_decoding_long_runs() -> None:
+    flat = np.zeros((3000, 4000), np.uint8)
+    flat[100:2900, 20:3990] = 1
+    flat[500:600, 1000:2000] = 0
+    mask = decode_mask(coco_mask.encode(np.asfortranarray(flat)), 3000, 4000)
+    assert (full_size(mask, 3000, 4000) == flat).all()
+    assert (mask.left, mask.top) == (20, 100)
 
 
 def test_flip(blobs: np.ndarray) -> None:

@@ -1,5 +1,6 @@
 """Our Mask R-CNN against torchvision's: the same weights and photographs, the same losses, detections and masks."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import detection as oracle
 from torchvision.models.detection.roi_heads import paste_masks_in_image, project_masks_on_boxes
-from torchvision.ops import box_iou
 
 from tasks.contracts import Batch
 from tasks.data.collate import join_masks
@@ -124,8 +124,22 @@ def build_ours(weights: dict[str, Tensor], **options: Any) -> MaskRCNN:
     return model.eval()
 
 
+def their_sampling(masks: list[np.ndarray]) -> Callable[..., Tensor]:
+    """`sample_masks` by torchvision; all objects lie in the first image, in the order of their places."""
+
+    def sample(pixels: Tensor, places: Tensor, boxes: Tensor, sizes: Tensor, size: int) -> Tensor:
+        starts, index = places[:, 0].unique(return_inverse=True)
+        assert len(starts) == len(masks[0])
+        return project_masks_on_boxes(torch.from_numpy(masks[0]), boxes, index, size)
+
+    return sample
+
+
 @torch.no_grad()
-def test_losses_equal_torchvisions(batch: Batch, masks: list[np.ndarray]) -> None:
+@pytest.mark.parametrize("their_targets", [False, True], ids=["our targets", "their targets"])
+def test_losses_equal_torchvisions(
+    batch: Batch, masks: list[np.ndarray], their_targets: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     theirs = build_oracle(batch, masks, rpn_batch_size_per_image=ALL, box_batch_size_per_image=ALL)
     ours = build_ours(theirs.state_dict(), rpn_samples=ALL, box_samples=ALL)
     theirs.train()
@@ -133,6 +147,8 @@ def test_losses_equal_torchvisions(batch: Batch, masks: list[np.ndarray]) -> Non
         if isinstance(norm, nn.BatchNorm2d):
             norm.eval()
     expected = theirs(*to_torchvision(batch, masks))
+    if their_targets:
+        monkeypatch.setattr("tasks.instance_segmentation.mask_rcnn.sample_masks", their_sampling(masks))
     losses = ours.losses(ours.features(batch), batch)
     pairs = {
         "loss_objectness": "loss_objectness",
@@ -143,8 +159,8 @@ def test_losses_equal_torchvisions(batch: Batch, masks: list[np.ndarray]) -> Non
     }
     assert losses.keys() == pairs.keys()
     for name, their_name in pairs.items():
-        # Their targets come from more sampling points in large boxes.
-        tolerance = 2e-3 if name == "loss_mask" else 1e-4
+        # Their own targets come from more sampling points in large boxes.
+        tolerance = 2e-3 if name == "loss_mask" and not their_targets else 1e-4
         torch.testing.assert_close(losses[name], expected[their_name], rtol=tolerance, atol=0)
 
 
@@ -175,8 +191,9 @@ def test_detections_and_masks_equal_torchvisions(batch: Batch, masks: list[np.nd
         assert int(found.sum()) == len(theirs_found["boxes"]) > 20
         torch.testing.assert_close(detections.scores[i, found], theirs_found["scores"], atol=1e-4, rtol=0)
         assert torch.equal(detections.labels[i, found] + 1, theirs_found["labels"])
-        boxes = detections.boxes[i, found]
-        assert box_iou(boxes, theirs_found["boxes"]).diagonal().min() > 0.999
+        boxes = theirs_found["boxes"]
+        torch.testing.assert_close(detections.boxes[i, found], boxes, atol=5e-3, rtol=0)
+        # Inside their boxes: a mask's corners become whole pixels, so that a rounding error may move it by one.
         for mask, their_mask in zip(
             bitmaps(detections.masks[i, found], boxes, height, width), theirs_found["masks"], strict=True
         ):
@@ -184,8 +201,7 @@ def test_detections_and_masks_equal_torchvisions(batch: Batch, masks: list[np.nd
             h, w = mask.bitmap.shape
             full[mask.top : mask.top + h, mask.left : mask.left + w] = mask.bitmap
             expected_mask = (their_mask[0] > 0.5).numpy()
-            union = (full | expected_mask).sum()
-            assert union == 0 or (full & expected_mask).sum() / union > 0.99
+            assert (full != expected_mask).sum() <= max(1, 0.01 * (full | expected_mask).sum())
 
 
 def test_pasting_equals_torchvisions_pixel_for_pixel() -> None:

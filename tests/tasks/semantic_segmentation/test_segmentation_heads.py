@@ -5,11 +5,14 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 from torchvision.models.segmentation import deeplabv3_resnet50
 
 import backbones
 from backbones import FeatureInfo
 from tasks.contracts import IGNORE_LABEL, Batch
+from tasks.harness.architectures import build_model, resolved_spec
+from tasks.harness.cli import compose
 from tasks.preprocessing import Preprocessing
 from tasks.semantic_segmentation.aspp_head import valid_cells
 from tasks.semantic_segmentation.fpn_head import FPNHead
@@ -163,13 +166,25 @@ def test_one_image_a_step_with_batch_norm() -> None:
     ("options", "message"),
     [
         ({"loss": "focal"}, "model.loss=focal is unknown; wanted one of cross_entropy, dice"),
-        ({"pyramid": {"name": "fpn"}}, "deeplabv3 reads the backbone's last map.*leave it out"),
         ({"dropout": 1.0}, "model.dropout=1.0 must be at least 0 and below 1"),
     ],
 )
 def test_bad_options(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         deeplabv3(num_classes=2, backbone={"name": "resnet18"}, **options)
+
+
+def test_a_pyramid_under_deeplabv3_is_left_out_and_said_to_be() -> None:
+    """As where the recipe of a data set gives one: task=semantic_segmentation model=deeplabv3."""
+    config = OmegaConf.to_container(compose("train", ["task=semantic_segmentation", "model=deeplabv3"]))
+    assert isinstance(config, dict)
+    spec = {**config["model"], "backbone": config["backbone"], "pyramid": config["pyramid"]}
+    with pytest.warns(UserWarning, match="pyramid=.* is not used"):
+        model = build_model(spec, num_classes=3, preprocessing=Preprocessing(short_side=None))
+    resolved = resolved_spec(spec, model)
+    assert resolved["pyramid"] is None
+    assert resolved["backbone"]["output_stride"] == 16
+    build_model(resolved, num_classes=3, preprocessing=Preprocessing())  # a warning would be an error
 
 
 def test_class_layers_have_an_output_for_each_class() -> None:
