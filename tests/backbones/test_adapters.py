@@ -31,6 +31,8 @@ TORCHVISION = {
     "resnet18": (64, 128, 256, 512),
 }
 
+LARGE = ("convnext_tiny", "swin_t")  # the smallest of their families, but not small
+
 
 def check(extractor, sizes=SIZES):
     for height, width in sizes:
@@ -75,7 +77,9 @@ def test_timm(model):
         torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("model", TORCHVISION)
+@pytest.mark.parametrize(
+    "model", [pytest.param(m, marks=pytest.mark.slow) if m in LARGE else m for m in TORCHVISION]
+)
 def test_torchvision(model):
     extractor = backbones.create("torchvision", model=model)
     assert [tuple(info) for info in extractor.feature_info.values()] == list(
