@@ -1,26 +1,29 @@
 """A data set in COCO's format: image folders and JSON annotation files below one root."""
 
-import os
 from copy import copy
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import Path
 from typing import Self
 
 import numpy as np
 
+from tasks.data.annotation_cache import cached
 from tasks.data.annotations import Annotations
 from tasks.data.checks import OnBad, check_on_bad
 from tasks.data.class_maps import PaintedClassMaps
 from tasks.data.coco_json import read_coco_json
-from tasks.data.images import read_image
 from tasks.data.sources import SplitName
+from tasks.data.stores import ImageStore, ShownAt, is_store, open_store
 
 
 class CocoSplit:
-    """Images of one folder with the annotations of one file."""
+    """Images of one folder or archive with the annotations of one file."""
 
     def __init__(self, folder: Path, annotations: Annotations):
+        """`folder` may also be, or lead into, a tar or zip file (tasks/data/stores.py)."""
         self.folder = folder
         self.annotations = annotations
+        self.store = open_store(folder)
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -28,12 +31,12 @@ class CocoSplit:
     def image(self, index: int) -> np.ndarray:
         """uint8 (H, W, 3) RGB, upright. Raises ValueError, naming the file, where it cannot be read or is
         not of the size that the annotations declare."""
-        path = self.folder / self.annotations.file_name(index)
-        image = read_image(path)
+        name = self.annotations.file_name(index)
+        image = self.store.image(name)
         height, width = self.annotations.sizes[index].tolist()
         if image.shape[:2] != (height, width):
             differs = (
-                f"image '{path}', upright, is {image.shape[1]} wide and {image.shape[0]} high, but its "
+                f"image '{self.folder / name}', upright, is {image.shape[1]} wide and {image.shape[0]} high, but its "
                 f"annotations declare {width} wide and {height} high"
             )
             if image.shape[:2] == (width, height):
@@ -42,6 +45,14 @@ class CocoSplit:
                     "upright image, or remove the orientation from the file"
                 )
             raise ValueError(f"{differs}; correct the annotation file or restore the image")
+        return image
+
+    def reduced_image(self, index: int, shown_at: ShownAt) -> np.ndarray:
+        """The image decoded at a part of its size where its format allows it, no smaller than it is shown at."""
+        image = self.store.image(self.annotations.file_name(index), shown_at)
+        height, width = self.annotations.sizes[index].tolist()
+        if image.shape[:2] not in {(-(-height // n), -(-width // n)) for n in (1, 2, 4, 8)}:
+            return self.image(index)  # says what is wrong with it
         return image
 
 
@@ -131,41 +142,33 @@ class CocoData:
                 f"data.{name}_annotations="
             )
         folder = self.root / images
-        if not folder.is_dir():
+        if not is_store(folder):
             raise FileNotFoundError(
                 f"image folder '{folder}' does not exist; name it with data.{name}_images= (relative to "
-                "data.root)"
+                "data.root), or a tar or zip file"
             )
-        annotations = read_coco_json(
-            self.root / annotation_file,
-            on_bad=self.on_bad,
-            masks=self.masks,
-            option=f"data.{name}_annotations",
+        path = self.root / annotation_file
+        annotations = cached(
+            path,
+            partial(
+                read_coco_json,
+                path,
+                on_bad=self.on_bad,
+                masks=self.masks,
+                option=f"data.{name}_annotations",
+            ),
+            choices=f"{self.on_bad}{'-masks' if self.masks else ''}",
         )
         if self.max_images is not None:
             annotations = annotations.select(np.arange(min(self.max_images, len(annotations))))
-        check_files(folder, annotations, f"data.{name}_images")
-        return CocoSplit(folder, annotations)
+        split = CocoSplit(folder, annotations)
+        check_files(split.store, folder, annotations, f"data.{name}_images")
+        return split
 
 
-def check_files(folder: Path, annotations: Annotations, option: str) -> None:
-    """Raises FileNotFoundError, naming the first few, unless all image files are there.
-
-    Lists each folder once: asking for every file by itself takes minutes on a network disk.
-    """
-    listed: dict[str, set[str]] = {}
-    missing = []
-    for index in range(len(annotations)):
-        path = PurePosixPath(annotations.file_name(index))
-        parent = str(path.parent)
-        if parent not in listed:
-            try:
-                with os.scandir(folder / parent) as entries:
-                    listed[parent] = {entry.name for entry in entries}
-            except (FileNotFoundError, NotADirectoryError):
-                listed[parent] = set()
-        if path.name not in listed[parent]:
-            missing.append(str(path))
+def check_files(store: ImageStore, folder: Path, annotations: Annotations, option: str) -> None:
+    """Raises FileNotFoundError, naming the first few, unless all image files are there, in `folder`."""
+    missing = store.missing([name.decode() for name in annotations.file_names.tolist()])
     if missing:
         examples = ", ".join(f"'{name}'" for name in missing[:3]) + (", …" if len(missing) > 3 else "")
         raise FileNotFoundError(

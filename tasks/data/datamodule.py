@@ -1,11 +1,11 @@
 """The one `LightningDataModule`: the splits of any `Source` to loaders that yield `Batch`."""
 
+import inspect
 import warnings
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-import cv2
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
@@ -16,7 +16,7 @@ from tasks.data.class_maps import with_class_maps
 from tasks.data.collate import Sample, collate
 from tasks.data.image_labels import check_classes
 from tasks.data.images import resize
-from tasks.data.loader import ResumableLoader
+from tasks.data.loader import ResumableLoader, Workers, use_one_thread
 from tasks.data.samplers import EpochSampler
 from tasks.data.sources import Source, Split, SplitName, check_masks, with_masks
 from tasks.data.transforms import Augmentation, scale_boxes
@@ -26,22 +26,34 @@ if TYPE_CHECKING:
     import albumentations as A
 
 
+TARGETS = ("masks", "class_maps", "classes")
+"""Arguments of `DataModule` that say what its targets hold."""
+
+
 class SampleDataset(Dataset[Sample]):
     """A split's images and targets at network size, augmented; indexed by (epoch, index)."""
 
-    def __init__(self, split: Split, augmentation: Augmentation, preprocessing: Preprocessing, seed: int):
+    def __init__(
+        self,
+        split: Split,
+        augmentation: Augmentation,
+        preprocessing: Preprocessing,
+        seed: int,
+        *,
+        reduced_jpeg: bool = False,
+    ):
         self.split = split
         self.augmentation = augmentation
         self.preprocessing = preprocessing
         self.seed = seed
+        self.reduced_image = getattr(split, "reduced_image", None) if reduced_jpeg else None
 
     def __len__(self) -> int:
         return len(self.split)
 
     def __getitem__(self, position: tuple[int, int]) -> Sample:
         epoch, index = position
-        image = self.split.image(index)
-        target = self.split.annotations.target(index)
+        image, target = self._read(index)
         if target.class_id is not None:
             target.original_size = image.shape[:2]  # a list of files knows no sizes before they are decoded
         elif self.preprocessing.center_crop is not None:
@@ -54,6 +66,16 @@ class SampleDataset(Dataset[Sample]):
             return image, target  # augmentation that ends at this size (RandomResizedCrop) chose what to show
         resized = resize(image, self.preprocessing)
         return resized, scale_boxes(target, image.shape[:2], resized.shape[:2])
+
+    def _read(self, index: int) -> Sample:
+        """The sample as it is stored, or smaller where nothing of that would be seen."""
+        target = self.split.annotations.target(index)
+        if self.reduced_image is None or self.augmentation.needs_whole_images:
+            return self.split.image(index), target
+        image = self.reduced_image(index, self.preprocessing.output_size)
+        if target.class_id is not None:
+            return image, target
+        return image, scale_boxes(target, target.original_size, image.shape[:2])
 
 
 class DataModule(LightningDataModule):
@@ -71,17 +93,27 @@ class DataModule(LightningDataModule):
         augmentation: "Sequence[A.BasicTransform | A.BaseCompose]" = (),
         batch_size: int = 8,
         num_workers: int = 0,
+        workers: Workers = "process",
+        reduced_jpeg: bool = False,
         seed: int = 0,
         eval_split: SplitName = "val",
         masks: bool = False,
         class_maps: bool = False,
         classes: bool = False,
     ):
-        """`batch_size` counts images per rank; `eval_split` is the split that validation reads. With
-        `masks` targets have the masks of their objects, with `class_maps` they are the class of each pixel,
+        """`batch_size` counts images per rank; `eval_split` is the split that validation reads.
+
+        `num_workers` processes or threads make batches ahead; the batches are the same with any. Threads are
+        faster where decoding and resizing is most of the work, processes where transforms compute in Python.
+        With `reduced_jpeg` training decodes JPEGs that are at least twice as large as they are shown at a part of
+        their size: faster, and a little smoother than what evaluation, which never does so, sees.
+
+        With `masks` targets have the masks of their objects, with `class_maps` they are the class of each pixel,
         with `classes` the class of the image; ValueError says so where `source` has none, as it does without
         any of the three where there are no boxes."""
         super().__init__()
+        if workers not in get_args(Workers):
+            raise ValueError(f"loader.workers={workers} is unknown; wanted {' or '.join(get_args(Workers))}")
         if batch_size < 1 or num_workers < 0 or seed < 0:
             raise ValueError(
                 f"data.batch_size={batch_size} must be at least 1, data.num_workers={num_workers} and "
@@ -95,6 +127,8 @@ class DataModule(LightningDataModule):
         self.augmentation = Augmentation(augmentation)
         self.batch_size = batch_size
         self.num_workers = num_workers
+        self.workers: Workers = workers
+        self.reduced_jpeg = reduced_jpeg
         self.seed = seed
         self.eval_split: SplitName = eval_split
 
@@ -150,20 +184,37 @@ class DataModule(LightningDataModule):
         rank, num_ranks = self._rank_and_num_ranks()
         split = self.split(name)
         augmentation = self.augmentation if is_training else Augmentation()
+        num_threads = self.num_workers if self.workers == "thread" else 0
+        num_processes = self.num_workers - num_threads
         return ResumableLoader(
-            SampleDataset(split, augmentation, self.preprocessing, self.seed),
+            SampleDataset(
+                split,
+                augmentation,
+                self.preprocessing,
+                self.seed,
+                reduced_jpeg=self.reduced_jpeg and is_training,
+            ),
             batch_size=self.batch_size,
             sampler=EpochSampler(
                 len(split), shuffle=is_training, seed=self.seed, rank=rank, num_ranks=num_ranks
             ),
             drop_last=is_training,
-            num_workers=self.num_workers,
+            num_workers=num_processes,
+            num_threads=num_threads,
             collate_fn=partial(collate, preprocessing=self.preprocessing),
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
-            persistent_workers=self.num_workers > 0,
+            persistent_workers=num_processes > 0,
             worker_init_fn=use_one_thread,
             generator=torch.Generator(),  # its own, or opening a loader would change what the model draws
         )
+
+
+LOADER_OPTIONS = tuple(
+    name
+    for name in inspect.signature(DataModule).parameters
+    if name not in {"source", "preprocessing", "augmentation", "seed", "eval_split", *TARGETS}
+)
+"""Arguments of `DataModule` that a configuration gives in its node `loader`."""
 
 
 def check_boxes(annotations: object, source: str) -> None:
@@ -173,8 +224,3 @@ def check_boxes(annotations: object, source: str) -> None:
             f"detection needs a box for each object, which {source} does not have; use objects with boxes "
             "(data=coco, data=voc, data=digits), or the task that this data is for"
         )
-
-
-def use_one_thread(worker: int) -> None:
-    """Keeps OpenCV in a worker process to the one core that the worker is meant to use."""
-    cv2.setNumThreads(0)

@@ -1,7 +1,9 @@
 """Training augmentation: albumentations' transforms on an image and its `Target`, seeded per sample."""
 
 import os
+import threading
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +29,7 @@ MIN_SIDE = 1.0
 class Augmentation:
     """Applies transforms in turn. Boxes end inside the image; those with too little left are dropped."""
 
-    _steps: "list[A.Compose | float]"
+    _steps: "list[Pipeline | float]"
     """What to do in turn: a pipeline of albumentations, or a flip with this probability."""
 
     def __init__(self, transforms: "Sequence[A.BasicTransform | A.BaseCompose]" = ()):
@@ -45,16 +47,21 @@ class Augmentation:
                 )
             if type(transform) is A.HorizontalFlip:
                 # The most common transform by far, done by hand in a fifth of the time.
-                self._steps += [compose(run), transform.p] if run else [transform.p]
+                self._steps += [Pipeline(run), transform.p] if run else [transform.p]
                 run = []
             else:
                 run.append(transform)
         if run:
-            self._steps.append(compose(run))
+            self._steps.append(Pipeline(run))
 
     def __len__(self) -> int:
         """Number of steps; none leaves images as they are."""
         return len(self._steps)
+
+    @property
+    def needs_whole_images(self) -> bool:
+        """Whether a transform may show a part of an image larger than the whole would be."""
+        return any(isinstance(step, Pipeline) and step.moves_boxes for step in self._steps)
 
     def __bool__(self) -> bool:
         """Whether there is anything to apply."""
@@ -70,9 +77,30 @@ class Augmentation:
                 if generator.random() < step:
                     image, target = flip(image, target)
             else:
-                step.set_random_seed(int(generator.integers(2**31)))
-                image, target = apply(step, image, target)
+                pipeline = step.of_this_thread()
+                pipeline.set_random_seed(int(generator.integers(2**31)))
+                image, target = apply(pipeline, image, target)
         return image, target
+
+
+class Pipeline:
+    """Transforms of albumentations, which keep what they are at in themselves: each thread has its own copy."""
+
+    def __init__(self, transforms: "list[A.BasicTransform | A.BaseCompose]"):
+        self._original = compose(transforms)
+        self.moves_boxes = "bboxes" in self._original.processors
+        self._copies = threading.local()
+
+    def of_this_thread(self) -> "A.Compose":
+        if not hasattr(self._copies, "pipeline"):
+            self._copies.pipeline = deepcopy(self._original)
+        return self._copies.pipeline
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_copies": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _copies=threading.local())
 
 
 def compose(transforms: "list[A.BasicTransform | A.BaseCompose]") -> "A.Compose":

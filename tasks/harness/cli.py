@@ -218,6 +218,10 @@ def _arguments(node: DictConfig, key: str) -> set[str]:
 
         own = inspect.signature(lookup(TASKS, "task", node.name)).parameters
         return {*own} - {"model", "optimizer", "schedule", "config"}
+    if root == "loader":
+        from tasks.data.datamodule import LOADER_OPTIONS
+
+        return set(LOADER_OPTIONS)
     if root == "checkpointing":
         from tasks.harness.checkpoints import LastCheckpoint
 
