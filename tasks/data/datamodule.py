@@ -1,6 +1,7 @@
 """The one `LightningDataModule`: the splits of any `Source` to loaders that yield `Batch`."""
 
 import inspect
+import math
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -13,13 +14,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from tasks.data.annotations import Annotations
 from tasks.data.class_maps import with_class_maps
-from tasks.data.collate import Sample, collate
+from tasks.data.collate import collate
 from tasks.data.image_labels import check_classes
 from tasks.data.images import resize
 from tasks.data.loader import ResumableLoader, Workers, use_one_thread
 from tasks.data.samplers import EpochSampler
+from tasks.data.scenes import Sample, scale_boxes
 from tasks.data.sources import Source, Split, SplitName, check_masks, with_masks
-from tasks.data.transforms import Augmentation, scale_boxes
+from tasks.data.transforms import Augmentation, Transform
 from tasks.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -41,11 +43,14 @@ class SampleDataset(Dataset[Sample]):
         seed: int,
         *,
         reduced_jpeg: bool = False,
+        num_epochs: int | None = None,
     ):
+        """`num_epochs` tells augmentation how many are left, where that is known."""
         self.split = split
         self.augmentation = augmentation
         self.preprocessing = preprocessing
         self.seed = seed
+        self.num_epochs = num_epochs
         self.reduced_image = getattr(split, "reduced_image", None) if reduced_jpeg else None
 
     def __len__(self) -> int:
@@ -61,7 +66,16 @@ class SampleDataset(Dataset[Sample]):
                 f"preprocessing.center_crop={self.preprocessing.center_crop} would cut objects away; it is for "
                 "classification alone: set preprocessing.center_crop=null"
             )
-        image, target = self.augmentation(image, target, seed=(self.seed, epoch, index))
+        image, target = self.augmentation(
+            image,
+            target,
+            seed=(self.seed, epoch, index),
+            preprocessing=self.preprocessing,
+            draw=lambda generator: self._read(int(generator.integers(len(self)))),
+            epochs_left=None if self.num_epochs is None else self.num_epochs - 1 - epoch,
+        )
+        if self.augmentation.sets_size:
+            return image, target
         if self.augmentation and image.shape[:2] == (self.preprocessing.center_crop,) * 2:
             return image, target  # augmentation that ends at this size (RandomResizedCrop) chose what to show
         resized = resize(image, self.preprocessing)
@@ -90,7 +104,7 @@ class DataModule(LightningDataModule):
         source: Source,
         preprocessing: Preprocessing,
         *,
-        augmentation: "Sequence[A.BasicTransform | A.BaseCompose]" = (),
+        augmentation: "Sequence[Transform | A.BasicTransform | A.BaseCompose]" = (),
         batch_size: int = 8,
         num_workers: int = 0,
         workers: Workers = "process",
@@ -178,6 +192,20 @@ class DataModule(LightningDataModule):
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
 
+    def _num_epochs(self, num_batches: int) -> int | None:
+        """Epochs that the trainer will run, each of so many batches; None where time alone will end it."""
+        trainer = self.trainer
+        if trainer is None or num_batches == 0:
+            return None
+        if isinstance(trainer.limit_train_batches, int):
+            num_batches = min(num_batches, trainer.limit_train_batches)
+        limits = []
+        if trainer.max_epochs is not None and trainer.max_epochs >= 0:
+            limits.append(trainer.max_epochs)
+        if trainer.max_steps >= 0:
+            limits.append(math.ceil(trainer.max_steps * trainer.accumulate_grad_batches / num_batches))
+        return min(limits, default=None)
+
     def _loader(self, name: SplitName, *, is_training: bool) -> DataLoader[Any]:
         # How many workers is the user's choice; Lightning would question it on every run.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -186,6 +214,9 @@ class DataModule(LightningDataModule):
         augmentation = self.augmentation if is_training else Augmentation()
         num_threads = self.num_workers if self.workers == "thread" else 0
         num_processes = self.num_workers - num_threads
+        sampler = EpochSampler(
+            len(split), shuffle=is_training, seed=self.seed, rank=rank, num_ranks=num_ranks
+        )
         return ResumableLoader(
             SampleDataset(
                 split,
@@ -193,11 +224,10 @@ class DataModule(LightningDataModule):
                 self.preprocessing,
                 self.seed,
                 reduced_jpeg=self.reduced_jpeg and is_training,
+                num_epochs=self._num_epochs(len(sampler) // self.batch_size) if augmentation.closes else None,
             ),
             batch_size=self.batch_size,
-            sampler=EpochSampler(
-                len(split), shuffle=is_training, seed=self.seed, rank=rank, num_ranks=num_ranks
-            ),
+            sampler=sampler,
             drop_last=is_training,
             num_workers=num_processes,
             num_threads=num_threads,
