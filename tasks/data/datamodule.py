@@ -19,6 +19,7 @@ from tasks.data.image_labels import check_classes
 from tasks.data.images import resize
 from tasks.data.loader import ResumableLoader, Workers, use_one_thread
 from tasks.data.samplers import EpochSampler
+from tasks.data.sampling import Sampling, image_factors
 from tasks.data.scenes import Sample, scale_boxes
 from tasks.data.sources import Source, Split, SplitName, check_masks, with_masks
 from tasks.data.transforms import Augmentation, Transform
@@ -109,6 +110,10 @@ class DataModule(LightningDataModule):
         num_workers: int = 0,
         workers: Workers = "process",
         reduced_jpeg: bool = False,
+        sampling: Sampling = "all",
+        repeat_threshold: float = 0.001,
+        empty_share: float | None = None,
+        shape_window: int = 0,
         seed: int = 0,
         eval_split: SplitName = "val",
         masks: bool = False,
@@ -122,12 +127,30 @@ class DataModule(LightningDataModule):
         With `reduced_jpeg` training decodes JPEGs that are at least twice as large as they are shown at a part of
         their size: faster, and a little smoother than what evaluation, which never does so, sees.
 
+        How often training reads an image: once in an epoch ("all"), more often the rarer its rarest class if that
+        is in fewer images than `repeat_threshold` of them ("repeat_factor"), or as if classes were drawn first
+        ("class_balanced"); images without objects at `empty_share` of all that are read. With `shape_window`, the
+        images of so many batches are put into batches of like shape, which are padded less.
+
         With `masks` targets have the masks of their objects, with `class_maps` they are the class of each pixel,
         with `classes` the class of the image; ValueError says so where `source` has none, as it does without
         any of the three where there are no boxes."""
         super().__init__()
         if workers not in get_args(Workers):
             raise ValueError(f"loader.workers={workers} is unknown; wanted {' or '.join(get_args(Workers))}")
+        if sampling not in get_args(Sampling):
+            raise ValueError(
+                f"loader.sampling={sampling} is unknown; wanted one of {', '.join(get_args(Sampling))}"
+            )
+        if (
+            repeat_threshold <= 0
+            or shape_window < 0
+            or (empty_share is not None and not 0 <= empty_share < 1)
+        ):
+            raise ValueError(
+                f"loader.repeat_threshold={repeat_threshold} must be above 0, loader.shape_window={shape_window} at "
+                f"least 0, loader.empty_share={empty_share} at least 0 and below 1"
+            )
         if batch_size < 1 or num_workers < 0 or seed < 0:
             raise ValueError(
                 f"data.batch_size={batch_size} must be at least 1, data.num_workers={num_workers} and "
@@ -143,6 +166,10 @@ class DataModule(LightningDataModule):
         self.num_workers = num_workers
         self.workers: Workers = workers
         self.reduced_jpeg = reduced_jpeg
+        self.sampling: Sampling = sampling
+        self.repeat_threshold = repeat_threshold
+        self.empty_share = empty_share
+        self.shape_window = shape_window
         self.seed = seed
         self.eval_split: SplitName = eval_split
 
@@ -206,6 +233,19 @@ class DataModule(LightningDataModule):
             limits.append(math.ceil(trainer.max_steps * trainer.accumulate_grad_batches / num_batches))
         return min(limits, default=None)
 
+    def _choices(self, annotations: Any) -> dict[str, Any]:
+        """What the sampler of the training images goes by."""
+        factors = image_factors(annotations, self.sampling, self.repeat_threshold, self.empty_share)
+        if self.shape_window == 0:
+            return {"factors": factors}
+        if not isinstance(annotations, Annotations):
+            raise ValueError(
+                f"loader.shape_window={self.shape_window} needs the sizes of all images beforehand, which this data "
+                "does not list; leave it out"
+            )
+        shapes = [self.preprocessing.output_size(*size) for size in annotations.sizes.tolist()]
+        return {"factors": factors, "shapes": np.array(shapes, np.int32), "window": self.shape_window}
+
     def _loader(self, name: SplitName, *, is_training: bool) -> DataLoader[Any]:
         # How many workers is the user's choice; Lightning would question it on every run.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -215,7 +255,13 @@ class DataModule(LightningDataModule):
         num_threads = self.num_workers if self.workers == "thread" else 0
         num_processes = self.num_workers - num_threads
         sampler = EpochSampler(
-            len(split), shuffle=is_training, seed=self.seed, rank=rank, num_ranks=num_ranks
+            len(split),
+            shuffle=is_training,
+            seed=self.seed,
+            rank=rank,
+            num_ranks=num_ranks,
+            batch_size=self.batch_size,
+            **(self._choices(split.annotations) if is_training else {}),
         )
         return ResumableLoader(
             SampleDataset(
