@@ -19,7 +19,7 @@ from tasks.data.collate import collate
 from tasks.harness.architectures import build_model, resolved_spec
 from tasks.harness.cli import compose
 from tasks.harness.model_file import Header, load_model, save_model
-from tasks.harness.run import evaluate
+from tasks.harness.run import evaluate, train
 from tasks.harness.transfer import transfer
 from tasks.preprocessing import Preprocessing
 
@@ -191,4 +191,41 @@ def test_a_file_of_another_task_is_named(files: dict[str, Path], tmp_path: Path,
         ValueError, match="classification needs a class for each image, which DigitsData does"
     ):
         evaluate(compose("evaluate", words[:1]))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("task", ["instance_segmentation", "semantic_segmentation"])
+def test_coco_boxes_without_masks_stop_before_a_folder_is_made(task: str, tmp_path, monkeypatch) -> None:
+    content = {
+        "images": [{"id": 1, "file_name": "x.png", "width": 8, "height": 8}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 4], "area": 16, "iscrowd": 0}
+        ],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    data = tmp_path / "data"
+    (data / "annotations").mkdir(parents=True)
+    for split in ("train2017", "val2017"):
+        (data / split).mkdir()
+        Image.new("RGB", (8, 8)).save(data / split / "x.png")
+        (data / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    with pytest.raises(ValueError, match="train split has boxes but no masks.*task=detection"):
+        train(
+            compose(
+                "train",
+                [f"task={task}", "data=coco", f"data.root={data}", "loader.batch_size=1"],
+            )
+        )
+    assert list(work.iterdir()) == []
+
+
+def test_data_without_masks_stops_before_a_folder_is_made(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ValueError, match="needs a mask for each object, which SingleDigitsData does not have"
+    ):
+        train(compose("train", ["task=instance_segmentation", "data=single_digits"]))
     assert list(tmp_path.iterdir()) == []
