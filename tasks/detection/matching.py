@@ -47,10 +47,9 @@ def match(
     forced = torch.zeros(shape, dtype=torch.bool, device=boxes.device)
     # Rows that do not count become empty boxes, which overlap nothing.
     gt_boxes = gt_boxes * gt_valid[..., None]
-    budget = _CHUNK_CPU if boxes.device.type == "cpu" else _CHUNK_GPU
-    rows = max(1, budget // max(1, best.numel()))
+    rows = rows_at_a_time(best)
     for start in range(0, num_objects, rows):
-        overlap = _overlap(corners, area, gt_boxes[:, start : start + rows])  # (B, rows, A)
+        overlap = overlaps(corners, area, gt_boxes[:, start : start + rows])  # (B, rows, A)
         if low_quality:
             highest = overlap.amax(dim=2, keepdim=True)
             forced |= ((overlap == highest) & (highest > 0)).any(dim=1)
@@ -62,6 +61,12 @@ def match(
     return torch.where((best >= foreground_iou) | forced, matches, unmatched)
 
 
+def rows_at_a_time(row: Tensor) -> int:
+    """How many rows of objects, each with as many entries as `row`, to compare with all boxes at a time."""
+    budget = _CHUNK_CPU if row.device.type == "cpu" else _CHUNK_GPU
+    return max(1, budget // max(1, row.numel()))
+
+
 def take_matched(rows: Tensor, matches: Tensor, fill: float) -> Tensor:
     """For each of `matches` (B, A) the row of `rows` (B, G, ...) that it names; `fill` where it names none."""
     none = rows.new_full((len(rows), 1, *rows.shape[2:]), fill)
@@ -70,7 +75,7 @@ def take_matched(rows: Tensor, matches: Tensor, fill: float) -> Tensor:
     return torch.cat((rows, none), dim=1)[image, index]
 
 
-def _overlap(corners: tuple[Tensor, ...], area: Tensor, gt_boxes: Tensor) -> Tensor:
+def overlaps(corners: tuple[Tensor, ...], area: Tensor, gt_boxes: Tensor) -> Tensor:
     """IoU (B, rows, A) of boxes, given as four (A,) or (B, A), with objects (B, rows, 4); 0 for empty ones."""
     x1, y1, x2, y2 = (side.unsqueeze(-2) for side in corners)
     gx1, gy1, gx2, gy2 = gt_boxes[..., None].unbind(-2)
