@@ -1,4 +1,4 @@
-"""Puts the weights of torchvision's `fasterrcnn_resnet50_fpn`, or of any ResNet with its FPN, into our model.
+"""Puts the weights of torchvision's `fasterrcnn_resnet50_fpn` or its `_v2`, on any ResNet, into our model.
 
 What differs between the two:
     names       the table below, and keys as torchvision wrote them before 0.13
@@ -19,13 +19,16 @@ _NAMES = {
     r"backbone\.body\.": "backbone.backbone.",
     r"backbone\.fpn\.(inner|layer)_blocks\.(\d+)\.(weight|bias)$": r"backbone.fpn.\1_blocks.\2.0.\3",
     r"backbone\.fpn\.": "backbone.fpn.",
-    r"rpn\.head\.conv\.(0\.0\.)?(weight|bias)$": r"rpn.convs.0.\2",
+    r"rpn\.head\.conv\.(weight|bias)$": r"rpn.convs.0.\1",
     r"rpn\.head\.cls_logits\.": "rpn.objectness.",
     r"rpn\.head\.bbox_pred\.": "rpn.deltas.",
     r"roi_heads\.box_head\.fc": "roi_head.head.fc",
+    r"roi_heads\.box_head\.(\d+)\.([01])\.": r"roi_head.head.convs.\1.\2.",
+    r"roi_heads\.box_head\.\d+\.(weight|bias)$": r"roi_head.head.fc6.\1",
     r"roi_heads\.box_predictor\.cls_score\.": "roi_head.classes.",
     r"roi_heads\.box_predictor\.bbox_pred\.": "roi_head.deltas.",
 }
+_RPN_CONVOLUTION = re.compile(r"rpn\.head\.conv\.(\d+)\.0\.(weight|bias)")
 _COUNTER = "num_batches_tracked"  # batch norm has it, frozen norm not; the network computes nothing from it
 
 
@@ -121,6 +124,8 @@ def class_slots(num_slots: int, num_classes: int, category_ids: Sequence[int] | 
 
 
 def _rename(key: str) -> str:
+    if found := _RPN_CONVOLUTION.fullmatch(key):
+        return f"rpn.convs.{2 * int(found[1])}.{found[2]}"  # every second of ours is a ReLU
     for pattern, ours in _NAMES.items():
         renamed, found = re.subn(f"^{pattern}", ours, key)
         if found:
