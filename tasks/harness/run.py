@@ -27,12 +27,13 @@ from tasks.harness.callbacks import PredictionPictures, progress_bar
 from tasks.harness.checkpoints import ExactResume, LastCheckpoint, WholeCheckpoints
 from tasks.harness.model_file import Header, load_checkpoint, load_model, save_model
 from tasks.harness.precision import resolve_device, resolve_precision
+from tasks.harness.published import TASK_OF, published_from, published_model, take_published_architecture
 from tasks.harness.task import Task
 from tasks.harness.transfer import transfer
 from tasks.preprocessing import Preprocessing
 
 PUBLISHED = {"classification": "tasks.classification.published:published_classifier"}
-"""Task to what builds a model of published weights, "module:function" as in architectures.py."""
+"""Task to what builds a model of a backbone's published weights, "module:function" as in architectures.py."""
 
 
 def train(config: DictConfig) -> None:
@@ -42,6 +43,8 @@ def train(config: DictConfig) -> None:
     """
     started = time.perf_counter()
     _quiet()
+    if config.get("pretrained"):
+        take_published_architecture(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     preprocessing = Preprocessing(**config.preprocessing)
     data = DataModule(
@@ -65,9 +68,7 @@ def train(config: DictConfig) -> None:
         provenance=provenance(config),
     )
     checkpoint = None if config.resume is None else find_checkpoint(config.resume)
-    started_from = (
-        _start_from(config.init_from, model) if checkpoint is None else f"\ngoing on from {checkpoint}"
-    )
+    started_from = _start_from(config, model) if checkpoint is None else f"\ngoing on from {checkpoint}"
     task = _task(config, model)
     folder = run_folder(config) if checkpoint is None else checkpoint.parents[1]
     config.run_dir = task.config["run_dir"] = str(folder)
@@ -126,7 +127,9 @@ def evaluate(config: DictConfig) -> None:
         default_root_dir=str(folder),
     )
     trainer.validate(task, datamodule=data, verbose=False)
-    _write_outcome(folder, task, model_file=False)
+    _write_outcome(
+        folder, task, model_file=config.checkpoint is None
+    )  # of published weights there is none yet
     print(task.report(task.numbers))
     print(f"\n{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
 
@@ -191,25 +194,36 @@ def _published(config: DictConfig, source: Source) -> Model:
     if not backbone["pretrained"]:
         raise ValueError(
             "there is no model to score; give checkpoint=FILE, a model file or checkpoint, or published weights: "
-            "task=classification backbone=resnet50 pretrained=true"
+            "task=classification backbone=resnet50 pretrained=true, or task=detection pretrained=COCO_V2"
         )
-    if "task" not in config or config.task.name not in PUBLISHED:
+    task = config.task.name if "task" in config else None
+    if task in TASK_OF.values():
+        return published_from(config, class_names=source.class_names)
+    if task not in PUBLISHED:
+        tasks = dict.fromkeys((*PUBLISHED, *TASK_OF.values()))
         raise ValueError(
             f"pretrained={backbone['pretrained']}: published weights are scored with "
-            f"task={' or task='.join(PUBLISHED)}; for other tasks train a model and give checkpoint=FILE"
+            f"task={' or task='.join(tasks)}; for other tasks train a model and give checkpoint=FILE"
         )
     build = lookup(PUBLISHED, "task", config.task.name)
     return build(backbone, Preprocessing(**config.preprocessing), source.class_names)
 
 
-def _start_from(path: str | None, model: Model) -> str:
-    """Moves what fits of the model in `path` into `model`; what moved, in words."""
-    if path is None:
+def _start_from(config: DictConfig, model: Model) -> str:
+    """Moves what fits of the model in `init_from`, or of published weights, into `model`; what moved, in words."""
+    if config.init_from is not None:
+        source = load_model(config.init_from)
+    elif config.get("pretrained"):
+        source = published_model({"name": config.model.name}, config.pretrained)  # whole; what fits is taken
+    else:
         return ""
-    source = load_model(path)
     moved = transfer(model, source)
-    model.header.provenance["init_from"] = {"task": source.header.task, "model": source.header.model["name"]}
-    return f"\nstarted from {path}:\n{moved.report()}"
+    header = source.header
+    origin = {"task": header.task, "model": header.model["name"]}
+    if config.init_from is None:
+        origin |= {key: header.provenance[key] for key in ("pretrained", "licence")}
+    model.header.provenance["init_from"] = origin
+    return f"\nstarted from {config.init_from or header.provenance['pretrained']}:\n{moved.report()}"
 
 
 def _task(config: DictConfig, model: Model) -> Task:
