@@ -219,9 +219,9 @@ def _arguments(node: DictConfig, key: str) -> set[str]:
         own = inspect.signature(lookup(TASKS, "task", node.name)).parameters
         return {*own} - {"model", "optimizer", "schedule", "config"}
     if root == "checkpointing":
-        from tasks.harness.checkpoints import LastCheckpoint
+        from tasks.harness.checkpoints import checkpoints
 
-        return set(inspect.signature(LastCheckpoint).parameters) - {"folder"}
+        return set(inspect.signature(checkpoints).parameters) - {"folder", "monitor"}
     if root == "preprocessing":
         from tasks.preprocessing import Preprocessing
 
