@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -56,7 +57,7 @@ def checkpoints(
     keep_best: int = 1,
     every_minutes: float = 10.0,
     every_steps: int | None = None,
-) -> tuple[ModelCheckpoint, "LastCheckpoint"]:
+) -> tuple["BestCheckpoint", "LastCheckpoint"]:
     """What keeps the checkpoints of a run in `folder`: the best and the last, never more than `keep_best` + 1.
 
     Args:
@@ -71,7 +72,7 @@ def checkpoints(
             f"checkpointing.keep_best={keep_best}, every_minutes={every_minutes} and every_steps={every_steps} must "
             "be at least 1, above 0, and null or at least 1"
         )
-    best = ModelCheckpoint(
+    best = BestCheckpoint(
         dirpath=folder,
         filename="best" if keep_best == 1 else "best-{step}",
         auto_insert_metric_name=False,
@@ -81,6 +82,28 @@ def checkpoints(
         enable_version_counter=False,
     )
     return best, LastCheckpoint(folder, every_minutes=every_minutes, every_steps=every_steps)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Lightning's, in whose state files have names and no folders: a run that was moved goes on all the same."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._with_paths(super().state_dict(), lambda path: Path(path).name) | {"dirpath": ""}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        assert self.dirpath is not None
+        folder = str(self.dirpath)
+        state = self._with_paths(state_dict, lambda name: os.path.join(folder, name))
+        super().load_state_dict(state | {"dirpath": folder})
+
+    @staticmethod
+    def _with_paths(state: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        return {
+            **state,
+            **{key: state[key] and change(state[key]) for key in paths},
+            "best_k_models": {change(path): score for path, score in state["best_k_models"].items()},
+        }
 
 
 class LastCheckpoint(Checkpoint):
