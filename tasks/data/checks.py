@@ -240,8 +240,10 @@ def mend(fault: Fault, raw: RawSplit, masks: ReadMasks | None, rows: np.ndarray)
         boxes = boxes * scale if fault is FRACTIONS else boxes / scale
         good = rows_where(boxes[:, 2:] >= MIN_SIDE)
         raw.areas[rows[good]] = boxes[good, 2:].prod(axis=1)
-        if masks is not None and fault is FRACTIONS:
-            scale_rings(masks, rows[good], scale[good])
+        if masks is not None:
+            scale_rings(
+                masks, rows[good], scale[good] if fault is FRACTIONS else 1 / scale[good], boxes[good]
+            )
     elif fault in (NEGATIVE, OUTSIDE):
         boxes = between(boxes[:, :2].clip(0, limits), (boxes[:, :2] + boxes[:, 2:]).clip(0, limits))
         good = rows_where(boxes[:, 2:] >= MIN_SIDE)
@@ -261,13 +263,18 @@ def mend(fault: Fault, raw: RawSplit, masks: ReadMasks | None, rows: np.ndarray)
     return good
 
 
-def scale_rings(masks: ReadMasks, rows: np.ndarray, scale: np.ndarray) -> None:
-    """Multiplies, in place, the rings of those `rows` that are in fractions too by (len(rows), 4) `scale`."""
-    for row, (width, height) in zip(rows.tolist(), scale[:, :2].tolist(), strict=True):
+def scale_rings(masks: ReadMasks, rows: np.ndarray, scale: np.ndarray, boxes: np.ndarray) -> None:
+    """Multiplies, in place, the rings of `rows` by `scale` (len(rows), 4) where that is what brings them to `boxes`."""
+    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    bounds = masks.bounds[rows] * scale
+    fits = rows_where(np.abs(bounds - np.concatenate([low, high], axis=1)) <= TOLERANCE)
+    for row, (width, height), of_row in zip(
+        rows[fits].tolist(), scale[fits, :2].tolist(), bounds[fits], strict=True
+    ):
         rings = masks.objects[row]
-        if isinstance(rings, list) and masks.bounds[row].max() <= 1:
-            masks.objects[row] = [[v * (height if i % 2 else width) for i, v in enumerate(r)] for r in rings]
-            masks.bounds[row] *= [width, height, width, height]
+        assert isinstance(rings, list)
+        masks.objects[row] = [[v * (height if i % 2 else width) for i, v in enumerate(r)] for r in rings]
+        masks.bounds[row] = of_row
 
 
 def between(low: np.ndarray, high: np.ndarray) -> np.ndarray:

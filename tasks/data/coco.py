@@ -133,8 +133,8 @@ class CocoData:
         images, annotation_file = self.paths[name]
         return images is not None and annotation_file is not None and (self.root / annotation_file).is_file()
 
-    def raw(self, name: str) -> RawSplit:
-        """The split as its annotation file says, unchecked.
+    def raw(self, name: str, *, segmentations: bool = False) -> RawSplit:
+        """The split as its annotation file says, unchecked; `segmentations` reads them even without `masks`.
 
         Raises FileNotFoundError or ValueError, with one sentence, for files that are missing or no COCO's.
         """
@@ -150,7 +150,7 @@ class CocoData:
                 f"image folder '{folder}' does not exist; name it with data.{name}_images= (relative to "
                 "data.root)"
             )
-        raw = read_coco_json(self.root / annotation_file, name, folder, masks=self.masks)
+        raw = read_coco_json(self.root / annotation_file, name, folder, masks=self.masks or segmentations)
         if self.max_images is not None:
             raw = raw.select(np.arange(min(self.max_images, len(raw))))
         return raw

@@ -103,6 +103,17 @@ def check_image_file(path: Path, size: tuple[int, int], decode: bool, fingerprin
     return found
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) of the upright image from its header alone, (0, 0) where it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = read_orientation(image, last_bytes(path)) in ON_ITS_SIDE
+    except BROKEN:
+        return 0, 0
+    return (width, height) if turned else (height, width)
+
+
 def last_bytes(path: Path) -> bytes:
     """The end of the file, in which there is the mark that the whole of it is there."""
     with path.open("rb") as file:

@@ -46,8 +46,9 @@ class BadData(ValueError):
 class RawSource(Protocol):
     """A data set that can give its splits as its files say."""
 
-    def raw(self, name: str) -> RawSplit:
-        """The split, unchecked. Raises FileNotFoundError or ValueError where its files cannot be read."""
+    def raw(self, name: str, *, segmentations: bool = False) -> RawSplit:
+        """The split, unchecked; with `segmentations` also where it is used without, if the annotation files have
+        them. Raises FileNotFoundError or ValueError where its files cannot be read."""
         ...
 
     def declares(self, name: str) -> bool:

@@ -16,12 +16,12 @@ from pycocotools import mask as coco_mask
 
 from tasks.data.class_maps import BACKGROUND
 from tasks.data.coco import CocoSplit
-from tasks.data.image_checks import CheckImages, check_check_images
+from tasks.data.image_checks import CheckImages, check_check_images, image_size
 from tasks.data.mask_png import MaskPngSplit, check_masks_exist, class_values, read_mask
 from tasks.data.on_bad import OnBad, check_on_bad, usable_annotations
 from tasks.data.raw_split import RawSplit
 from tasks.data.sources import SplitName
-from tasks.data.voc_files import IMAGES, VocImage, image_files, image_size, read_list, read_xml
+from tasks.data.voc_files import IMAGES, VocImage, image_files, read_list, read_xml
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -132,9 +132,9 @@ class VocData:
         """Whether there is a list of such a split."""
         return (self.root / "ImageSets" / self._kind / f"{self.lists[name]}.txt").is_file()
 
-    def raw(self, name: str) -> RawSplit:
-        """The split as its files say, unchecked. Its objects are numbered from 1: to pycocotools' matching, id 0
-        means no object."""
+    def raw(self, name: str, *, segmentations: bool = False) -> RawSplit:
+        """The split as its files say, unchecked; masks, which are other files, only with `masks`. Its objects are
+        numbered from 1: to pycocotools' matching, id 0 means no object."""
         listed = self._read(name)
         images = listed.images
         label_of = {name: label for label, name in enumerate(self.class_names)}

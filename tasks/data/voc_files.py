@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.data.image_checks import image_size
 from tasks.data.images import SUFFIXES
-from tasks.data.mask_png import upright_size
 
 IMAGES = "JPEGImages"
 
@@ -104,14 +104,6 @@ def to_extents(corners: np.ndarray) -> np.ndarray:
     fractions = ((corners >= 0) & (corners <= 1)).all(axis=1) & (corners % 1 != 0).any(axis=1)
     start[fractions], extent[fractions] = first[fractions], (last - first)[fractions]
     return np.concatenate([start, extent], axis=1)
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) of the upright image, (0, 0) where it cannot be read."""
-    try:
-        return upright_size(path)
-    except (ValueError, OSError):
-        return 0, 0
 
 
 def _number(item: ElementTree.Element, path: str, default: float = float("nan")) -> float:
