@@ -47,7 +47,7 @@ def match(
     forced = torch.zeros(shape, dtype=torch.bool, device=boxes.device)
     # Rows that do not count become empty boxes, which overlap nothing.
     gt_boxes = gt_boxes * gt_valid[..., None]
-    rows = rows_at_a_time(best)
+    rows = rows_at_a_time(best.numel(), boxes.device)
     for start in range(0, num_objects, rows):
         overlap = overlaps(corners, area, gt_boxes[:, start : start + rows])  # (B, rows, A)
         if low_quality:
@@ -61,10 +61,10 @@ def match(
     return torch.where((best >= foreground_iou) | forced, matches, unmatched)
 
 
-def rows_at_a_time(row: Tensor) -> int:
-    """How many rows of objects, each with as many entries as `row`, to compare with all boxes at a time."""
-    budget = _CHUNK_CPU if row.device.type == "cpu" else _CHUNK_GPU
-    return max(1, budget // max(1, row.numel()))
+def rows_at_a_time(entries: int, device: torch.device) -> int:
+    """How many rows of so many entries of a matrix of overlaps to hold at a time; at least 1."""
+    budget = _CHUNK_CPU if device.type == "cpu" else _CHUNK_GPU
+    return max(1, budget // max(1, entries))
 
 
 def take_matched(rows: Tensor, matches: Tensor, fill: float) -> Tensor:
