@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from backbones.layers import make_norm
 
-_PRIOR = 0.01  # of an object, at first, or background would drown all else (Focal Loss, section 4.1)
+# Of logits at first: an object with a probability of 0.01, or background would drown all else (Focal Loss, 4.1).
+RARE = -math.log(99)
 
 
 class DensePredictions(NamedTuple):
@@ -83,7 +84,7 @@ class DenseHead(nn.Module):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
         assert self.classes.bias is not None
-        nn.init.constant_(self.classes.bias, -math.log((1 - _PRIOR) / _PRIOR))
+        nn.init.constant_(self.classes.bias, RARE)
 
     def forward(self, level: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Logits (B, H * W * a, K), deltas (B, H * W * a, 4) and quality (B, H * W * a) of a map (B, C, H, W)."""

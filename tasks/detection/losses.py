@@ -76,11 +76,18 @@ def class_loss(logits: Tensor, labels: Tensor, valid: Tensor, kind: ClassLoss = 
     return (losses * valid.flatten()).sum() / valid.sum().clamp(min=1)
 
 
-def dense_class_losses(logits: Tensor, labels: Tensor, kind: ClassLoss) -> Tensor:
-    """Losses (B, A) of the sigmoids of `logits` (B, A, K) for `labels` (B, A) in 0 … K, summed over classes."""
+def dense_class_losses(
+    logits: Tensor, labels: Tensor, kind: ClassLoss, quality: Tensor | None = None
+) -> Tensor:
+    """Losses (...) of the sigmoids of `logits` (..., K) for `labels` (...) in 0 … K, summed over classes.
+
+    The label's class shall reach `quality` (...) in 0 … 1, or 1 without it, all others 0.
+    """
     logits = logits.float()
     shape = (*labels.shape, logits.shape[-1] + 1)
     targets = torch.zeros(shape, device=logits.device).scatter_(-1, labels[..., None], 1)[..., :-1]
+    if quality is not None:
+        targets = targets * quality[..., None]
     if kind == "focal":
         return sigmoid_focal_loss(logits, targets, gamma=_GAMMA).sum(dim=-1)
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=-1)

@@ -52,7 +52,7 @@ def match(
     if low_quality:
         least = least.minimum(highest.where(highest > 0, torch.inf).amin(dim=1))
     image, column = (best >= least[:, None]).nonzero(as_tuple=True)
-    rows = max(1, budget // gt_boxes.shape[1])
+    rows = rows_at_a_time(gt_boxes.shape[1], boxes.device)
     for some_images, some in zip(image.split(rows), column.split(rows), strict=True):
         objects = gt_boxes[some_images]
         overlap = _overlap(
@@ -67,9 +67,9 @@ def match(
     return unmatched
 
 
-def rows_at_a_time(row: Tensor) -> int:
-    """How many rows of objects, each with as many entries as `row`, to compare with all boxes at a time."""
-    return max(1, block_size(row.device) // max(1, row.numel()))
+def rows_at_a_time(entries: int, device: torch.device) -> int:
+    """How many rows of so many entries of a matrix of overlaps to hold at a time; at least 1."""
+    return max(1, block_size(device) // max(1, entries))
 
 
 def block_size(device: torch.device) -> int:
