@@ -1,7 +1,6 @@
 """Faster R-CNN on any backbone with a pyramid: `faster_rcnn` builds it, `FasterRCNN` is the network."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +12,8 @@ from tasks.contracts import Batch, Detections, Model
 from tasks.preprocessing import Preprocessing
 
 from .matching import trainable
+from .postprocess import Selection
+from .pyramid import detector_pyramid
 from .roi_head import RoIHead, RoISamples
 from .rpn import AnchorPredictions, RegionProposalNetwork
 
@@ -49,6 +50,8 @@ def faster_rcnn(
     score_threshold: float = 0.05,
     nms_threshold: float = 0.5,
     max_detections: int = 100,
+    class_agnostic_nms: bool = False,
+    soft_nms_sigma: float | None = None,
 ) -> "FasterRCNN":
     """A Faster R-CNN from plain values. Defaults are torchvision's, so that its weights act as they did there.
 
@@ -81,6 +84,9 @@ def faster_rcnn(
         score_threshold: detections need a higher score.
         nms_threshold: detections that overlap a better one of their class more than this are dropped.
         max_detections: most detections of an image.
+        class_agnostic_nms: boxes of other classes suppress each other as well.
+        soft_nms_sigma: instead of dropping boxes that overlap a better one, lower their scores by this Gaussian
+            (0.5 in Soft-NMS); then `nms_threshold` is not used.
 
     torchvision's `fasterrcnn_resnet50_fpn_v2` (Li et al., 2021, Benchmarking Detection Transfer Learning with
     Vision Transformers, section 2) is `rpn_convs=2, box_convs=4, box_linears=1, box_norm="batch"` on a pyramid
@@ -97,8 +103,7 @@ def faster_rcnn(
     check_choice("model.box_norm", box_norm, (None, *NORMS))
     if isinstance(preprocessing, Mapping):
         preprocessing = Preprocessing(**preprocessing)
-    extractor = backbones.create_pyramid(backbones.create(**backbone), **(pyramid or {}))
-    channels, strides = _levels(extractor)
+    extractor, channels, strides = detector_pyramid("faster_rcnn", backbone, pyramid)
     if anchor_sizes is None:
         anchor_sizes = [8 * stride for stride in strides]
     if len(anchor_sizes) != len(strides):
@@ -130,9 +135,9 @@ def faster_rcnn(
             foreground_iou=box_foreground_iou,
             samples=box_samples,
             positive_fraction=box_positive_fraction,
-            score_threshold=score_threshold,
-            nms_threshold=nms_threshold,
-            max_detections=max_detections,
+            selection=Selection(
+                score_threshold, nms_threshold, max_detections, class_agnostic_nms, soft_nms_sigma
+            ),
         ),
         preprocessing or Preprocessing(),
         proposals_train=(rpn_pre_nms_train, rpn_post_nms_train),
@@ -216,18 +221,3 @@ class FasterRCNN(Model):
     def pooled(self, features: dict[str, Tensor]) -> list[Tensor]:
         """The maps that boxes are pooled from, finest first."""
         return [features[level] for level in self.pooled_levels]
-
-
-def _levels(extractor: backbones.FeatureExtractor) -> tuple[int, list[int]]:
-    """Channels, the same for all levels, and strides."""
-    infos = extractor.feature_info.values()
-    strides = [info.stride for info in infos]
-    if len({info.channels for info in infos}) != 1 or any(
-        coarse != 2 * fine for fine, coarse in pairwise(strides)
-    ):
-        found = ", ".join(f"{k} {v.channels} at stride {v.stride}" for k, v in extractor.feature_info.items())
-        raise ValueError(
-            f"faster_rcnn needs maps of equal channels with strides that double from level to level; the "
-            f"pyramid gives {found}: choose a pyramid and backbone options that do (no output_stride)"
-        )
-    return next(iter(infos)).channels, strides

@@ -21,7 +21,7 @@ from tasks.contracts import Detections
 from .boxes import Weights, clip, decode, encode
 from .losses import class_loss, delta_loss
 from .matching import match, take_matched
-from .postprocess import candidates, detect
+from .postprocess import Selection, candidates, detect
 from .roi_align import multilevel_roi_align
 from .sampling import sample_balanced
 
@@ -90,9 +90,7 @@ class RoIHead(nn.Module):
         foreground_iou: float,
         samples: int,
         positive_fraction: float,
-        score_threshold: float,
-        nms_threshold: float,
-        max_detections: int,
+        selection: Selection,
     ):
         super().__init__()
         self.num_classes = num_classes
@@ -100,9 +98,7 @@ class RoIHead(nn.Module):
         self.foreground_iou = foreground_iou
         self.samples = samples
         self.positive_fraction = positive_fraction
-        self.score_threshold = score_threshold
-        self.nms_threshold = nms_threshold
-        self.max_detections = max_detections
+        self.selection = selection.check()
         self.head = BoxHead(channels, roi_size, representation_size, convs=convs, linears=linears, norm=norm)
         self.classes = nn.Linear(self.head.out_features, num_classes + 1)
         self.deltas = nn.Linear(self.head.out_features, num_classes * 4)
@@ -168,7 +164,7 @@ class RoIHead(nn.Module):
     ) -> Detections:
         """Detections for `proposals` (B, R, 4) where `valid` (B, R), in images of `sizes` (B, 2)."""
         scores = logits.float().softmax(dim=-1)[..., : self.num_classes] * valid[..., None]
-        found = candidates(scores, self.score_threshold)
+        found = candidates(scores, self.selection.score_threshold)
         images, labels, indices, _ = found
         boxes = decode(deltas[images, indices, labels], proposals[images, indices], _WEIGHTS)
         return detect(
@@ -176,6 +172,5 @@ class RoIHead(nn.Module):
             clip(boxes, sizes[images]),
             scores[images, indices, labels],
             len(sizes),
-            nms_threshold=self.nms_threshold,
-            max_detections=self.max_detections,
+            self.selection,
         )

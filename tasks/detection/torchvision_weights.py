@@ -11,15 +11,19 @@ import re
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .faster_rcnn import FasterRCNN
 
-_NAMES = {
+BACKBONE_NAMES = {
     r"backbone\.body\.": "backbone.backbone.",
     r"backbone\.fpn\.(inner|layer)_blocks\.(\d+)\.(weight|bias)$": r"backbone.fpn.\1_blocks.\2.0.\3",
     r"backbone\.fpn\.": "backbone.fpn.",
-    r"rpn\.head\.conv\.(weight|bias)$": r"rpn.convs.0.\1",
+}
+_NAMES = {
+    **BACKBONE_NAMES,
+    r"rpn\.head\.conv\.(0\.0\.)?(weight|bias)$": r"rpn.convs.0.\2",
+    r"rpn\.head\.conv\.1\.0\.": "rpn.convs.2.",  # every second of ours is a ReLU
     r"rpn\.head\.cls_logits\.": "rpn.objectness.",
     r"rpn\.head\.bbox_pred\.": "rpn.deltas.",
     r"roi_heads\.box_head\.fc": "roi_head.head.fc",
@@ -28,7 +32,6 @@ _NAMES = {
     r"roi_heads\.box_predictor\.cls_score\.": "roi_head.classes.",
     r"roi_heads\.box_predictor\.bbox_pred\.": "roi_head.deltas.",
 }
-_RPN_CONVOLUTION = re.compile(r"rpn\.head\.conv\.(\d+)\.0\.(weight|bias)")
 _COUNTER = "num_batches_tracked"  # batch norm has it, frozen norm not; the network computes nothing from it
 
 
@@ -44,8 +47,16 @@ def load_torchvision_weights(
     Raises:
         ValueError: another number of classes, or weights of another architecture. The model is then unchanged.
     """
+    load_converted(model, convert(state_dict, model.num_classes, model.roi_head.roi_size, category_ids))
+
+
+def load_converted(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copies `weights`, under the names of `model` and all of them, into it.
+
+    Raises:
+        ValueError: they do not fit. The model is then unchanged.
+    """
     expected = model.state_dict()
-    weights = convert(state_dict, model.num_classes, model.roi_head.roi_size, category_ids)
     weights = {key: value for key, value in weights.items() if key in expected or not key.endswith(_COUNTER)}
     missing = [key for key in expected if key not in weights and not key.endswith(_COUNTER)]
     unknown = [key for key in weights if key not in expected]
@@ -74,7 +85,7 @@ def convert(
     Raises:
         ValueError: the classes do not fit `num_classes`, or there is no box predictor at all.
     """
-    weights = {_rename(key): value for key, value in state_dict.items()}
+    weights = {renamed(key, _NAMES): value for key, value in state_dict.items()}
     needed = [
         f"roi_head.{layer}" for layer in ("classes.weight", "classes.bias", "deltas.weight", "deltas.bias")
     ]
@@ -123,13 +134,12 @@ def class_slots(num_slots: int, num_classes: int, category_ids: Sequence[int] | 
     return list(category_ids)
 
 
-def _rename(key: str) -> str:
-    if found := _RPN_CONVOLUTION.fullmatch(key):
-        return f"rpn.convs.{2 * int(found[1])}.{found[2]}"  # every second of ours is a ReLU
-    for pattern, ours in _NAMES.items():
-        renamed, found = re.subn(f"^{pattern}", ours, key)
+def renamed(key: str, names: Mapping[str, str]) -> str:
+    """`key` after the first of the patterns in `names` that it begins with, or as it is."""
+    for pattern, ours in names.items():
+        ours, found = re.subn(f"^{pattern}", ours, key)
         if found:
-            return renamed
+            return ours
     return key
 
 

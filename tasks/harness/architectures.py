@@ -18,6 +18,9 @@ from tasks.preprocessing import Preprocessing
 MODELS = {
     "classifier": "tasks.classification.classifier:classifier",
     "faster_rcnn": "tasks.detection.faster_rcnn:faster_rcnn",
+    "retinanet": "tasks.detection.retinanet:retinanet",
+    "fcos": "tasks.detection.fcos:fcos",
+    "yolox": "tasks.detection.yolox:yolox",
     "mask_rcnn": "tasks.instance_segmentation.mask_rcnn:mask_rcnn",
     "semantic_fpn": "tasks.semantic_segmentation.segmenter:semantic_fpn",
     "deeplabv3": "tasks.semantic_segmentation.segmenter:deeplabv3",

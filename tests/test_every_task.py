@@ -1,16 +1,26 @@
-"""Every family of backbones fits every task: one training step and a prediction of each pair."""
+"""What holds for every task: any backbone fits it, its file needs nothing else, its backbone starts the others."""
 
 import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import backbones
+import tasks
 from tasks.contracts import Batch, Classification, Detections, Model, ObjectMask, PixelScores, Target
 from tasks.data.collate import collate
 from tasks.harness.architectures import build_model, resolved_spec
+from tasks.harness.cli import compose
 from tasks.harness.model_file import Header, load_model, save_model
+from tasks.harness.run import evaluate, train
+from tasks.harness.transfer import transfer
 from tasks.preprocessing import Preprocessing
 
 NUM_CLASSES = 3
@@ -124,8 +134,6 @@ def test_every_backbone_fits_every_task(family: str, task: str) -> None:
 @pytest.mark.parametrize("source", MODELS)
 def test_the_backbone_of_each_task_starts_each_other(source: str, tmp_path) -> None:
     """Through the file: into the bare extractor and into the models of all four tasks."""
-    from tasks.harness.transfer import transfer
-
     path = tmp_path / "model.safetensors"
     own = build(source, FAMILIES["any depth"])
     for parameter in own.parameters():
@@ -141,3 +149,83 @@ def test_the_backbone_of_each_task_starts_each_other(source: str, tmp_path) -> N
         assert moved.backbone[0] == moved.backbone[1] > 0
         theirs = getattr(other.backbone, "backbone", other.backbone).state_dict()
         assert all(torch.equal(theirs[key], bare[key]) for key in bare)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, Path]:
+    """A model file of each task, of random weights that predict something."""
+    folder, found = tmp_path_factory.mktemp("files"), {}
+    for task in MODELS:
+        model = build(task, FAMILIES["any depth"])
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        found[task] = folder / f"{task}.safetensors"
+        save_model(found[task], model, model.header)
+    return found
+
+
+def test_a_fresh_process_elsewhere_predicts_the_same(files: dict[str, Path], tmp_path: Path) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (60, 80, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    code = (
+        "import json, sys, tasks\n"
+        "options = {'device': 'cpu', 'precision': '32-true'}\n"
+        "print(json.dumps([tasks.load_predictor(f, **options)('a.png').to_dict() for f in sys.argv[1:]]))"
+    )
+    command = [sys.executable, "-c", code, *map(str, files.values())]
+    environment = {**os.environ, "PYTHONPATH": str(Path(tasks.__file__).parents[1])}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert result.returncode == 0, result.stderr
+    for path, elsewhere in zip(files.values(), json.loads(result.stdout), strict=True):
+        here = tasks.load_predictor(path, device="cpu", precision="32-true")(image).to_dict()
+        assert json.loads(json.dumps(here)) == elsewhere, path.stem
+        assert any(here.values()), f"{path.stem} predicts nothing, so that nothing was compared"
+
+
+def test_a_file_of_another_task_is_named(files: dict[str, Path], tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [f"checkpoint={files['classification']}", "task=detection"]
+    with pytest.raises(ValueError, match="is a model for task=classification, not for task=detection; leave"):
+        evaluate(compose("evaluate", words))
+    with pytest.raises(
+        ValueError, match="classification needs a class for each image, which DigitsData does"
+    ):
+        evaluate(compose("evaluate", words[:1]))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("task", ["instance_segmentation", "semantic_segmentation"])
+def test_coco_boxes_without_masks_stop_before_a_folder_is_made(task: str, tmp_path, monkeypatch) -> None:
+    content = {
+        "images": [{"id": 1, "file_name": "x.png", "width": 8, "height": 8}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 4], "area": 16, "iscrowd": 0}
+        ],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    data = tmp_path / "data"
+    (data / "annotations").mkdir(parents=True)
+    for split in ("train2017", "val2017"):
+        (data / split).mkdir()
+        Image.new("RGB", (8, 8)).save(data / split / "x.png")
+        (data / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    with pytest.raises(ValueError, match="train split has boxes but no masks.*task=detection"):
+        train(
+            compose(
+                "train",
+                [f"task={task}", "data=coco", f"data.root={data}", "loader.batch_size=1"],
+            )
+        )
+    assert list(work.iterdir()) == []
+
+
+def test_data_without_masks_stops_before_a_folder_is_made(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ValueError, match="needs a mask for each object, which SingleDigitsData does not have"
+    ):
+        train(compose("train", ["task=instance_segmentation", "data=single_digits"]))
+    assert list(tmp_path.iterdir()) == []
