@@ -100,6 +100,14 @@ class LossGuard:
         raise NonfiniteLoss(f"{message}; {advice}, or leave such steps out with on_nonfinite=skip")
 
 
+def check_boxes(batch: Batch) -> None:
+    """Raises `NonfiniteLoss` for boxes that are no numbers, which on a GPU end in an error that names nothing."""
+    bad = ~batch.boxes.flatten(1).isfinite().all(dim=1)
+    if bad.any():
+        images = "; ".join(describe_image(batch, row) for row in bad.nonzero().flatten().tolist())
+        raise NonfiniteLoss(f"boxes are not finite after augmentation: {images}; mend or remove them")
+
+
 def describe_image(batch: Batch, row: int) -> str:
     """Image id and boxes of one image of a batch, for a message."""
     found = batch.labels[row] >= 0
