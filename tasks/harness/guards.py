@@ -63,11 +63,12 @@ class LossGuard:
             if not values.isfinite().all():
                 self._report(step, dict(zip(names, values.tolist(), strict=True)), batch, losses_of)
                 return False
-        if self.on_nonfinite == "skip" and gradients:
-            if not torch.nn.utils.get_total_norm(gradients).isfinite():
-                print(f"step {step} skipped: a gradient is not finite though the losses here are", flush=True)
-                return False
-        return True
+        if self.on_nonfinite == "stop" or not gradients:
+            return True
+        if bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
+            return True
+        print(f"step {step} skipped: a gradient is not finite though the losses here are", flush=True)
+        return False
 
     def _report(
         self,
