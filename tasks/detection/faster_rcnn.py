@@ -9,6 +9,7 @@ import backbones
 from tasks.contracts import Batch, Detections, Model
 from tasks.preprocessing import Preprocessing
 
+from .losses import BoxLoss, ClassLoss, check_losses
 from .matching import trainable
 from .postprocess import Selection
 from .pyramid import detector_pyramid
@@ -41,6 +42,9 @@ def faster_rcnn(
     box_foreground_iou: float = 0.5,
     box_samples: int = 512,
     box_positive_fraction: float = 0.25,
+    class_loss: ClassLoss = "cross_entropy",
+    box_loss: BoxLoss = "smooth_l1",
+    rpn_box_loss: BoxLoss = "smooth_l1",
     score_threshold: float = 0.05,
     nms_threshold: float = 0.5,
     max_detections: int = 100,
@@ -71,6 +75,9 @@ def faster_rcnn(
         box_foreground_iou: proposals that overlap an object this much are positive, all others negative.
         box_samples: proposals of each image that the box losses look at.
         box_positive_fraction: at most this share of them is positive.
+        class_loss: of the softmax of the box head, "cross_entropy" or "focal".
+        box_loss: of the box head's deltas, "l1" or "smooth_l1"; or of its boxes, "iou", "giou", "diou" or "ciou".
+        rpn_box_loss: the same for proposals.
         score_threshold: detections need a higher score.
         nms_threshold: detections that overlap a better one of their class more than this are dropped.
         max_detections: most detections of an image.
@@ -81,6 +88,8 @@ def faster_rcnn(
     Raises:
         ValueError: an unknown backbone, pyramid or option; settings that do not fit the pyramid's levels.
     """
+    check_losses(class_loss, box_loss)
+    check_losses(class_loss, rpn_box_loss, "rpn_box_loss")
     if isinstance(preprocessing, Mapping):
         preprocessing = Preprocessing(**preprocessing)
     extractor, channels, strides = detector_pyramid("faster_rcnn", backbone, pyramid)
@@ -102,6 +111,7 @@ def faster_rcnn(
             samples=rpn_samples,
             positive_fraction=rpn_positive_fraction,
             nms_threshold=rpn_nms_threshold,
+            box_loss=rpn_box_loss,
         ),
         RoIHead(
             channels,
@@ -111,6 +121,8 @@ def faster_rcnn(
             foreground_iou=box_foreground_iou,
             samples=box_samples,
             positive_fraction=box_positive_fraction,
+            class_loss=class_loss,
+            box_loss=box_loss,
             selection=Selection(
                 score_threshold, nms_threshold, max_detections, class_agnostic_nms, soft_nms_sigma
             ),

@@ -74,7 +74,9 @@ def yolox(
         ValueError: an unknown backbone, pyramid, option or loss; a multiplier that is not positive.
     """
     if not (width > 0 and depth > 0):
-        raise ValueError(f"model.width={width} and model.depth={depth} must be above 0 (0.5 and 0.33 for a small one)")
+        raise ValueError(
+            f"model.width={width} and model.depth={depth} must be above 0 (0.5 and 0.33 for a small one)"
+        )
     if isinstance(preprocessing, Mapping):
         preprocessing = Preprocessing(**preprocessing)
     channels = max(8, round(_WIDTH * width / 8) * 8)
@@ -160,7 +162,8 @@ class YOLOX(DenseDetector):
 
         def lost(kind: BoxLoss) -> Tensor:
             return (
-                box_losses(deltas, anchors, gt_boxes, kind, encode=self.encode, decode=self.decode).sum() / count
+                box_losses(deltas, anchors, gt_boxes, kind, encode=self.encode, decode=self.decode).sum()
+                / count
             )
 
         objectness = F.binary_cross_entropy_with_logits(

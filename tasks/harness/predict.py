@@ -27,6 +27,7 @@ def predict(config: DictConfig) -> int:
     sources = find_pictures(config.source)
     predictor = Predictor.load(
         config.checkpoint,
+        settings=dict(config.model),
         device=config.device,
         precision=config.precision,
         score_threshold=config.score_threshold,

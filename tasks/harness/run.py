@@ -95,7 +95,13 @@ def evaluate(config: DictConfig) -> None:
     what it found."""
     _quiet()
     source = instantiate(config.data)
-    model = load_model(config.checkpoint) if config.checkpoint is not None else _published(config, source)
+    if config.model and config.checkpoint is None:
+        raise ValueError(f"model.{next(iter(config.model))} is for a model in a file; give checkpoint=FILE")
+    model = (
+        load_model(config.checkpoint, _plain(config.model))
+        if config.checkpoint is not None
+        else _published(config, source)
+    )
     header: Header = model.header
     if "task" in config and config.task.name != header.task:
         raise ValueError(

@@ -64,7 +64,9 @@ def test_points_of_fcos_at_the_edges() -> None:
     none = match_points(where, (1, 1), torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.bool), radius=1.5)
     assert none.tolist() == [[-1, -1]] * 2
     huge = torch.tensor([[[-5000.0, -5000, 5016, 5016]]])  # past all ranges: the last level has no upper one
-    assert match_points(where, (1, 1), huge, torch.ones(1, 1, dtype=torch.bool), radius=1.5).tolist() == [[-1, 0]]
+    assert match_points(where, (1, 1), huge, torch.ones(1, 1, dtype=torch.bool), radius=1.5).tolist() == [
+        [-1, 0]
+    ]
     ignored = match_points(where, (1, 1), huge, torch.zeros(1, 1, dtype=torch.bool), radius=1.5)
     assert ignored.tolist() == [[-1, -1]]
 
