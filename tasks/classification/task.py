@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from tasks.contracts import Batch, Classification, Model
+from tasks.harness.drawing import Shown
 from tasks.harness.task import Task
 
 from .metric import ClassificationMetric
@@ -68,6 +69,10 @@ class ClassificationTask(Task):
         shares, labels = predictions.probabilities()[index].sort(descending=True, stable=True)
         names = [self.header.class_names[label] for label in labels.tolist()]
         return draw_best(image, names, labels.cpu().numpy(), shares.cpu().numpy())
+
+    def shown(self, predictions: Classification, index: int, size: tuple[int, int]) -> Shown:
+        share, label = predictions.probabilities()[index].max(dim=0)
+        return Shown(caption=f"{self.header.class_names[int(label)]} {float(share):.2f}")
 
     def report(self, numbers: dict[str, float]) -> str:
         return accuracy_table(numbers)

@@ -6,6 +6,8 @@ from typing import Any
 from torch import Tensor
 
 import backbones
+from backbones.checks import check_choice
+from backbones.layers import NORMS, Norm
 from tasks.contracts import Batch, Detections, Model
 from tasks.preprocessing import Preprocessing
 
@@ -28,6 +30,7 @@ def faster_rcnn(
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     anchor_sizes: Sequence[float] | None = None,
     anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    rpn_convs: int = 1,
     rpn_foreground_iou: float = 0.7,
     rpn_background_iou: float = 0.3,
     rpn_samples: int = 256,
@@ -38,6 +41,9 @@ def faster_rcnn(
     rpn_post_nms_test: int = 1000,
     rpn_nms_threshold: float = 0.7,
     box_roi_size: int = 7,
+    box_convs: int = 0,
+    box_linears: int = 2,
+    box_norm: Norm | None = None,
     box_representation_size: int = 1024,
     box_foreground_iou: float = 0.5,
     box_samples: int = 512,
@@ -61,6 +67,7 @@ def faster_rcnn(
         preprocessing: how pixels reach the network, or its values; None for the defaults.
         anchor_sizes: side in pixels of the square anchor of each level; None for 8 times its stride.
         anchor_ratios: height / width of the anchors of each cell.
+        rpn_convs: convolutions before what is said of each anchor.
         rpn_foreground_iou: anchors that overlap an object this much are positive, ...
         rpn_background_iou: ... and those that overlap all objects less than this negative.
         rpn_samples: anchors of each image that the proposal losses look at.
@@ -71,7 +78,10 @@ def faster_rcnn(
         rpn_post_nms_test: the same for predictions.
         rpn_nms_threshold: proposals that overlap a better one more than this are dropped.
         box_roi_size: cells along each side of what is pooled from a proposal.
-        box_representation_size: width of the two layers of the box head.
+        box_convs: convolutions of the box head, as wide as the pyramid, ...
+        box_linears: ... and linear layers after them.
+        box_norm: norm after each of these convolutions; None for none.
+        box_representation_size: width of the linear layers of the box head.
         box_foreground_iou: proposals that overlap an object this much are positive, all others negative.
         box_samples: proposals of each image that the box losses look at.
         box_positive_fraction: at most this share of them is positive.
@@ -85,11 +95,21 @@ def faster_rcnn(
         soft_nms_sigma: instead of dropping boxes that overlap a better one, lower their scores by this Gaussian
             (0.5 in Soft-NMS); then `nms_threshold` is not used.
 
+    torchvision's `fasterrcnn_resnet50_fpn_v2` (Li et al., 2021, Benchmarking Detection Transfer Learning with
+    Vision Transformers, section 2) is `rpn_convs=2, box_convs=4, box_linears=1, box_norm="batch"` on a pyramid
+    with `norm="batch"`.
+
     Raises:
         ValueError: an unknown backbone, pyramid or option; settings that do not fit the pyramid's levels.
     """
     check_losses(class_loss, box_loss)
     check_losses(class_loss, rpn_box_loss, "rpn_box_loss")
+    if rpn_convs < 1 or box_convs < 0 or box_linears < 1:
+        raise ValueError(
+            f"model.rpn_convs={rpn_convs} and model.box_linears={box_linears} must be at least 1, "
+            f"model.box_convs={box_convs} at least 0"
+        )
+    check_choice("model.box_norm", box_norm, (None, *NORMS))
     if isinstance(preprocessing, Mapping):
         preprocessing = Preprocessing(**preprocessing)
     extractor, channels, strides = detector_pyramid("faster_rcnn", backbone, pyramid)
@@ -112,12 +132,16 @@ def faster_rcnn(
             positive_fraction=rpn_positive_fraction,
             nms_threshold=rpn_nms_threshold,
             box_loss=rpn_box_loss,
+            convs=rpn_convs,
         ),
         RoIHead(
             channels,
             num_classes=num_classes,
             roi_size=box_roi_size,
             representation_size=box_representation_size,
+            convs=box_convs,
+            linears=box_linears,
+            norm=box_norm,
             foreground_iou=box_foreground_iou,
             samples=box_samples,
             positive_fraction=box_positive_fraction,
@@ -176,7 +200,9 @@ class FasterRCNN(Model):
     ) -> dict[str, Tensor]:
         """The losses of the proposal network and of the box head on `samples`."""
         gt_valid = trainable(batch.boxes, batch.labels, batch.is_crowd)
-        logits, deltas = self.roi_head(self.pooled(features), self.pooled_strides, samples.boxes)
+        logits, deltas = self.roi_head(
+            self.pooled(features), self.pooled_strides, samples.boxes, samples.valid
+        )
         return {
             **self.rpn.losses(anchors, batch.boxes, gt_valid),
             **self.roi_head.losses(logits, deltas, samples, batch.boxes),
@@ -186,7 +212,7 @@ class FasterRCNN(Model):
         pre_nms, post_nms = self.proposals_test
         anchors = self.anchor_predictions(features, batch)
         proposals, valid = self.rpn.propose(anchors, batch.sizes, pre_nms=pre_nms, post_nms=post_nms)
-        logits, deltas = self.roi_head(self.pooled(features), self.pooled_strides, proposals)
+        logits, deltas = self.roi_head(self.pooled(features), self.pooled_strides, proposals, valid)
         return self.roi_head.predictions(logits, deltas, proposals, valid, batch.sizes)
 
     def class_layers(self) -> dict[str, int]:

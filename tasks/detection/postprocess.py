@@ -19,6 +19,8 @@ from .boxes import at_least
 _MIN_SIZE = 1e-2  # pixels; detections thinner than this are dropped, as torchvision does
 # On a GPU one call of nms holds a bit for every pair of boxes: 1.25 GB at this number.
 _MOST_BOXES_A_CALL = 100_000
+# Devices on which one call for each group is best: nms compares all pairs one by one there.
+_CALLS_ARE_CHEAP = ("cpu",)
 
 
 def suppress(boxes: Tensor, scores: Tensor, group_sizes: Sequence[int], iou_threshold: float) -> Tensor:
@@ -29,9 +31,7 @@ def suppress(boxes: Tensor, scores: Tensor, group_sizes: Sequence[int], iou_thre
     """
     keep = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
     start = 0
-    if (
-        boxes.device.type == "cpu"
-    ):  # nms compares all pairs one by one here: the smaller the groups the better
+    if boxes.device.type in _CALLS_ARE_CHEAP:
         for size in group_sizes:
             part = slice(start, start + size)
             keep[part][nms(boxes[part], scores[part], iou_threshold)] = True

@@ -41,7 +41,7 @@ class AnchorPredictions(NamedTuple):
 
 
 class RegionProposalNetwork(nn.Module):
-    """One convolution and two predictors, shared by all levels, with what is made of their output.
+    """`convs` convolutions and two predictors, shared by all levels, with what is made of their output.
 
     The settings are those of `faster_rcnn`, which holds their defaults.
     """
@@ -58,6 +58,7 @@ class RegionProposalNetwork(nn.Module):
         positive_fraction: float,
         nms_threshold: float,
         box_loss: BoxLoss,
+        convs: int,
     ):
         super().__init__()
         self.anchor_sizes = tuple(anchor_sizes)
@@ -69,7 +70,9 @@ class RegionProposalNetwork(nn.Module):
         self.nms_threshold = nms_threshold
         self.box_loss: BoxLoss = box_loss
         num_ratios = len(self.anchor_ratios)
-        self.convs = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True))
+        self.convs = nn.Sequential()
+        for _ in range(convs):
+            self.convs.extend((nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True)))
         self.objectness = nn.Conv2d(channels, num_ratios, 1)
         self.deltas = nn.Conv2d(channels, num_ratios * 4, 1)
         for layer in self.modules():

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from tasks.contracts import Batch, Detections, Model
-from tasks.harness.drawing import draw_detections
+from tasks.harness.drawing import Shown, draw_detections
 from tasks.harness.task import Task
 from tasks.metrics.coco import CocoMetric
 from tasks.metrics.table import coco_table
@@ -67,6 +67,14 @@ class DetectionTask(Task):
             predictions.labels[index, found].cpu().numpy(),
             predictions.scores[index, found].float().cpu().numpy(),
             self.header.class_names,
+        )
+
+    def shown(self, predictions: Detections, index: int, size: tuple[int, int]) -> Shown:
+        found = predictions.labels[index] >= 0
+        return Shown(
+            predictions.boxes[index, found].float().cpu().numpy(),
+            predictions.labels[index, found].cpu().numpy(),
+            predictions.scores[index, found].float().cpu().numpy(),
         )
 
     def write_results(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Puts the weights of torchvision's `fasterrcnn_resnet50_fpn`, or of any ResNet with its FPN, into our model.
+"""Puts the weights of torchvision's `fasterrcnn_resnet50_fpn` or its `_v2`, on any ResNet, into our model.
 
 What differs between the two:
     names       the table below, and keys as torchvision wrote them before 0.13
@@ -23,9 +23,12 @@ BACKBONE_NAMES = {
 _NAMES = {
     **BACKBONE_NAMES,
     r"rpn\.head\.conv\.(0\.0\.)?(weight|bias)$": r"rpn.convs.0.\2",
+    r"rpn\.head\.conv\.1\.0\.": "rpn.convs.2.",  # every second of ours is a ReLU
     r"rpn\.head\.cls_logits\.": "rpn.objectness.",
     r"rpn\.head\.bbox_pred\.": "rpn.deltas.",
     r"roi_heads\.box_head\.fc": "roi_head.head.fc",
+    r"roi_heads\.box_head\.(\d+)\.([01])\.": r"roi_head.head.convs.\1.\2.",
+    r"roi_heads\.box_head\.\d+\.(weight|bias)$": r"roi_head.head.fc6.\1",
     r"roi_heads\.box_predictor\.cls_score\.": "roi_head.classes.",
     r"roi_heads\.box_predictor\.bbox_pred\.": "roi_head.deltas.",
 }

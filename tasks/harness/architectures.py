@@ -81,7 +81,11 @@ def build_model(spec: Mapping[str, Any], *, num_classes: int, preprocessing: Pre
 
 
 def with_settings(spec: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`spec` with other `PREDICTION_SETTINGS`; raises `ValueError` for anything that this model has not."""
+    """`spec` with other `PREDICTION_SETTINGS`; raises `ValueError` for anything that this model has not.
+
+    A `name` among them, as the choice of a task brings one, says nothing.
+    """
+    settings = {option: value for option, value in settings.items() if option != "name"}
     known = inspect.signature(model_builder(spec.get("name"))).parameters.keys() & set(PREDICTION_SETTINGS)
     for option in settings:
         if option not in known:

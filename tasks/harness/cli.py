@@ -135,6 +135,10 @@ def _resumed(resume: str, overrides: list[Any], groups: Iterable[str]) -> DictCo
         )
     config = OmegaConf.load(folder / "config.yaml")
     assert isinstance(config, DictConfig)
+    for logger in config.logger.values():  # the run may have been moved since
+        if logger.get("folder") == config.run_dir:
+            logger.folder = str(folder)
+    config.run_dir = str(folder)
     for override in overrides:
         key = override.key_or_group
         if key in groups:
@@ -223,9 +227,9 @@ def _arguments(node: DictConfig, key: str) -> set[str]:
         own = inspect.signature(lookup(TASKS, "task", node.name)).parameters
         return {*own} - {"model", "optimizer", "schedule", "config"}
     if root == "checkpointing":
-        from tasks.harness.checkpoints import LastCheckpoint
+        from tasks.harness.checkpoints import checkpoints
 
-        return set(inspect.signature(LastCheckpoint).parameters) - {"folder"}
+        return set(inspect.signature(checkpoints).parameters) - {"folder", "monitor"}
     if root == "preprocessing":
         from tasks.preprocessing import Preprocessing
 
