@@ -19,7 +19,8 @@ __all__ = ["load_model", "load_predictor", "published_predictor"]
 def load_model(path: str | Path, settings: dict[str, Any] | None = None) -> Model:
     """The model in a model file (`.safetensors`) or checkpoint (`.ckpt`), in evaluation mode on the CPU.
 
-    Nothing but the path is needed; `settings` are others than the file's, as `{"nms_threshold": 0.6}`. `model.header` says what it is: task, class names, preprocessing.
+    Nothing but the path is needed; `settings` are others than the file's, as `{"nms_threshold": 0.6}`.
+    `model.header` says what it is: task, class names, preprocessing.
     Raises `ValueError` or `FileNotFoundError` with what to do when the file is neither.
     """
     from tasks.harness.model_file import load_model

@@ -1,4 +1,4 @@
-"""The one-stage detectors through the real commands: train, evaluate and predict with other settings than the file's."""
+"""The one-stage detectors through the real commands: train, then evaluate and predict with other settings."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
-from tiny_runs import SCENES, checkpoint, rows
 
 from tasks import load_model
 from tasks.data.digits import DigitsData
@@ -14,6 +13,7 @@ from tasks.harness.cli import compose
 from tasks.harness.model_file import read
 from tasks.harness.predictor import Predictor
 from tasks.harness.run import evaluate, train
+from tests.tiny_runs import SCENES, checkpoint, rows
 
 STEPS = 6
 OPTIONS = {
