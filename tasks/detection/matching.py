@@ -85,6 +85,12 @@ def take_matched(rows: Tensor, matches: Tensor, fill: float) -> Tensor:
     return torch.cat((rows, none), dim=1)[image, index]
 
 
+def overlaps(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
+    """IoU (B, G, A) of `boxes` (B, A, 4) with objects `gt_boxes` (B, G, 4), all of them at once; 0 for empty ones."""
+    memory = boxes.new_empty(3, *gt_boxes.shape[:2], boxes.shape[1])
+    return _overlap(boxes.mT.contiguous().mT[:, None], gt_boxes[:, :, None], memory)
+
+
 def _highest_overlaps(boxes: Tensor, gt_boxes: Tensor, budget: int) -> tuple[Tensor, Tensor]:
     """The highest IoU of each box (B, A) with any object and of each object (B, G) with any box, without the
     whole matrix of them: for a block of boxes at a time, in the same memory."""

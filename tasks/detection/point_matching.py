@@ -101,9 +101,7 @@ def _assign(
     radius: float,
 ) -> tuple[Tensor, Tensor]:
     """`assign_by_cost` of a few images at once, through matrices (B, G, A)."""
-    corners = boxes.mT.contiguous().unbind(-2)
-    overlap = overlaps(corners, (corners[2] - corners[0]) * (corners[3] - corners[1]), gt_boxes)
-
+    overlap = overlaps(boxes, gt_boxes)
     centre, stride = (points[:, :2] + points[:, 2:]) / 2, points[:, 2] - points[:, 0]
     objects = gt_boxes[:, :, None]
     offset = (centre - (objects[..., :2] + objects[..., 2:]) / 2).abs().amax(dim=-1)

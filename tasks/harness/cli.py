@@ -224,8 +224,11 @@ def _arguments(node: DictConfig, key: str) -> set[str]:
     if root == "task" and "name" in node:
         from tasks.harness.architectures import TASKS, lookup
 
-        own = inspect.signature(lookup(TASKS, "task", node.name)).parameters
-        return {*own} - {"model", "optimizer", "schedule", "config"}
+        # A subclass names what it adds and hands the rest on.
+        kinds = [kind for kind in lookup(TASKS, "task", node.name).__mro__ if "__init__" in vars(kind)]
+        own = kinds[: [kind.__name__ for kind in kinds].index("Task") + 1]
+        parameters = [p for kind in own for p in inspect.signature(kind).parameters.values()]
+        return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"optimizer", "schedule", "config"}
     if root == "checkpointing":
         from tasks.harness.checkpoints import checkpoints
 
