@@ -1,13 +1,10 @@
 """`DetectionTask`: boxes scored as COCO does."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from tasks.contracts import Batch, Detections, Model
 from tasks.harness.drawing import Shown, draw_detections
@@ -23,28 +20,13 @@ class DetectionTask(Task):
 
     monitor = "AP"
 
-    def __init__(
-        self,
-        model: Model,
-        *,
-        optimizer: Callable[[list[dict]], Optimizer] | None = None,
-        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
-        backbone_lr_scale: float = 1.0,
-        config: dict[str, Any] | None = None,
-        closing: float = 0.05,
-    ) -> None:
-        """As `Task`; `closing` is the share of the steps at the end in which a YOLOX loses L1 as well (15 of the
-        paper's 300 epochs). Other detectors have no such end.
+    def __init__(self, model: Model, *, closing: float = 0.05, **options: Any) -> None:
+        """`closing` is the share of the steps at the end in which a YOLOX loses L1 as well (15 of the paper's 300
+        epochs); other detectors have no such end. The rest is `Task`'s.
         """
         if not 0 <= closing <= 1:
             raise ValueError(f"task.closing={closing} must be a share of the steps, between 0 and 1")
-        super().__init__(
-            model,
-            optimizer=optimizer,
-            schedule=schedule,
-            backbone_lr_scale=backbone_lr_scale,
-            config=config,
-        )
+        super().__init__(model, **options)
         self.closing = closing
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
