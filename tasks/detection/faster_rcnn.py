@@ -11,6 +11,7 @@ from backbones.layers import NORMS, Norm
 from tasks.contracts import Batch, Detections, Model
 from tasks.preprocessing import Preprocessing
 
+from .losses import BoxLoss, ClassLoss, check_losses
 from .matching import trainable
 from .postprocess import Selection
 from .pyramid import detector_pyramid
@@ -47,6 +48,9 @@ def faster_rcnn(
     box_foreground_iou: float = 0.5,
     box_samples: int = 512,
     box_positive_fraction: float = 0.25,
+    class_loss: ClassLoss = "cross_entropy",
+    box_loss: BoxLoss = "smooth_l1",
+    rpn_box_loss: BoxLoss = "smooth_l1",
     score_threshold: float = 0.05,
     nms_threshold: float = 0.5,
     max_detections: int = 100,
@@ -81,6 +85,9 @@ def faster_rcnn(
         box_foreground_iou: proposals that overlap an object this much are positive, all others negative.
         box_samples: proposals of each image that the box losses look at.
         box_positive_fraction: at most this share of them is positive.
+        class_loss: of the softmax of the box head, "cross_entropy" or "focal".
+        box_loss: of the box head's deltas, "l1" or "smooth_l1"; or of its boxes, "iou", "giou", "diou" or "ciou".
+        rpn_box_loss: the same for proposals.
         score_threshold: detections need a higher score.
         nms_threshold: detections that overlap a better one of their class more than this are dropped.
         max_detections: most detections of an image.
@@ -95,6 +102,8 @@ def faster_rcnn(
     Raises:
         ValueError: an unknown backbone, pyramid or option; settings that do not fit the pyramid's levels.
     """
+    check_losses(class_loss, box_loss)
+    check_losses(class_loss, rpn_box_loss, "rpn_box_loss")
     if rpn_convs < 1 or box_convs < 0 or box_linears < 1:
         raise ValueError(
             f"model.rpn_convs={rpn_convs} and model.box_linears={box_linears} must be at least 1, "
@@ -122,6 +131,7 @@ def faster_rcnn(
             samples=rpn_samples,
             positive_fraction=rpn_positive_fraction,
             nms_threshold=rpn_nms_threshold,
+            box_loss=rpn_box_loss,
             convs=rpn_convs,
         ),
         RoIHead(
@@ -135,6 +145,8 @@ def faster_rcnn(
             foreground_iou=box_foreground_iou,
             samples=box_samples,
             positive_fraction=box_positive_fraction,
+            class_loss=class_loss,
+            box_loss=box_loss,
             selection=Selection(
                 score_threshold, nms_threshold, max_detections, class_agnostic_nms, soft_nms_sigma
             ),

@@ -29,11 +29,11 @@ _GAMMA = 2.0  # Focal Loss, section 4.1; torchvision's default too
 _MIN_SIDE = 1e-3  # pixels
 
 
-def check_losses(class_loss: str, box_loss: str) -> None:
-    """Raises `ValueError` for a loss that is not there."""
+def check_losses(class_loss: str, box_loss: str, box_option: str = "box_loss") -> None:
+    """Raises `ValueError` for a loss that is not there; `box_option` is what the user calls the second."""
     for name, value, kinds in (
         ("class_loss", class_loss, get_args(ClassLoss)),
-        ("box_loss", box_loss, get_args(BoxLoss)),
+        (box_option, box_loss, get_args(BoxLoss)),
     ):
         if value not in kinds:
             raise ValueError(f"model.{name}={value} is unknown; wanted one of {', '.join(kinds)}")
@@ -43,26 +43,6 @@ def objectness_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
     """Binary cross-entropy of `logits` (B, S) with `positive` (B, S), averaged over `valid` (B, S)."""
     losses = F.binary_cross_entropy_with_logits(logits.float(), positive.float(), reduction="none")
     return (losses * valid).sum() / valid.sum().clamp(min=1)
-
-
-def delta_loss(deltas: Tensor, targets: Tensor, positive: Tensor, num_samples: Tensor) -> Tensor:
-    """Smooth L1 between `deltas` and `targets` (B, S, 4), summed over `positive` (B, S).
-
-    Divided by `num_samples`, all samples and not the positives alone (Fast R-CNN, section 2.3, equation 1).
-    What `targets` hold elsewhere is not read.
-    """
-    targets = targets.where(positive[..., None], 0)  # infinite times zero would be NaN
-    losses = l1(deltas, targets, "smooth_l1")
-    return (losses * positive).sum() / num_samples.clamp(min=1)
-
-
-def overlap_loss(
-    boxes: Tensor, gt_boxes: Tensor, positive: Tensor, num_samples: Tensor, kind: BoxLoss
-) -> Tensor:
-    """As `delta_loss`, for a loss of the overlap of `boxes` with `gt_boxes` (B, S, 4)."""
-    place = boxes.new_tensor([0.0, 0.0, 1.0, 1.0])  # elsewhere, where a box without area would give NaN
-    boxes, gt_boxes = (rows.where(positive[..., None], place) for rows in (boxes, gt_boxes))
-    return (OVERLAP_LOSSES[kind](boxes, gt_boxes) * positive).sum() / num_samples.clamp(min=1)
 
 
 def class_loss(logits: Tensor, labels: Tensor, valid: Tensor, kind: ClassLoss = "cross_entropy") -> Tensor:
@@ -109,6 +89,29 @@ def box_losses(
     if kind in OVERLAP_LOSSES:
         return OVERLAP_LOSSES[kind](decode(deltas, anchors), gt_boxes)
     return l1(deltas, encode(gt_boxes, anchors), kind)
+
+
+def sampled_box_loss(
+    deltas: Tensor,
+    anchors: Tensor,
+    gt_boxes: Tensor,
+    positive: Tensor,
+    num_samples: Tensor,
+    kind: BoxLoss,
+    *,
+    encode: Callable[[Tensor, Tensor], Tensor],
+    decode: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """`box_losses` of `deltas`, `anchors` and `gt_boxes`, all (B, S, 4), summed over `positive` (B, S).
+
+    Divided by `num_samples`, all samples and not the positives alone (Fast R-CNN, section 2.3, equation 1).
+    What anchors and objects hold elsewhere is not read.
+    """
+    place = anchors.new_tensor([0.0, 0.0, 1.0, 1.0])  # a box without area would give NaN, even times zero
+    anchors, gt_boxes = (rows.where(positive[..., None], place) for rows in (anchors, gt_boxes))
+    deltas = deltas.where(positive[..., None], 0)
+    losses = box_losses(deltas, anchors, gt_boxes, kind, encode=encode, decode=decode)
+    return (losses * positive).sum() / num_samples.clamp(min=1)
 
 
 def l1(deltas: Tensor, targets: Tensor, kind: BoxLoss) -> Tensor:

@@ -8,6 +8,7 @@ Legend:
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from backbones.layers import Norm
 from tasks.contracts import Detections
 
 from .boxes import Weights, clip, decode, encode
-from .losses import class_loss, delta_loss
+from .losses import BoxLoss, ClassLoss, class_loss, sampled_box_loss
 from .matching import match, take_matched
 from .postprocess import Selection, candidates, detect
 from .roi_align import multilevel_roi_align
@@ -90,6 +91,8 @@ class RoIHead(nn.Module):
         foreground_iou: float,
         samples: int,
         positive_fraction: float,
+        class_loss: ClassLoss,
+        box_loss: BoxLoss,
         selection: Selection,
     ):
         super().__init__()
@@ -98,6 +101,8 @@ class RoIHead(nn.Module):
         self.foreground_iou = foreground_iou
         self.samples = samples
         self.positive_fraction = positive_fraction
+        self.class_loss: ClassLoss = class_loss
+        self.box_loss: BoxLoss = box_loss
         self.selection = selection.check()
         self.head = BoxHead(channels, roi_size, representation_size, convs=convs, linears=linears, norm=norm)
         self.classes = nn.Linear(self.head.out_features, num_classes + 1)
@@ -151,12 +156,20 @@ class RoIHead(nn.Module):
         self, logits: Tensor, deltas: Tensor, samples: RoISamples, gt_boxes: Tensor
     ) -> dict[str, Tensor]:
         """Losses of `logits` (B, S, K + 1) and `deltas` (B, S, K, 4) for `samples` of objects `gt_boxes`."""
-        targets = encode(take_matched(gt_boxes, samples.matches, 0), samples.boxes, _WEIGHTS)
         label = samples.labels.clamp(max=self.num_classes - 1)  # background has no box and is masked below
         own = deltas.gather(2, label[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
         return {
-            "loss_class": class_loss(logits, samples.labels, samples.valid),
-            "loss_box": delta_loss(own, targets, samples.positive, samples.valid.sum()),
+            "loss_class": class_loss(logits, samples.labels, samples.valid, self.class_loss),
+            "loss_box": sampled_box_loss(
+                own,
+                samples.boxes,
+                take_matched(gt_boxes, samples.matches, 0),
+                samples.positive,
+                samples.valid.sum(),
+                self.box_loss,
+                encode=partial(encode, weights=_WEIGHTS),
+                decode=partial(decode, weights=_WEIGHTS),
+            ),
         }
 
     def predictions(

@@ -8,6 +8,7 @@ Legend:
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,12 +17,13 @@ from torch.nn import functional as F
 
 from .anchors import make_anchors
 from .boxes import Weights, at_least, clip, decode, encode
-from .losses import delta_loss, objectness_loss
+from .losses import BoxLoss, objectness_loss, sampled_box_loss
 from .matching import BACKGROUND, match, take_matched
 from .postprocess import suppress
 from .sampling import sample_balanced
 
 _WEIGHTS: Weights = (1.0, 1.0, 1.0, 1.0)
+_encode, _decode = partial(encode, weights=_WEIGHTS), partial(decode, weights=_WEIGHTS)
 _MIN_SIZE = 1e-3  # proposals thinner than this are dropped, as torchvision does
 
 
@@ -55,6 +57,7 @@ class RegionProposalNetwork(nn.Module):
         samples: int,
         positive_fraction: float,
         nms_threshold: float,
+        box_loss: BoxLoss,
         convs: int,
     ):
         super().__init__()
@@ -65,6 +68,7 @@ class RegionProposalNetwork(nn.Module):
         self.samples = samples
         self.positive_fraction = positive_fraction
         self.nms_threshold = nms_threshold
+        self.box_loss: BoxLoss = box_loss
         num_ratios = len(self.anchor_ratios)
         self.convs = nn.Sequential()
         for _ in range(convs):
@@ -144,12 +148,19 @@ class RegionProposalNetwork(nn.Module):
                 budget=self.samples,
                 positive_fraction=self.positive_fraction,
             )
-            sampled = anchors[samples.indices]
             objects = take_matched(gt_boxes, matches.gather(1, samples.indices), 0)
-            targets = encode(objects, sampled, _WEIGHTS)
         logits = predictions.objectness.gather(1, samples.indices)
         deltas = predictions.deltas.gather(1, samples.indices[..., None].expand(-1, -1, 4))
         return {
             "loss_objectness": objectness_loss(logits, samples.positive, samples.valid),
-            "loss_rpn_box": delta_loss(deltas, targets, samples.positive, samples.valid.sum()),
+            "loss_rpn_box": sampled_box_loss(
+                deltas,
+                anchors[samples.indices],
+                objects,
+                samples.positive,
+                samples.valid.sum(),
+                self.box_loss,
+                encode=_encode,
+                decode=_decode,
+            ),
         }

@@ -45,6 +45,17 @@ TILES = {  # of a task, results for one large picture from those for its tiles
     "detection": "tasks.detection.tiles:find_in_tiles",
     "instance_segmentation": "tasks.detection.tiles:find_in_tiles",
 }
+PREDICTION_SETTINGS = (  # options that may change after training: they choose among what the network finds
+    "score_threshold",
+    "nms_threshold",
+    "max_detections",
+    "class_agnostic_nms",
+    "soft_nms_sigma",
+    "pre_nms",
+    "rpn_pre_nms_test",
+    "rpn_post_nms_test",
+    "rpn_nms_threshold",
+)
 DATA_ARGUMENTS = ("num_classes", "preprocessing")  # come from the data, not from a spec
 
 
@@ -75,6 +86,22 @@ def build_model(spec: Mapping[str, Any], *, num_classes: int, preprocessing: Pre
             choices = known.keys() - set(DATA_ARGUMENTS)
             raise ValueError(f"model {spec['name']} has no option {option!r}; {nearest(option, choices)}")
     return builder(num_classes=num_classes, preprocessing=preprocessing, **arguments)
+
+
+def with_settings(spec: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`spec` with other `PREDICTION_SETTINGS`; raises `ValueError` for anything that this model has not.
+
+    A `name` among them, as the choice of a task brings one, says nothing.
+    """
+    settings = {option: value for option, value in settings.items() if option != "name"}
+    known = inspect.signature(model_builder(spec.get("name"))).parameters.keys() & set(PREDICTION_SETTINGS)
+    for option in settings:
+        if option not in known:
+            choices = ", ".join(sorted(known)) or "nothing"
+            raise ValueError(
+                f"model.{option} cannot be set for a trained {spec['name']}; what can be set is {choices}"
+            )
+    return {**spec, **settings}
 
 
 def resolved_spec(spec: Mapping[str, Any], model: Model) -> dict[str, Any]:

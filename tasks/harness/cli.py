@@ -247,7 +247,11 @@ def _arguments(node: DictConfig, key: str) -> set[str]:
 
         return set(inspect.signature(get_object(node._target_)).parameters)
     root = key.split(".")[0]
-    if root == "model" and "name" in node:
+    if root == "model" and "name" not in node:
+        from tasks.harness.architectures import PREDICTION_SETTINGS
+
+        return set(PREDICTION_SETTINGS)
+    if root == "model":
         from tasks.harness.architectures import DATA_ARGUMENTS, model_builder
 
         return set(inspect.signature(model_builder(node.name)).parameters) - set(DATA_ARGUMENTS)

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tasks.contracts import Model
-from tasks.harness.architectures import TASKS, build_model
+from tasks.harness.architectures import TASKS, build_model, with_settings
 from tasks.harness.nearest import nearest
 from tasks.preprocessing import Preprocessing
 
@@ -70,9 +70,13 @@ def save_model(path: str | Path, model: Model, header: Header) -> None:
         partial.unlink(missing_ok=True)
 
 
-def load_model(path: str | Path) -> Model:
-    """The network of a model file or checkpoint with its weights, in evaluation mode, header as `.header`."""
+def load_model(path: str | Path, settings: Mapping[str, Any] | None = None) -> Model:
+    """The network of a model file or checkpoint with its weights, in evaluation mode, header as `.header`.
+
+    `settings` are `architectures.PREDICTION_SETTINGS` to use in place of those of the file.
+    """
     header, weights = read(path)
+    header.model = with_settings(header.model, settings or {})
     model = header.build()
     expected = model.state_dict()
     missing, unexpected = expected.keys() - weights.keys(), weights.keys() - expected.keys()

@@ -35,7 +35,9 @@ def predict(config: DictConfig) -> int:
             else f"give checkpoint=FILE or pretrained={config.pretrained}, not both"
         )
     predictor = Predictor(
-        published_from(config) if config.checkpoint is None else load_model(config.checkpoint),
+        published_from(config)
+        if config.checkpoint is None
+        else load_model(config.checkpoint, dict(config.model)),
         device=config.device,
         precision=config.precision,
         score_threshold=config.score_threshold,

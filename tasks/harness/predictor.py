@@ -84,9 +84,11 @@ class Predictor:
         self.model: Model = model.to(device=self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     @classmethod
-    def load(cls, path: str | Path, **options: Any) -> "Predictor":
-        """A predictor from a model file or a checkpoint; options are the constructor's."""
-        return cls(load_model(path), **options)
+    def load(
+        cls, path: str | Path, *, settings: Mapping[str, Any] | None = None, **options: Any
+    ) -> "Predictor":
+        """A predictor from a model file or a checkpoint; `settings` as in `load_model`, options the constructor's."""
+        return cls(load_model(path, settings), **options)
 
     @overload
     def __call__(self, pictures: Picture) -> Any: ...

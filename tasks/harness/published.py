@@ -229,7 +229,7 @@ def published_model(
 
 def published_from(config: DictConfig, class_names: Sequence[str] | None = None) -> Model:
     """The model of published weights that the configuration of a tool names by `model` and `pretrained`."""
-    if "model" not in config:
+    if "name" not in config.get("model", {}):
         raise ValueError(
             f"pretrained={config.pretrained} needs the model that it is of; give a task as well, and model= for "
             f"another than its usual one: {', '.join(f'task={TASK_OF[name]} model={name}' for name in PUBLISHED)}"

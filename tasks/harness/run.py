@@ -128,7 +128,11 @@ def evaluate(config: DictConfig) -> None:
     what it found."""
     _quiet()
     source = instantiate(config.data)
-    model = load_model(config.checkpoint) if config.checkpoint is not None else _published(config, source)
+    model = (
+        load_model(config.checkpoint, _plain(config.model))
+        if config.checkpoint is not None
+        else _published(config, source)
+    )
     views = with_views(model, config.scales, config.flip)
     header: Header = views.header
     if "task" in config and config.task.name != header.task:
