@@ -3,8 +3,9 @@
 <annotation file's folder>/.vertebra/<its name>-<choices>/facts.json, labels.npy, boxes.npy, …
 
 All processes share the pages of such files, and none of them counts references in them. What was cached is used
-while the annotation file has the size and the time of its last change that it had then, and while the code that
-read it is the same.
+while the annotation files have the sizes and the times of their last change that they had then, and while the code
+that read them is the same. Image files that were checked then are not checked again; one that was damaged since
+stops the run that reads it.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -29,19 +30,32 @@ SMALLEST_FILE = 1_000_000
 FOLDER = ".vertebra"
 
 
-def cached(path: Path, read: Callable[[], Annotations], choices: str) -> Annotations:
+def cached(
+    path: Path,
+    read: Callable[[], Annotations],
+    choices: dict[str, Any],
+    *,
+    beside: Sequence[Path] = (),
+    is_true: Callable[[Annotations], bool] = lambda _: True,
+) -> Annotations:
     """What `read` makes of the file at `path`, from the cache where it is in there, else put there.
 
-    `choices` tells results of the same file apart that were read with other options. What `read` logged (what
-    it changed) is logged again. Where nothing can be written beside the file, the cache is in the user's folder of
-    caches; where nothing can be written there either, there is none.
+    `choices`, plain values, are all that the result depends on beside this file and those `beside`; `is_true` looks
+    at what was found once more. What `read` logged (what it changed) is logged again. Where nothing can be written
+    beside the file, the cache is in the user's folder of caches; where nothing can be written there either, there
+    is none.
     """
     if not path.is_file() or path.stat().st_size < SMALLEST_FILE:
         return read()
-    facts = {"size": path.stat().st_size, "changed": path.stat().st_mtime_ns, "version": version()}
-    places = [folder / f"{path.name}-{choices}" for folder in folders(path)]
+    facts = {
+        "files": [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in (path, *beside)],
+        "choices": choices,
+        "version": version(),
+    }
+    digest = hashlib.sha256(json.dumps(choices).encode()).hexdigest()[:8]
+    places = [folder / f"{path.name}-{digest}" for folder in folders(path)]
     for place in places:
-        if (found := load(place, facts)) is not None:
+        if (found := load(place, facts)) is not None and is_true(found):
             tell(place)
             return found
     with Messages() as messages:
@@ -129,7 +143,7 @@ class Messages(logging.Handler):
     """Keeps what `tasks.data` logs while it is entered, as (logger, level, text)."""
 
     def __init__(self) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__()
         self.kept: list[tuple[str, int, str]] = []
 
     def emit(self, record: logging.LogRecord) -> None:

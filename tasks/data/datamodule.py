@@ -43,14 +43,17 @@ class SampleDataset(Dataset[Sample]):
         preprocessing: Preprocessing,
         seed: int,
         *,
+        num_images: int | None = None,
         reduced_jpeg: bool = False,
         num_epochs: int | None = None,
     ):
-        """`num_epochs` tells augmentation how many are left, where that is known."""
+        """Images that augmentation puts together come from the first `num_images`; `num_epochs` tells it how many
+        are left, where that is known."""
         self.split = split
         self.augmentation = augmentation
         self.preprocessing = preprocessing
         self.seed = seed
+        self.num_images = len(split) if num_images is None else num_images
         self.num_epochs = num_epochs
         self.reduced_image = getattr(split, "reduced_image", None) if reduced_jpeg else None
 
@@ -72,7 +75,7 @@ class SampleDataset(Dataset[Sample]):
             target,
             seed=(self.seed, epoch, index),
             preprocessing=self.preprocessing,
-            draw=lambda generator: self._read(int(generator.integers(len(self)))),
+            draw=lambda generator: self._read(int(generator.integers(self.num_images))),
             epochs_left=None if self.num_epochs is None else self.num_epochs - 1 - epoch,
         )
         if self.augmentation.sets_size:
@@ -114,13 +117,15 @@ class DataModule(LightningDataModule):
         repeat_threshold: float = 0.001,
         empty_share: float | None = None,
         shape_window: int = 0,
+        max_train_images: int | None = None,
         seed: int = 0,
         eval_split: SplitName = "val",
         masks: bool = False,
         class_maps: bool = False,
         classes: bool = False,
     ):
-        """`batch_size` counts images per rank; `eval_split` is the split that validation reads.
+        """`batch_size` counts images per rank; training learns from the first `max_train_images` alone where that
+        is given; `eval_split` is the split that validation reads.
 
         `num_workers` processes or threads make batches ahead; the batches are the same with any. Threads are
         faster where decoding and resizing is most of the work, processes where transforms compute in Python.
@@ -170,6 +175,7 @@ class DataModule(LightningDataModule):
         self.repeat_threshold = repeat_threshold
         self.empty_share = empty_share
         self.shape_window = shape_window
+        self.max_train_images = max_train_images
         self.seed = seed
         self.eval_split: SplitName = eval_split
 
@@ -233,8 +239,10 @@ class DataModule(LightningDataModule):
             limits.append(math.ceil(trainer.max_steps * trainer.accumulate_grad_batches / num_batches))
         return min(limits, default=None)
 
-    def _choices(self, annotations: Any) -> dict[str, Any]:
-        """What the sampler of the training images goes by."""
+    def _choices(self, annotations: Any, num_images: int) -> dict[str, Any]:
+        """What the sampler of the training images, the first so many, goes by."""
+        if num_images < len(annotations) and (self.sampling != "all" or self.empty_share is not None):
+            annotations = annotations.select(np.arange(num_images))
         factors = image_factors(annotations, self.sampling, self.repeat_threshold, self.empty_share)
         if self.shape_window == 0:
             return {"factors": factors}
@@ -243,7 +251,7 @@ class DataModule(LightningDataModule):
                 f"loader.shape_window={self.shape_window} needs the sizes of all images beforehand, which this data "
                 "does not list; leave it out"
             )
-        shapes = [self.preprocessing.output_size(*size) for size in annotations.sizes.tolist()]
+        shapes = [self.preprocessing.output_size(*size) for size in annotations.sizes[:num_images].tolist()]
         return {"factors": factors, "shapes": np.array(shapes, np.int32), "window": self.shape_window}
 
     def _loader(self, name: SplitName, *, is_training: bool) -> DataLoader[Any]:
@@ -254,14 +262,16 @@ class DataModule(LightningDataModule):
         augmentation = self.augmentation if is_training else Augmentation()
         num_threads = self.num_workers if self.workers == "thread" else 0
         num_processes = self.num_workers - num_threads
+        most = self.max_train_images if is_training else None
+        num_images = len(split) if most is None else min(most, len(split))
         sampler = EpochSampler(
-            len(split),
+            num_images,
             shuffle=is_training,
             seed=self.seed,
             rank=rank,
             num_ranks=num_ranks,
             batch_size=self.batch_size,
-            **(self._choices(split.annotations) if is_training else {}),
+            **(self._choices(split.annotations, num_images) if is_training else {}),
         )
         return ResumableLoader(
             SampleDataset(
@@ -269,6 +279,7 @@ class DataModule(LightningDataModule):
                 augmentation,
                 self.preprocessing,
                 self.seed,
+                num_images=num_images,
                 reduced_jpeg=self.reduced_jpeg and is_training,
                 num_epochs=self._num_epochs(len(sampler) // self.batch_size) if augmentation.closes else None,
             ),

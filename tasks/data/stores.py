@@ -12,6 +12,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -32,6 +33,10 @@ class ImageStore(Protocol):
         """uint8 (H, W, 3) RGB, upright; `shown_at` as in `read_image`. Raises what `read_image` does."""
         ...
 
+    def read(self, name: str) -> bytes:
+        """The file as it is. Raises FileNotFoundError where there is none."""
+        ...
+
     def names(self) -> list[str]:
         """Names of all files, sorted, hidden ones left out."""
         ...
@@ -49,6 +54,9 @@ class FolderStore:
 
     def image(self, name: str, shown_at: ShownAt | None = None) -> np.ndarray:
         return read_image(self.folder / name, shown_at=shown_at)
+
+    def read(self, name: str) -> bytes:
+        return (self.folder / name).read_bytes()
 
     def names(self) -> list[str]:
         found = []
@@ -99,10 +107,14 @@ class ArchiveStore:
 
     def image(self, name: str, shown_at: ShownAt | None = None) -> np.ndarray:
         place = str(self.path / self.folder / name)
+        return read_image(io.BytesIO(self.read(name)), name=place, shown_at=shown_at)
+
+    def read(self, name: str) -> bytes:
+        place = str(self.path / self.folder / name)
         row = self._row(name)
         if row is None:
             raise FileNotFoundError(f"image file '{place}' does not exist")
-        return read_image(io.BytesIO(self._bytes(row, place)), name=place, shown_at=shown_at)
+        return self._bytes(row, place)
 
     def names(self) -> list[str]:
         return [name.decode() for name in self._names.tolist() if not is_hidden(name.decode())]
@@ -164,7 +176,21 @@ class ArchiveStore:
 def open_store(path: Path) -> ImageStore:
     """The pictures in the folder, or in the archive or the folder inside one, at `path`."""
     place = in_archive(path)
-    return FolderStore(path) if place is None else ArchiveStore(*place)
+    return FolderStore(path) if place is None else open_archive(*place, place[0].stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def open_archive(path: Path, folder: str, changed: int) -> ArchiveStore:
+    """The archive, whose list of contents is read once; anew where it was `changed` since."""
+    return ArchiveStore(path, folder)
+
+
+def read_file(path: Path) -> bytes:
+    """The file at `path`, which may lie in an archive. Raises FileNotFoundError where there is none."""
+    place = in_archive(path)
+    if place is None or not place[1]:
+        return path.read_bytes()
+    return open_store(place[0]).read(place[1])
 
 
 def is_store(path: Path) -> bool:
