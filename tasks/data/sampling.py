@@ -55,7 +55,7 @@ def classes_of_images(annotations: Any) -> tuple[np.ndarray, np.ndarray]:
 def repeat_factors(
     images: np.ndarray, labels: np.ndarray, num_images: int, num_classes: int, threshold: float
 ) -> np.ndarray:
-    """Repeat factor sampling (LVIS: A Dataset for Large Vocabulary Instance Segmentation, appendix B.2).
+    """Repeat factor sampling (LVIS: A Dataset for Large Vocabulary Instance Segmentation, appendix).
 
     A class in a share f of the images has the factor max(1, sqrt(`threshold` / f)); an image has the largest of
     its classes, 1 without any. `images` and `labels` as `classes_of_images` gives them.
