@@ -43,7 +43,7 @@ def show_data(config: DictConfig) -> None:
         seed=config.seed,
         eval_split=config.split,
         **lookup(TASKS, "task", config.task.name).data_options,
-        **config.loader,
+        **{**config.loader, **({"batch_size": 1} if config.loader.batch_size == "auto" else {})},
     )
     loader = data.train_dataloader() if config.split == "train" else data.val_dataloader()
     pictures: list[np.ndarray] = []

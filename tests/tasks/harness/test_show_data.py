@@ -25,7 +25,7 @@ SMALL = ["data.num_train=10", "data.num_val=3", "data.num_test=1", "data.size=64
     [
         ["task=detection", *SMALL, "augmentation=standard", "split=train"],
         ["task=instance_segmentation", *SMALL, "augmentation=copy_paste"],
-        ["task=semantic_segmentation", *SMALL, "split=val"],
+        ["task=semantic_segmentation", *SMALL, "split=val", "loader.batch_size=auto"],
         ["task=classification"],
     ],
     ids=lambda words: words[0],
