@@ -13,25 +13,38 @@ if TYPE_CHECKING:
     from tasks.contracts import Model
     from tasks.harness.predictor import Predictor
 
-__all__ = ["load_model", "load_predictor"]
+__all__ = ["load_model", "load_predictor", "published_predictor"]
 
 
-def load_model(path: str | Path) -> Model:
+def load_model(path: str | Path, settings: dict[str, Any] | None = None) -> Model:
     """The model in a model file (`.safetensors`) or checkpoint (`.ckpt`), in evaluation mode on the CPU.
 
-    Nothing but the path is needed. `model.header` says what it is: task, class names, preprocessing.
+    Nothing but the path is needed; `settings` are others than the file's, as `{"nms_threshold": 0.6}`.
+    `model.header` says what it is: task, class names, preprocessing.
     Raises `ValueError` or `FileNotFoundError` with what to do when the file is neither.
     """
     from tasks.harness.model_file import load_model
 
-    return load_model(path)
+    return load_model(path, settings)
 
 
 def load_predictor(path: str | Path, **options: Any) -> Predictor:
     """A callable that takes an image (or a list) and returns what the model in the file at `path` finds.
 
-    Options are those of `tasks.harness.predictor.Predictor`: device, precision, score_threshold, batch_size.
+    Options are those of `tasks.harness.predictor.Predictor`: device, precision, score_threshold, batch_size,
+    and `settings` as in `load_model`.
     """
     from tasks.harness.predictor import Predictor
 
     return Predictor.load(path, **options)
+
+
+def published_predictor(model: str, pretrained: bool | str = True, **options: Any) -> Predictor:
+    """The same for published weights, such as those of `published_predictor("faster_rcnn", "COCO_V2")`.
+
+    `tasks.harness.published.PUBLISHED` lists them; they are downloaded once and verified.
+    """
+    from tasks.harness.predictor import Predictor
+    from tasks.harness.published import published_model
+
+    return Predictor(published_model({"name": model}, pretrained), **options)

@@ -19,6 +19,7 @@ TASK_OF = {  # of data sets and models that are not for detection
     **dict.fromkeys(("cityscapes", "mask_png", "deeplabv3", "semantic_fpn"), "semantic_segmentation"),
     "mask_rcnn": "instance_segmentation",
 }
+MODELS = config_groups()["model"]
 
 
 def nodes(config: DictConfig) -> list[DictConfig]:
@@ -38,7 +39,7 @@ def check(config: DictConfig) -> None:
         parameters = inspect.signature(get_object(node._target_)).parameters
         unknown = set(node) - {"_target_", "_partial_"} - set(parameters)
         assert not unknown, f"{node._target_} takes no {unknown}"
-    if "model" in config:
+    if "model" in config and "name" in config.model:
         assert set(config.model) - {"name"} <= set(
             inspect.signature(model_builder(config.model.name)).parameters
         )
@@ -64,12 +65,13 @@ def test_every_choice_composes(group: str, choice: str) -> None:
     words = [f"{group}={choice}", *(["checkpoint=x"] if root == "evaluate" else [])]
     if group == "recipe":
         words += [f"task={task}" for task in TASKS if choice.startswith(f"{task}_")]
+        words += [f"model={model}" for model in MODELS if choice.endswith(f"_{model}")]
     if choice in TASK_OF:
         words.append(f"task={TASK_OF[choice]}")
     if group == "data":
         text = (CONFIGS / group / f"{choice}.yaml").read_text()
         words += [f"data.{key}=x" for key in ("root", "file") if f"{key}: ???" in text]
-    if group == "experiment" and "coco" in choice:
+    if group == "experiment":  # none is of embedded data
         words.append("data.root=x")
     check(compose(root, words))
 

@@ -1,14 +1,11 @@
 """`ClassificationTask`: images sorted into classes, scored by how often the first guess is right."""
 
-from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from tasks.contracts import Batch, Classification, Model
 from tasks.harness.drawing import Shown
@@ -25,25 +22,9 @@ class ClassificationTask(Task):
     monitor = "top1"
     data_options = MappingProxyType({"classes": True})
 
-    def __init__(
-        self,
-        model: Model,
-        *,
-        optimizer: Callable[[list[dict]], Optimizer] | None = None,
-        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
-        backbone_lr_scale: float = 1.0,
-        config: dict[str, Any] | None = None,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
-    ) -> None:
-        """As `Task`; `mixup` and `cutmix` are those of `Mixing`, for training alone."""
-        super().__init__(
-            model,
-            optimizer=optimizer,
-            schedule=schedule,
-            backbone_lr_scale=backbone_lr_scale,
-            config=config,
-        )
+    def __init__(self, model: Model, *, mixup: float = 0.0, cutmix: float = 0.0, **options: Any) -> None:
+        """`mixup` and `cutmix` are those of `Mixing`, for training alone; the rest is `Task`'s."""
+        super().__init__(model, **options)
         self.mixing = Mixing(mixup=mixup, cutmix=cutmix)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

@@ -11,10 +11,10 @@ from torch import Tensor
 BACKGROUND = -1
 IGNORED = -2
 
-# Entries of the overlap matrix alive at a time. On a CPU they should stay in the cache; on a GPU each
-# round costs a dozen launches, so rounds should be few.
-_CHUNK_CPU = 2**17
-_CHUNK_GPU = 2**25
+# Overlaps alive at a time. On a CPU they should stay in the cache; on a GPU each block of them costs two dozen
+# launches, so blocks should be few.
+_BLOCK_CPU = 2**16
+_BLOCK_GPU = 2**25
 
 
 def trainable(boxes: Tensor, labels: Tensor, is_crowd: Tensor) -> Tensor:
@@ -22,6 +22,7 @@ def trainable(boxes: Tensor, labels: Tensor, is_crowd: Tensor) -> Tensor:
     return (labels >= 0) & ~is_crowd & (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
 
 
+@torch.no_grad()
 def match(
     boxes: Tensor,
     gt_boxes: Tensor,
@@ -38,28 +39,42 @@ def match(
     an object as much as any box does are matched in any case, each to the object that it overlaps most
     itself (Faster R-CNN, section 3.1.2, as Detectron does it). Without objects all is BACKGROUND.
     """
-    num_images, num_objects = gt_valid.shape
-    corners = boxes.mT.contiguous().unbind(-2)
-    area = (corners[2] - corners[0]) * (corners[3] - corners[1])
-    shape = (num_images, boxes.shape[-2])
-    best = boxes.new_zeros(shape)
-    matches = torch.zeros(shape, dtype=torch.int64, device=boxes.device)
-    forced = torch.zeros(shape, dtype=torch.bool, device=boxes.device)
     # Rows that do not count become empty boxes, which overlap nothing.
     gt_boxes = gt_boxes * gt_valid[..., None]
-    budget = _CHUNK_CPU if boxes.device.type == "cpu" else _CHUNK_GPU
-    rows = max(1, budget // max(1, best.numel()))
-    for start in range(0, num_objects, rows):
-        overlap = _overlap(corners, area, gt_boxes[:, start : start + rows])  # (B, rows, A)
-        if low_quality:
-            highest = overlap.amax(dim=2, keepdim=True)
-            forced |= ((overlap == highest) & (highest > 0)).any(dim=1)
-        value, index = overlap.max(dim=1)
-        better = value > best
-        matches = torch.where(better, index + start, matches)
-        best = torch.where(better, value, best)
+    boxes = boxes.expand(len(gt_boxes), -1, 4)
+    if not gt_boxes.shape[1]:
+        return torch.full(boxes.shape[:2], BACKGROUND, device=boxes.device)
+    budget = block_size(boxes.device)
+    best, highest = _highest_overlaps(boxes, gt_boxes, budget)
     unmatched = torch.where(best < background_iou, BACKGROUND, IGNORED)
-    return torch.where((best >= foreground_iou) | forced, matches, unmatched)
+    # Which object a box overlaps most takes long to find out, and matters for few boxes.
+    least = best.new_full((len(best),), foreground_iou)
+    if low_quality:
+        least = least.minimum(highest.where(highest > 0, torch.inf).amin(dim=1))
+    image, column = (best >= least[:, None]).nonzero(as_tuple=True)
+    rows = rows_at_a_time(gt_boxes.shape[1], boxes.device)
+    for some_images, some in zip(image.split(rows), column.split(rows), strict=True):
+        objects = gt_boxes[some_images]
+        overlap = _overlap(
+            boxes[some_images, some, None], objects, torch.empty(3, *objects.shape[:2]).to(boxes)
+        )
+        value, row = overlap.max(dim=1)
+        is_matched = value >= foreground_iou
+        if low_quality:
+            most = highest[some_images]
+            is_matched |= ((overlap == most) & (most > 0)).any(dim=1)
+        unmatched[some_images, some] = torch.where(is_matched, row, unmatched[some_images, some])
+    return unmatched
+
+
+def rows_at_a_time(entries: int, device: torch.device) -> int:
+    """How many rows of so many entries of a matrix of overlaps to hold at a time; at least 1."""
+    return max(1, block_size(device) // max(1, entries))
+
+
+def block_size(device: torch.device) -> int:
+    """Overlaps to have alive at a time on this device."""
+    return _BLOCK_CPU if device.type == "cpu" else _BLOCK_GPU
 
 
 def take_matched(rows: Tensor, matches: Tensor, fill: float) -> Tensor:
@@ -70,11 +85,36 @@ def take_matched(rows: Tensor, matches: Tensor, fill: float) -> Tensor:
     return torch.cat((rows, none), dim=1)[image, index]
 
 
-def _overlap(corners: tuple[Tensor, ...], area: Tensor, gt_boxes: Tensor) -> Tensor:
-    """IoU (B, rows, A) of boxes, given as four (A,) or (B, A), with objects (B, rows, 4); 0 for empty ones."""
-    x1, y1, x2, y2 = (side.unsqueeze(-2) for side in corners)
-    gx1, gy1, gx2, gy2 = gt_boxes[..., None].unbind(-2)
-    width = (torch.minimum(x2, gx2) - torch.maximum(x1, gx1)).clamp_(min=0)
-    shared = (torch.minimum(y2, gy2) - torch.maximum(y1, gy1)).clamp_(min=0).mul_(width)
-    union = ((gx2 - gx1) * (gy2 - gy1) + area.unsqueeze(-2)).sub_(shared)
+def overlaps(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
+    """IoU (B, G, A) of `boxes` (B, A, 4) with objects `gt_boxes` (B, G, 4), all of them at once; 0 for empty ones."""
+    memory = boxes.new_empty(3, *gt_boxes.shape[:2], boxes.shape[1])
+    return _overlap(boxes.mT.contiguous().mT[:, None], gt_boxes[:, :, None], memory)
+
+
+def _highest_overlaps(boxes: Tensor, gt_boxes: Tensor, budget: int) -> tuple[Tensor, Tensor]:
+    """The highest IoU of each box (B, A) with any object and of each object (B, G) with any box, without the
+    whole matrix of them: for a block of boxes at a time, in the same memory."""
+    num_images, num_objects = gt_boxes.shape[:2]
+    best = boxes.new_zeros(boxes.shape[:2])
+    highest = boxes.new_zeros(num_images, num_objects)
+    columns = max(1, budget // (num_images * num_objects))
+    memory = boxes.new_empty(3, num_images, num_objects, min(columns, boxes.shape[1]))
+    for some, some_best in zip(boxes.split(columns, dim=1), best.split(columns, dim=1), strict=True):
+        sides = some.mT.contiguous().mT  # each of the four in a row
+        overlap = _overlap(sides[:, None], gt_boxes[:, :, None], memory[..., : some.shape[1]])
+        some_best.copy_(overlap.amax(dim=1))
+        highest = torch.maximum(highest, overlap.amax(dim=2))
+    return best, highest
+
+
+def _overlap(boxes: Tensor, others: Tensor, memory: Tensor) -> Tensor:
+    """IoU of `boxes` with `others`, broadcast; 0 for empty ones. Lies in `memory` (3, …), which is overwritten:
+    fresh memory for every step would take several times as long as the arithmetic."""
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    ox1, oy1, ox2, oy2 = others.unbind(-1)
+    shared, height, other = memory.unbind(0)
+    torch.minimum(x2, ox2, out=shared).sub_(torch.maximum(x1, ox1, out=other)).clamp_(min=0)
+    torch.minimum(y2, oy2, out=height).sub_(torch.maximum(y1, oy1, out=other)).clamp_(min=0)
+    shared.mul_(height)
+    union = torch.add((x2 - x1) * (y2 - y1), (ox2 - ox1) * (oy2 - oy1), out=height).sub_(shared)
     return shared.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))

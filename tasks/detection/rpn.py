@@ -8,6 +8,7 @@ Legend:
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,12 +17,13 @@ from torch.nn import functional as F
 
 from .anchors import make_anchors
 from .boxes import Weights, at_least, clip, decode, encode
-from .losses import delta_loss, objectness_loss
+from .losses import BoxLoss, objectness_loss, sampled_box_loss
 from .matching import BACKGROUND, match, take_matched
 from .postprocess import suppress
 from .sampling import sample_balanced
 
 _WEIGHTS: Weights = (1.0, 1.0, 1.0, 1.0)
+_encode, _decode = partial(encode, weights=_WEIGHTS), partial(decode, weights=_WEIGHTS)
 _MIN_SIZE = 1e-3  # proposals thinner than this are dropped, as torchvision does
 
 
@@ -39,7 +41,7 @@ class AnchorPredictions(NamedTuple):
 
 
 class RegionProposalNetwork(nn.Module):
-    """One convolution and two predictors, shared by all levels, with what is made of their output.
+    """`convs` convolutions and two predictors, shared by all levels, with what is made of their output.
 
     The settings are those of `faster_rcnn`, which holds their defaults.
     """
@@ -55,6 +57,8 @@ class RegionProposalNetwork(nn.Module):
         samples: int,
         positive_fraction: float,
         nms_threshold: float,
+        box_loss: BoxLoss,
+        convs: int,
     ):
         super().__init__()
         self.anchor_sizes = tuple(anchor_sizes)
@@ -64,8 +68,11 @@ class RegionProposalNetwork(nn.Module):
         self.samples = samples
         self.positive_fraction = positive_fraction
         self.nms_threshold = nms_threshold
+        self.box_loss: BoxLoss = box_loss
         num_ratios = len(self.anchor_ratios)
-        self.convs = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True))
+        self.convs = nn.Sequential()
+        for _ in range(convs):
+            self.convs.extend((nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True)))
         self.objectness = nn.Conv2d(channels, num_ratios, 1)
         self.deltas = nn.Conv2d(channels, num_ratios * 4, 1)
         for layer in self.modules():
@@ -77,9 +84,10 @@ class RegionProposalNetwork(nn.Module):
     def forward(self, maps: Sequence[Tensor], image_size: tuple[int, int]) -> AnchorPredictions:
         """Predictions for the anchors of all `maps` (B, C, H, W) of padded images of `image_size` (h, w)."""
         # Both predictors as one: they read the same map, which is far larger than what they write.
-        weight = torch.cat((self.objectness.weight, self.deltas.weight))
+        # In the maps' precision here, once and not for each level.
+        weight = torch.cat((self.objectness.weight, self.deltas.weight)).to(maps[0].dtype)
         assert self.objectness.bias is not None and self.deltas.bias is not None
-        bias = torch.cat((self.objectness.bias, self.deltas.bias))
+        bias = torch.cat((self.objectness.bias, self.deltas.bias)).to(maps[0].dtype)
         num_ratios = len(self.anchor_ratios)
         objectness, deltas = [], []
         for level in maps:
@@ -140,12 +148,19 @@ class RegionProposalNetwork(nn.Module):
                 budget=self.samples,
                 positive_fraction=self.positive_fraction,
             )
-            sampled = anchors[samples.indices]
             objects = take_matched(gt_boxes, matches.gather(1, samples.indices), 0)
-            targets = encode(objects, sampled, _WEIGHTS)
         logits = predictions.objectness.gather(1, samples.indices)
         deltas = predictions.deltas.gather(1, samples.indices[..., None].expand(-1, -1, 4))
         return {
             "loss_objectness": objectness_loss(logits, samples.positive, samples.valid),
-            "loss_rpn_box": delta_loss(deltas, targets, samples.positive, samples.valid.sum()),
+            "loss_rpn_box": sampled_box_loss(
+                deltas,
+                anchors[samples.indices],
+                objects,
+                samples.positive,
+                samples.valid.sum(),
+                self.box_loss,
+                encode=_encode,
+                decode=_decode,
+            ),
         }

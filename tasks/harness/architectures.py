@@ -18,6 +18,9 @@ from tasks.preprocessing import Preprocessing
 MODELS = {
     "classifier": "tasks.classification.classifier:classifier",
     "faster_rcnn": "tasks.detection.faster_rcnn:faster_rcnn",
+    "retinanet": "tasks.detection.retinanet:retinanet",
+    "fcos": "tasks.detection.fcos:fcos",
+    "yolox": "tasks.detection.yolox:yolox",
     "mask_rcnn": "tasks.instance_segmentation.mask_rcnn:mask_rcnn",
     "semantic_fpn": "tasks.semantic_segmentation.segmenter:semantic_fpn",
     "deeplabv3": "tasks.semantic_segmentation.segmenter:deeplabv3",
@@ -34,6 +37,25 @@ RESULTS = {  # of a task, for single pictures
     "instance_segmentation": "tasks.instance_segmentation.result:results",
     "semantic_segmentation": "tasks.semantic_segmentation.result:results",
 }
+VIEWS = {  # of a task, a model around its models that looks at several views of each image
+    "detection": "tasks.detection.views:ManyViews",
+    "instance_segmentation": "tasks.detection.views:ManyViews",
+}
+TILES = {  # of a task, results for one large picture from those for its tiles
+    "detection": "tasks.detection.tiles:find_in_tiles",
+    "instance_segmentation": "tasks.detection.tiles:find_in_tiles",
+}
+PREDICTION_SETTINGS = (  # options that may change after training: they choose among what the network finds
+    "score_threshold",
+    "nms_threshold",
+    "max_detections",
+    "class_agnostic_nms",
+    "soft_nms_sigma",
+    "pre_nms",
+    "rpn_pre_nms_test",
+    "rpn_post_nms_test",
+    "rpn_nms_threshold",
+)
 DATA_ARGUMENTS = ("num_classes", "preprocessing")  # come from the data, not from a spec
 
 
@@ -64,6 +86,22 @@ def build_model(spec: Mapping[str, Any], *, num_classes: int, preprocessing: Pre
             choices = known.keys() - set(DATA_ARGUMENTS)
             raise ValueError(f"model {spec['name']} has no option {option!r}; {nearest(option, choices)}")
     return builder(num_classes=num_classes, preprocessing=preprocessing, **arguments)
+
+
+def with_settings(spec: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`spec` with other `PREDICTION_SETTINGS`; raises `ValueError` for anything that this model has not.
+
+    A `name` among them, as the choice of a task brings one, says nothing.
+    """
+    settings = {option: value for option, value in settings.items() if option != "name"}
+    known = inspect.signature(model_builder(spec.get("name"))).parameters.keys() & set(PREDICTION_SETTINGS)
+    for option in settings:
+        if option not in known:
+            choices = ", ".join(sorted(known)) or "nothing"
+            raise ValueError(
+                f"model.{option} cannot be set for a trained {spec['name']}; what can be set is {choices}"
+            )
+    return {**spec, **settings}
 
 
 def resolved_spec(spec: Mapping[str, Any], model: Model) -> dict[str, Any]:

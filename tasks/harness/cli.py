@@ -247,7 +247,11 @@ def _arguments(node: DictConfig, key: str) -> set[str]:
 
         return set(inspect.signature(get_object(node._target_)).parameters)
     root = key.split(".")[0]
-    if root == "model" and "name" in node:
+    if root == "model" and "name" not in node:
+        from tasks.harness.architectures import PREDICTION_SETTINGS
+
+        return set(PREDICTION_SETTINGS)
+    if root == "model":
         from tasks.harness.architectures import DATA_ARGUMENTS, model_builder
 
         return set(inspect.signature(model_builder(node.name)).parameters) - set(DATA_ARGUMENTS)
@@ -263,8 +267,11 @@ def _arguments(node: DictConfig, key: str) -> set[str]:
     if root == "task" and "name" in node:
         from tasks.harness.architectures import TASKS, lookup
 
-        own = inspect.signature(lookup(TASKS, "task", node.name)).parameters
-        return {*own} - {"model", "optimizer", "schedule", "config"}
+        # A subclass names what it adds and hands the rest on.
+        kinds = [kind for kind in lookup(TASKS, "task", node.name).__mro__ if "__init__" in vars(kind)]
+        own = kinds[: [kind.__name__ for kind in kinds].index("Task") + 1]
+        parameters = [p for kind in own for p in inspect.signature(kind).parameters.values()]
+        return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"optimizer", "schedule", "config"}
     if root == "checkpointing":
         from tasks.harness.checkpoints import checkpoints
 

@@ -6,7 +6,6 @@ else, or a key that other tools would import, is refused.
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,11 +13,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from tasks.contracts import Model
-from tasks.harness.architectures import TASKS, build_model
+from tasks.harness.architectures import TASKS, build_model, with_settings
 from tasks.harness.nearest import nearest
 from tasks.preprocessing import Preprocessing
 
@@ -62,18 +61,22 @@ def save_model(path: str | Path, model: Model, header: Header) -> None:
     path = Path(path)
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     metadata = {METADATA_KEY: json.dumps(asdict(header))}
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
-    os.close(handle)
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        save_file(tensors, partial, metadata=metadata)
+        # Not save_file, whose files only their owner may read, whatever the umask says.
+        partial.write_bytes(save(tensors, metadata=metadata))
         os.replace(partial, path)
     finally:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
-def load_model(path: str | Path) -> Model:
-    """The network of a model file or checkpoint with its weights, in evaluation mode, header as `.header`."""
+def load_model(path: str | Path, settings: Mapping[str, Any] | None = None) -> Model:
+    """The network of a model file or checkpoint with its weights, in evaluation mode, header as `.header`.
+
+    `settings` are `architectures.PREDICTION_SETTINGS` to use in place of those of the file.
+    """
     header, weights = read(path)
+    header.model = with_settings(header.model, settings or {})
     model = header.build()
     expected = model.state_dict()
     missing, unexpected = expected.keys() - weights.keys(), weights.keys() - expected.keys()

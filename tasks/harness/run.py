@@ -39,6 +39,8 @@ from tasks.harness.model_file import Header, load_checkpoint, load_model, read, 
 from tasks.harness.nearest import nearest
 from tasks.harness.pace import Pace
 from tasks.harness.precision import autocast, resolve_device, resolve_precision
+from tasks.harness.predictor import with_views
+from tasks.harness.published import TASK_OF, published_from, published_model, take_published_architecture
 from tasks.harness.task import Task
 from tasks.harness.transfer import transfer
 from tasks.preprocessing import Preprocessing
@@ -46,7 +48,7 @@ from tasks.preprocessing import Preprocessing
 RUN_DIR = "VERTEBRA_RUN_DIR"
 """Environment variable: the run folder, for ranks that the first one starts."""
 PUBLISHED = {"classification": "tasks.classification.published:published_classifier"}
-"""Task to what builds a model of published weights, "module:function" as in architectures.py."""
+"""Task to what builds a model of a backbone's published weights, "module:function" as in architectures.py."""
 
 
 def train(config: DictConfig) -> None:
@@ -57,6 +59,8 @@ def train(config: DictConfig) -> None:
     """
     started = time.perf_counter()
     _quiet()
+    if config.get("pretrained"):
+        take_published_architecture(config)
     check_settings(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     preprocessing = Preprocessing(**config.preprocessing)
@@ -76,9 +80,7 @@ def train(config: DictConfig) -> None:
     said += _choose_norm(config)
     model = _build(config, data)
     checkpoint = None if config.resume is None else find_checkpoint(config.resume)
-    started_from = (
-        _start_from(config.init_from, model) if checkpoint is None else [f"going on from {checkpoint}"]
-    )
+    started_from = _start_from(config, model) if checkpoint is None else [f"going on from {checkpoint}"]
     if config.compile:
         model.backbone.compile()  # in place: names of weights stay
     folder = run_folder(config) if checkpoint is None else checkpoint.parents[1]
@@ -126,8 +128,13 @@ def evaluate(config: DictConfig) -> None:
     what it found."""
     _quiet()
     source = instantiate(config.data)
-    model = load_model(config.checkpoint) if config.checkpoint is not None else _published(config, source)
-    header: Header = model.header
+    model = (
+        load_model(config.checkpoint, _plain(config.model))
+        if config.checkpoint is not None
+        else _published(config, source)
+    )
+    views = with_views(model, config.scales, config.flip)
+    header: Header = views.header
     if "task" in config and config.task.name != header.task:
         raise ValueError(
             f"{config.checkpoint} is a model for task={header.task}, not for task={config.task.name}; leave out "
@@ -146,7 +153,7 @@ def evaluate(config: DictConfig) -> None:
     if config.checkpoint is not None:
         check_classes(header, data.class_names, config.checkpoint)
     folder = run_folder(config)
-    task = lookup(TASKS, "task", header.task)(model)
+    task = lookup(TASKS, "task", header.task)(views)
     with _first_rank_speaks():
         trainer = instantiate(
             config.trainer,
@@ -160,7 +167,8 @@ def evaluate(config: DictConfig) -> None:
         )
         trainer.validate(task, datamodule=data, verbose=False)
         if _is_first():
-            _write_outcome(folder, task, model_file=False)
+            # Of published weights there is no model file yet; it is of the model alone, without further views.
+            _write_outcome(folder, task, model_file=config.checkpoint is None and views is model)
             print(task.report(task.numbers))
             print(f"\n{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
 
@@ -262,12 +270,16 @@ def _published(config: DictConfig, source: Source) -> Model:
     if not backbone["pretrained"]:
         raise ValueError(
             "there is no model to score; give checkpoint=FILE, a model file or checkpoint, or published weights: "
-            "task=classification backbone=resnet50 pretrained=true"
+            "task=classification backbone=resnet50 pretrained=true, or task=detection pretrained=COCO_V2"
         )
-    if "task" not in config or config.task.name not in PUBLISHED:
+    task = config.task.name if "task" in config else None
+    if task in TASK_OF.values():
+        return published_from(config, class_names=source.class_names)
+    if task not in PUBLISHED:
+        tasks = dict.fromkeys((*PUBLISHED, *TASK_OF.values()))
         raise ValueError(
             f"pretrained={backbone['pretrained']}: published weights are scored with "
-            f"task={' or task='.join(PUBLISHED)}; for other tasks train a model and give checkpoint=FILE"
+            f"task={' or task='.join(tasks)}; for other tasks train a model and give checkpoint=FILE"
         )
     build = lookup(PUBLISHED, "task", config.task.name)
     return build(backbone, Preprocessing(**config.preprocessing), source.class_names)
@@ -287,14 +299,21 @@ def _build(config: DictConfig, data: DataModule) -> Model:
     return model
 
 
-def _start_from(path: str | None, model: Model) -> list[str]:
-    """Moves what fits of the model in `path` into `model`; what moved, in words."""
-    if path is None:
+def _start_from(config: DictConfig, model: Model) -> list[str]:
+    """Moves what fits of the model in `init_from`, or of published weights, into `model`; what moved, in words."""
+    if config.init_from is not None:
+        source = load_model(config.init_from)
+    elif config.get("pretrained"):
+        source = published_model({"name": config.model.name}, config.pretrained)  # whole; what fits is taken
+    else:
         return []
-    source = load_model(path)
     moved = transfer(model, source)
-    model.header.provenance["init_from"] = {"task": source.header.task, "model": source.header.model["name"]}
-    return [f"started from {path}:\n{moved.report()}"]
+    header = source.header
+    origin = {"task": header.task, "model": header.model["name"]}
+    if config.init_from is None:
+        origin |= {key: header.provenance[key] for key in ("pretrained", "licence")}
+    model.header.provenance["init_from"] = origin
+    return [f"started from {config.init_from or header.provenance['pretrained']}:\n{moved.report()}"]
 
 
 def _find_batch_size(config: DictConfig, data: DataModule) -> list[str]:

@@ -1,8 +1,18 @@
+import math
+
 import pytest
 import torch
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, box_iou
 
-from tasks.detection.postprocess import best_of_each_image, candidates, detect, suppress
+from tasks.detection.postprocess import (
+    Selection,
+    best_of_each_image,
+    best_of_each_level,
+    candidates,
+    detect,
+    soften,
+    suppress,
+)
 
 
 def random_boxes(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,13 +52,87 @@ def test_classes_do_not_suppress_each_other_and_thin_boxes_are_dropped() -> None
     found = candidates(scores, 0.05)
     assert found.group_sizes == [3, 1]
     chosen = scores[found.images, found.indices, found.labels]
-    detections = detect(found, boxes[found.indices], chosen, 1, nms_threshold=0.5, max_detections=4)
+    detections = detect(found, boxes[found.indices], chosen, 1, Selection(0.05, 0.5, 4, False, None))
     assert detections.labels.tolist() == [[0, 1, -1, -1]]
     torch.testing.assert_close(detections.scores, torch.tensor([[0.9, 0.6, 0, 0]]))
 
 
 def test_no_candidates() -> None:
     found = candidates(torch.zeros(2, 5, 3), 0.05)
-    detections = detect(found, torch.zeros(0, 4), torch.zeros(0), 2, nms_threshold=0.5, max_detections=7)
+    detections = detect(found, torch.zeros(0, 4), torch.zeros(0), 2, Selection(0.05, 0.5, 7, False, None))
     assert detections.boxes.shape == (2, 7, 4)
     assert (detections.labels == -1).all()
+
+
+def found_in(scores: torch.Tensor, boxes: torch.Tensor, selection: Selection) -> list[tuple[int, float]]:
+    found = candidates(scores, selection.score_threshold)
+    chosen = scores[found.images, found.indices, found.labels]
+    detections = detect(found, boxes[found.images, found.indices], chosen, len(scores), selection)
+    return [
+        (label, round(score, 6))
+        for label, score in zip(detections.labels[0].tolist(), detections.scores[0].tolist(), strict=True)
+        if label >= 0
+    ]
+
+
+TWO = torch.tensor([[[0.9, 0.0], [0.0, 0.8], [0.7, 0.0]]]).repeat(2, 1, 1)
+PLACES = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 8], [40, 40, 50, 50]]]).repeat(2, 1, 1)
+
+
+def test_class_agnostic_suppression() -> None:
+    """The second image is the same as the first and must not be suppressed by it."""
+    kept = Selection(0.05, 0.5, 4, True, None)
+    assert found_in(TWO, PLACES, kept) == [(0, 0.9), (0, 0.7)]
+    assert found_in(TWO.flip(0), PLACES.flip(0), kept) == [(0, 0.9), (0, 0.7)]
+    assert found_in(TWO, PLACES, kept._replace(class_agnostic_nms=False)) == [(0, 0.9), (1, 0.8), (0, 0.7)]
+
+
+def test_soft_suppression_by_hand() -> None:
+    """Overlap 8/10 takes 0.8 to 0.8 exp(-0.64 / 0.5) = 0.2224; below the threshold nothing is left of it."""
+    soft = Selection(0.05, 0.5, 4, True, 0.5)
+    lowered = round(0.8 * math.exp(-0.64 / 0.5), 6)
+    assert found_in(TWO, PLACES, soft) == [(0, 0.9), (0, 0.7), (1, pytest.approx(lowered, abs=2e-6))]
+    assert found_in(TWO, PLACES, soft._replace(score_threshold=0.3)) == [(0, 0.9), (0, 0.7)]
+    assert found_in(TWO, PLACES, soft._replace(class_agnostic_nms=False)) == [(0, 0.9), (1, 0.8), (0, 0.7)]
+    assert found_in(TWO, PLACES, soft._replace(max_detections=1)) == [(0, 0.9)]
+
+
+def test_soften_equals_the_plain_loop() -> None:
+    boxes, scores = random_boxes(60)
+    softened = soften(boxes, scores, [20, 0, 40], 0.5, 100)
+    for part in (slice(0, 20), slice(20, 60)):
+        left, expected = scores[part].clone(), torch.zeros_like(scores[part])
+        overlap = box_iou(boxes[part], boxes[part])
+        while (left > 0).any():
+            best = int(left.argmax())
+            expected[best] = left[best]
+            left *= torch.exp(-(overlap[best] ** 2) / 0.5)
+            left[expected > 0] = 0
+        torch.testing.assert_close(softened[part], expected)
+    assert soften(boxes[:0], scores[:0], [0, 0], 0.5, 10).shape == (0,)
+    assert soften(boxes[:0], scores[:0], [], 0.5, 10).shape == (0,)
+
+
+def test_best_of_each_level_by_hand() -> None:
+    """Two levels of two boxes and one, two classes, at most two candidates of each level."""
+    scores = torch.tensor([[[0.5, 0.9], [0.6, 0.1], [0.2, 0.3]], [[0.0, 0.0], [0.0, 0.4], [0.0, 0.0]]])
+    found = best_of_each_level(candidates(scores, 0.05), scores, (2, 1), 2)
+    rows = list(zip(found.images.tolist(), found.labels.tolist(), found.indices.tolist(), strict=True))
+    assert rows == [(0, 0, 1), (0, 0, 2), (0, 1, 0), (0, 1, 2), (1, 1, 1)]
+    assert found.group_sizes == [2, 2, 0, 1]
+    nothing = best_of_each_level(candidates(scores, 0.95), scores, (2, 1), 2)
+    assert nothing.group_sizes == [0, 0, 0, 0]
+    assert len(nothing.images) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nms_threshold": 1.5}, "nms_threshold=1.5 must be between 0 and 1"),
+        ({"max_detections": 0}, "max_detections=0 at least 1"),
+        ({"soft_nms_sigma": 0.0}, "soft_nms_sigma=0.0 must be above 0"),
+    ],
+)
+def test_bad_selection(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Selection(0.05, 0.5, 100, False, None)._replace(**change).check()

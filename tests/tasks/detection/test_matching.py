@@ -48,10 +48,10 @@ def test_no_rows_and_no_overlap_are_background() -> None:
     assert far.tolist() == [[BACKGROUND] * 4]
 
 
-@pytest.mark.parametrize("chunk", [1, 10**9])
+@pytest.mark.parametrize("block", [1, 1000, 10**9])
 @pytest.mark.parametrize("low_quality", [True, False])
-def test_equal_to_torchvisions(monkeypatch: pytest.MonkeyPatch, chunk: int, low_quality: bool) -> None:
-    monkeypatch.setattr(matching, "_CHUNK_CPU", chunk)
+def test_equal_to_torchvisions(monkeypatch: pytest.MonkeyPatch, block: int, low_quality: bool) -> None:
+    monkeypatch.setattr(matching, "_BLOCK_CPU", block)
     generator = torch.Generator().manual_seed(1)
     corner = (torch.rand(2, 400, 2, generator=generator) * 60).round()  # whole numbers make ties
     boxes = torch.cat(

@@ -1,0 +1,174 @@
+"""Our networks and torchvision's with the same weights, and the same images and objects for both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.models import detection as torchvision_detection
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from tasks.contracts import Batch, Model, ObjectMask
+from tasks.data.collate import join_masks
+from tasks.detection import torchvision_weights as box_weights
+from tasks.detection.faster_rcnn import faster_rcnn
+from tasks.instance_segmentation import torchvision_weights as mask_weights
+from tasks.instance_segmentation.mask_rcnn import mask_rcnn
+
+NUM_CLASSES = 80
+EVERY_ONE = 10**6  # a number of samples so large that none is left out
+
+
+def two_stage_pair(
+    build: Callable[..., Any], load: Callable[..., None], theirs: type[nn.Module]
+) -> tuple[Model, Any]:
+    """A detector of R-CNN's family, ours and torchvision's, with frozen norms, stem and first stage."""
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
+    )
+    # Shortcuts that dominate, as in trained networks, so that maps do not grow from block to block.
+    for name, value in backbone.named_buffers():
+        if name.endswith("bn3.weight"):
+            value.fill_(0.2)
+    other = theirs(backbone, NUM_CLASSES + 1)
+    ours = build(num_classes=NUM_CLASSES, backbone={"name": "resnet50", "norm": "frozen", "frozen_stages": 1})
+    load(ours, other.state_dict())
+    return ours, other
+
+
+PAIRS: dict[str, Callable[[], tuple[Model, Any]]] = {
+    "faster_rcnn_r50_fpn": lambda: two_stage_pair(
+        faster_rcnn, box_weights.load_torchvision_weights, torchvision_detection.FasterRCNN
+    ),
+    "mask_rcnn_r50_fpn": lambda: two_stage_pair(
+        mask_rcnn, mask_weights.load_torchvision_weights, torchvision_detection.MaskRCNN
+    ),
+}
+
+
+def detector_pair(name: str, batch: Batch) -> tuple[Model, Any]:
+    """Ours and torchvision's network called `name`, whose answers differ from place to place of `batch`."""
+    if name not in PAIRS:
+        raise SystemExit(f"error: --model {name} is unknown; there are {', '.join(PAIRS)}")
+    torch.manual_seed(0)
+    ours, theirs = PAIRS[name]()
+    theirs.transform.resize = lambda image, target: (image, target)  # the images have their size already
+    _enliven(theirs, batch)
+    load = mask_weights if "mask" in name else box_weights
+    load.load_torchvision_weights(ours, theirs.state_dict())  # type: ignore[arg-type]
+    return ours.train(), theirs.train()
+
+
+def _enliven(theirs: Any, batch: Batch) -> None:
+    """Scales the last layers of random weights to the spread of answers that trained ones give."""
+    spread = {theirs.rpn.head.cls_logits: 2.0, theirs.roi_heads.box_predictor.cls_score: 2.5}
+    for layer, wanted in spread.items():
+        seen: list[Tensor] = []
+        hook = layer.register_forward_hook(lambda layer, given, out, seen=seen: seen.append(out.flatten()))
+        with torch.no_grad():
+            theirs.eval()([to_images(batch)[0]])
+            hook.remove()
+            layer.weight *= wanted / torch.cat(seen).std()
+
+
+def use_every_sample(ours: Any, theirs: Any) -> Callable[[], None]:
+    """Makes both draw all samples instead of random ones, so that their losses can be compared; returns what
+    undoes it."""
+    places = [
+        (ours.rpn, "samples"),
+        (ours.roi_head, "samples"),
+        (theirs.rpn.fg_bg_sampler, "batch_size_per_image"),
+        (theirs.roi_heads.fg_bg_sampler, "batch_size_per_image"),
+    ]
+    before = [(place, name, getattr(place, name)) for place, name in places]
+    for place, name in places:
+        setattr(place, name, EVERY_ONE)
+
+    def undo() -> None:
+        for place, name, value in before:
+            setattr(place, name, value)
+
+    return undo
+
+
+LOSSES = {  # torchvision's names of our losses
+    "loss_objectness": "loss_objectness",
+    "loss_rpn_box": "loss_rpn_box_reg",
+    "loss_class": "loss_classifier",
+    "loss_box": "loss_box_reg",
+    "loss_mask": "loss_mask",
+}
+
+
+def compare_losses(ours: Any, theirs: Any, batch: Batch, tolerance: float = 1e-3) -> str:
+    """Raises AssertionError where the losses of both differ by more than `tolerance` of their size."""
+    undo = use_every_sample(ours, theirs)
+    with torch.no_grad():
+        mine = ours.losses(ours.features(batch), batch)
+        other = theirs(to_images(batch), to_targets(batch))
+    undo()
+    differences = {name: abs(float(mine[name] / other[LOSSES[name]]) - 1) for name in mine}
+    assert max(differences.values()) < tolerance, differences
+    return f"{len(mine)} losses equal within {max(differences.values()):.0e}"
+
+
+def make_batch(
+    num_images: int, height: int, width: int, num_objects: int, *, masks: bool = True, seed: int = 0
+) -> Batch:
+    """Images of smooth noise with objects, ellipses of all sizes, at random places."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(num_images, 3, math.ceil(height / 16), math.ceil(width / 16), generator=generator)
+    images = nn.functional.interpolate(coarse, (height, width), mode="bilinear").mul(255).to(torch.uint8)
+    images = images.contiguous(memory_format=torch.channels_last)
+    limits = torch.tensor([width, height])
+    sides = (torch.rand(num_images, num_objects, 2, generator=generator) ** 2 * 0.5 + 0.03) * limits
+    corners = torch.rand(num_images, num_objects, 2, generator=generator) * (limits - sides)
+    boxes = torch.cat((corners, corners + sides), dim=-1)
+    sizes = torch.tensor([[height, width]] * num_images)
+    labels = torch.randint(NUM_CLASSES, (num_images, num_objects), generator=generator)
+    pixels, places = join_masks([[_ellipse(box) for box in of_image] for of_image in boxes], num_objects)
+    return Batch(
+        images,
+        sizes,
+        sizes,
+        torch.arange(num_images),
+        boxes,
+        labels,
+        torch.zeros_like(labels, dtype=torch.bool),
+        mask_pixels=pixels if masks else None,
+        mask_places=places if masks else None,
+    )
+
+
+def _ellipse(box: Tensor) -> ObjectMask:
+    x0, y0, x1, y1 = box.tolist()
+    left, top = int(x0), int(y0)
+    rows, columns = np.mgrid[top : math.ceil(y1), left : math.ceil(x1)] + 0.5
+    inside = ((columns - (x0 + x1) / 2) / (x1 - x0)) ** 2 + ((rows - (y0 + y1) / 2) / (y1 - y0)) ** 2 <= 0.25
+    return ObjectMask(left, top, inside.astype(np.uint8))
+
+
+def to_images(batch: Batch) -> list[Tensor]:
+    """The images as torchvision's detectors take them."""
+    return list(batch.images.contiguous().float() / 255)
+
+
+def to_targets(batch: Batch) -> list[dict[str, Tensor]]:
+    """The objects as torchvision's detectors take them, masks of full size where there are any."""
+    targets = [
+        {"boxes": boxes, "labels": labels + 1}
+        for boxes, labels in zip(batch.boxes, batch.labels, strict=True)
+    ]
+    if batch.mask_pixels is not None and batch.mask_places is not None:
+        for target, places in zip(targets, batch.mask_places.tolist(), strict=True):
+            masks = torch.zeros(len(places), *batch.images.shape[2:], dtype=torch.uint8)
+            for mask, (start, left, top, width, height) in zip(masks, places, strict=True):
+                bitmap = batch.mask_pixels[start : start + width * height].view(height, width).cpu()
+                mask[top : top + height, left : left + width] = bitmap
+            target["masks"] = masks.to(batch.images.device)
+    return targets

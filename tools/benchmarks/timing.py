@@ -1,0 +1,90 @@
+"""Times variants of the same work in turns, and reports them as one JSON line."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass
+class Result:
+    """What one benchmark found under one setting."""
+
+    benchmark: str
+    setting: dict[str, Any]
+    check: str
+    """What was compared before anything was timed."""
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    """Of each variant, run by run."""
+    pairs: list[tuple[str, str]] = field(default_factory=list)
+    """(ours, theirs): variants whose ratio counts."""
+    others: dict[str, Any] = field(default_factory=dict)
+    """Further numbers: memory, counts."""
+
+    def ratios(self, of: Callable[[list[float]], float] = statistics.median) -> dict[str, float]:
+        """How many times faster each pair's first variant is than its second."""
+        return {
+            f"{ours} / {theirs}": of(self.seconds[theirs]) / of(self.seconds[ours])
+            for ours, theirs in self.pairs
+        }
+
+    def line(self) -> str:
+        """The result as JSON."""
+        times = {
+            name: {"median": round(statistics.median(s) * 1e3, 3), "min": round(min(s) * 1e3, 3)}
+            for name, s in self.seconds.items()
+        }
+        report = {"benchmark": self.benchmark, **self.setting, "check": self.check}
+        if times:
+            report["ms"] = times
+        if self.pairs:
+            report["ratio"] = {name: round(value, 3) for name, value in self.ratios().items()}
+            report["ratio_of_minimums"] = {name: round(value, 3) for name, value in self.ratios(min).items()}
+        return json.dumps({**report, **self.others, **versions()})
+
+
+def versions() -> dict[str, Any]:
+    """What the numbers depend on beside the code."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    return {"torch": torch.__version__, "device": device, "threads": torch.get_num_threads()}
+
+
+def in_turns(
+    variants: Mapping[str, Callable[[], Any]], repeats: int, device: str = "cpu"
+) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Seconds of each run of each variant, all taking turns after one run that does not count, so that a busy
+    moment of the machine meets all of them; and, on a GPU, the most bytes that each held at a time."""
+    peaks = {}
+    for name, run in variants.items():
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        run()
+        if device == "cuda":
+            run()  # compilation and the choice of kernels are done by now
+            peaks[name] = torch.cuda.max_memory_allocated()
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(repeats):
+        for name, run in variants.items():
+            seconds[name].append(_seconds(run, device))
+    return seconds, peaks
+
+
+def _seconds(run: Callable[[], Any], device: str) -> float:
+    if device == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        run()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1e3
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began

@@ -1,0 +1,136 @@
+"""Training steps: ours in channels_last beside torchvision's default (float32, NCHW) and its best setting."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .pairs import compare_losses, detector_pair, make_batch, to_images, to_targets
+from .timing import Result, in_turns
+
+
+def train_step(arguments: Namespace) -> Iterator[Result]:
+    """A result for each size and batch."""
+    for height, width in arguments.size:
+        for num_images in arguments.batch:
+            if arguments.model == "resnet50":
+                check, ours, theirs = classifier_losses(num_images, height, width, arguments.device)
+            else:
+                check, ours, theirs = detector_losses(arguments, num_images, height, width)
+            yield compare(arguments, check, ours, theirs, (height, width), num_images)
+
+
+Losses = tuple[nn.Module, Callable[[nn.Module], Tensor]]
+"""A network, and what computes its total loss."""
+
+
+def compare(
+    arguments: Namespace, check: str, ours: Losses, theirs: Losses, size: tuple[int, int], num_images: int
+) -> Result:
+    """Times a step of both."""
+    model, loss = ours
+    other, other_loss = theirs
+    best = deepcopy(other).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if arguments.compile:
+        for network in (model, other, best):
+            getattr(network, "backbone", network).compile()
+    variants = {"torchvision fp32 NCHW": step(other, other_loss, "fp32", arguments.device)}
+    pairs = []
+    for precision in arguments.precision:
+        name = f"ours {precision}"
+        variants[name] = step(model, loss, precision, arguments.device)
+        pairs.append((name, "torchvision fp32 NCHW"))
+        if precision == "bf16":
+            variants["torchvision bf16 channels_last"] = step(best, other_loss, precision, arguments.device)
+            pairs.append((name, "torchvision bf16 channels_last"))
+    seconds, peaks = in_turns(variants, arguments.repeats, arguments.device)
+    setting = {"model": arguments.model, "size": "x".join(map(str, size)), "batch": num_images}
+    if arguments.compile:
+        setting["compile"] = True
+    rate = {name: round(num_images / min(s), 2) for name, s in seconds.items()}
+    return Result(
+        "train-step", setting, check, seconds, pairs, {"images_a_second": rate, "peak_bytes": peaks}
+    )
+
+
+def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
+    """The context of a precision."""
+    return torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def step(
+    model: nn.Module, loss: Callable[[nn.Module], Tensor], precision: str, device: str
+) -> Callable[[], None]:
+    """One step with SGD, whose rate of 0 leaves the weights as they are."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9)
+
+    def run() -> None:
+        with autocast(precision, device):
+            total = loss(model)
+        total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run
+
+
+def detector_losses(
+    arguments: Namespace, num_images: int, height: int, width: int
+) -> tuple[str, Losses, Losses]:
+    """A pair of detectors on one batch."""
+    batch = make_batch(num_images, height, width, arguments.instances, masks="mask" in arguments.model)
+    model, other = detector_pair(arguments.model, batch)
+    batch = batch.to(arguments.device)
+    model.to(arguments.device)
+    other.to(arguments.device)
+    check = compare_losses(model, other, batch)
+    images, targets = to_images(batch), to_targets(batch)
+
+    def ours(model: Any) -> Tensor:
+        return torch.stack(list(model.losses(model.features(batch), batch).values())).sum()
+
+    def theirs(model: Any) -> Tensor:
+        return torch.stack(list(model(images, targets).values())).sum()
+
+    return check, (model, ours), (other, theirs)
+
+
+def classifier_losses(num_images: int, height: int, width: int, device: str) -> tuple[str, Losses, Losses]:
+    """ResNet-50 with its classifier on one batch; images are bytes for us and floats for torchvision."""
+    from torchvision.models import resnet50
+
+    from tasks.classification.classifier import classifier
+
+    torch.manual_seed(0)
+    other = resnet50(weights=None).train()
+    model = classifier(num_classes=1000, backbone={"name": "resnet50"}).train()
+    weights = other.state_dict()
+    model.backbone.load_state_dict({k: v for k, v in weights.items() if not k.startswith("fc.")})
+    model.head.load_state_dict({k.removeprefix("fc."): v for k, v in weights.items() if k.startswith("fc.")})
+    batch = make_batch(num_images, height, width, 1, masks=False)
+    batch = replace(batch, class_ids=torch.arange(num_images)).to(device)
+    images = model.preprocessing.normalize(batch.images, batch.sizes).contiguous()
+    model.to(device)
+    other.to(device)
+
+    def ours(model: Any) -> Tensor:
+        return model.losses(model.features(batch), batch)["loss_class"]
+
+    def theirs(model: nn.Module) -> Tensor:
+        assert batch.class_ids is not None
+        return F.cross_entropy(model(images), batch.class_ids)
+
+    with torch.no_grad():
+        difference = abs(float(ours(model) / theirs(other)) - 1)
+    assert difference < 1e-3, difference
+    return f"loss equal within {difference:.0e}", (model, ours), (other, theirs)
