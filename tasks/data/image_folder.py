@@ -51,9 +51,9 @@ class ImageFolderData:
         group_pattern: str | None = None,
         split_seed: int = 0,
     ) -> None:
-        """`train`, `val` and `test` name the folders of the splits, or archives of them, relative to `root`. With `split`, shares such as
-        "0.8/0.1/0.1", `root` itself holds the class folders and is parted (tasks/data/partition.py);
-        `group_pattern` keeps images together by their path.
+        """`train`, `val` and `test` name the folders of the splits, or archives of them, relative to `root`. With
+        `split`, shares such as "0.8/0.1/0.1", `root` itself holds the class folders and is parted
+        (tasks/data/partition.py); `group_pattern` keeps images together by their path.
 
         Raises:
             FileNotFoundError: `root` is missing.
