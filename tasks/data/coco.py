@@ -1,5 +1,6 @@
 """A data set in COCO's format: image folders and JSON annotation files below one root."""
 
+from collections.abc import Sequence
 from copy import copy
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from tasks.data.class_maps import PaintedClassMaps
 from tasks.data.coco_json import read_coco_json
 from tasks.data.image_checks import CheckImages, check_check_images
 from tasks.data.on_bad import OnBad, check_on_bad, usable_annotations
+from tasks.data.partition import parse_partition
 from tasks.data.raw_split import RawSplit
 from tasks.data.sources import SplitName
 from tasks.data.stores import ShownAt, is_store, open_store
@@ -64,7 +66,8 @@ class CocoData:
     Paths are relative to `root` unless absolute. A split is read when first asked for. `on_bad` says what
     happens to bad annotations and images (tasks/data/on_bad.py), `check_images` how image files are looked at
     before that; `masks` reads segmentations too; `max_images` keeps only the first so many images of each
-    split, to try something out.
+    split, to try something out. `split`, such as "0.8/0.1/0.1", parts the training images into train, val and test
+    (tasks/data/partition.py), `group_pattern` keeps images together by their path.
     """
 
     def __init__(
@@ -81,6 +84,9 @@ class CocoData:
         check_images: CheckImages = "headers",
         masks: bool = False,
         max_images: int | None = None,
+        split: str | Sequence[float] | None = None,
+        group_pattern: str | None = None,
+        split_seed: int = 0,
     ):
         check_on_bad(on_bad)
         check_check_images(check_images)
@@ -101,6 +107,7 @@ class CocoData:
         self.check_images: CheckImages = check_images
         self.masks = masks
         self.max_images = max_images
+        self.partition = parse_partition(split, group_pattern, split_seed)
         self._splits: dict[str, CocoSplit] = {}
 
     @property
@@ -142,6 +149,8 @@ class CocoData:
 
     def declares(self, name: str) -> bool:
         """Whether there is an annotation file for such a split."""
+        if self.partition is not None:
+            return self.partition.declares(name)
         images, annotation_file = self.paths[name]
         return images is not None and annotation_file is not None and (self.root / annotation_file).is_file()
 
@@ -150,25 +159,28 @@ class CocoData:
 
         Raises FileNotFoundError or ValueError, with one sentence, for files that are missing or no COCO's.
         """
-        images, annotation_file = self.paths[name]
+        file_of = name if self.partition is None else "train"
+        images, annotation_file = self.paths[file_of]
         if images is None or annotation_file is None:
             raise ValueError(
-                f"the data set has no {name} split; name it with data.{name}_images= and "
-                f"data.{name}_annotations="
+                f"the data set has no {name} split; name it with data.{file_of}_images= and "
+                f"data.{file_of}_annotations="
             )
         folder = self.root / images
         if not is_store(folder):
             raise FileNotFoundError(
-                f"image folder '{folder}' does not exist; name it with data.{name}_images= (relative to "
+                f"image folder '{folder}' does not exist; name it with data.{file_of}_images= (relative to "
                 "data.root), or a tar or zip file"
             )
-        raw = read_coco_json(self.root / annotation_file, name, folder, masks=self.masks or segmentations)
+        raw = read_coco_json(self.root / annotation_file, file_of, folder, masks=self.masks or segmentations)
+        if self.partition is not None:
+            raw = self.partition.part(raw, name)
         if self.max_images is not None:
             raw = raw.select(np.arange(min(self.max_images, len(raw))))
         return raw
 
     def _read(self, name: SplitName) -> CocoSplit:
-        images, annotation_file = self.paths[name]
+        images, annotation_file = self.paths[name if self.partition is None else "train"]
         if images is None or annotation_file is None:
             self.raw(name)  # says so
         assert images is not None and annotation_file is not None
@@ -183,6 +195,7 @@ class CocoData:
                 "check_images": self.check_images,
                 "masks": self.masks,
                 "max_images": self.max_images,
+                "partition": repr(self.partition),
                 "images": {k: v for k, (v, _) in self.paths.items()},
             },
             beside=[self.root / file for file in declared],

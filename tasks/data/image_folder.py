@@ -5,12 +5,14 @@
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tasks.data.image_labels import ImageLabels
 from tasks.data.images import SUFFIXES
+from tasks.data.partition import parse_partition
 from tasks.data.sources import SplitName
 from tasks.data.stores import ImageStore, ShownAt, is_store, open_store
 
@@ -39,9 +41,19 @@ class ImageFolderData:
     ImageNet weights meet the labels they were trained with); images may lie deeper inside them."""
 
     def __init__(
-        self, root: str | Path, *, train: str = "train", val: str = "val", test: str = "test"
+        self,
+        root: str | Path,
+        *,
+        train: str = "train",
+        val: str = "val",
+        test: str = "test",
+        split: str | Sequence[float] | None = None,
+        group_pattern: str | None = None,
+        split_seed: int = 0,
     ) -> None:
-        """`train`, `val` and `test` name the folders of the splits, or archives of them, relative to `root`.
+        """`train`, `val` and `test` name the folders of the splits, or archives of them, relative to `root`. With
+        `split`, shares such as "0.8/0.1/0.1", `root` itself holds the class folders and is parted
+        (tasks/data/partition.py); `group_pattern` keeps images together by their path.
 
         Raises:
             FileNotFoundError: `root` is missing.
@@ -54,6 +66,9 @@ class ImageFolderData:
                 f"data.root={root} is no folder; give the folder that holds {train}/ and {val}/"
             )
         self._stores: dict[str, ImageStore] = {}
+        self.partition = parse_partition(split, group_pattern, split_seed)
+        if self.partition is not None:
+            self.folders = dict.fromkeys(self.folders, ".")
         found = [name for name in self.folders if self._has(name)]
         if not found:
             raise ValueError(
@@ -114,6 +129,10 @@ class ImageFolderData:
             labels=np.array(labels, np.int64),
             file_names=np.array(files),
         )
+        if self.partition is not None:
+            shown = annotations.labels[:, None] == np.arange(len(self._class_names))
+            names = [annotations.file_name(i) for i in range(len(annotations))]
+            annotations = annotations.select(self.partition.indices(name, names, shown))
         return ImageFolderSplit(self._store(name), annotations)
 
     def _has(self, name: str) -> bool:
