@@ -83,9 +83,16 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert repr(rows(a)) == repr(rows(b))  # repr: nan is not nan
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_killed_and_resumed_equals_straight_on(straight: Path, tmp_path: Path, workers: int) -> None:
-    words = ["task=detection", *SMALL, f"loader.num_workers={workers}", "run_dir=run"]
+@pytest.mark.parametrize(
+    "workers",
+    [
+        "loader.num_workers=0",
+        pytest.param("loader.num_workers=2", marks=pytest.mark.slow),
+        pytest.param("loader.num_workers=2 loader.workers=thread", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_and_resumed_equals_straight_on(straight: Path, tmp_path: Path, workers: str) -> None:
+    words = ["task=detection", *SMALL, *workers.split(), "run_dir=run"]
     status, _ = interrupt(words, tmp_path, tmp_path / "run", signal.SIGKILL)
     assert status == -signal.SIGKILL
     assert KILLED_AFTER <= steps_saved(tmp_path / "run") < STEPS

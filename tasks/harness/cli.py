@@ -272,6 +272,10 @@ def _arguments(node: DictConfig, key: str) -> set[str]:
         own = kinds[: [kind.__name__ for kind in kinds].index("Task") + 1]
         parameters = [p for kind in own for p in inspect.signature(kind).parameters.values()]
         return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"optimizer", "schedule", "config"}
+    if root == "loader":
+        from tasks.data.datamodule import LOADER_OPTIONS
+
+        return set(LOADER_OPTIONS)
     if root == "checkpointing":
         from tasks.harness.checkpoints import checkpoints
 
