@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .checks import check_choice, check_positive
 from .features import FeatureInfo
-from .layers import NORMS, Norm, make_norm
+from .layers import NORMS, ConvNormSequential, Norm, make_norm
 
 Extra = Literal["none", "pool", "conv_c5", "conv_p5"]
 Fuse = Literal["sum", "average"]
@@ -135,7 +135,7 @@ def conv_norm(
         layers.append(make_norm(norm, out_channels))
     if relu:
         layers.append(nn.ReLU(inplace=True))
-    return nn.Sequential(*layers)
+    return ConvNormSequential(*layers)
 
 
 def _initialize(conv: nn.Conv2d) -> None:

@@ -18,7 +18,7 @@ from .checkpointing import run_checkpointed
 from .checks import check_choice, check_counts, check_positive
 from .features import FeatureExtractor, FeatureInfo
 from .freezing import freeze
-from .layers import Norm, make_norm
+from .layers import ConvNormSequential, Norm, conv_then_norm, make_norm
 from .spec import describes_itself
 
 NormLayer = Callable[[int], nn.Module]  # from a number of channels
@@ -61,8 +61,8 @@ class BasicBlock(nn.Module):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
+        out = self.relu(conv_then_norm(self.conv1, self.bn1, x))
+        out = conv_then_norm(self.conv2, self.bn2, out)
         if self.residual:
             out = out + (x if self.downsample is None else self.downsample(x))
         return self.relu(out)
@@ -104,9 +104,9 @@ class Bottleneck(nn.Module):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
+        out = self.relu(conv_then_norm(self.conv1, self.bn1, x))
+        out = self.relu(conv_then_norm(self.conv2, self.bn2, out))
+        out = conv_then_norm(self.conv3, self.bn3, out)
         if self.residual:
             out = out + (x if self.downsample is None else self.downsample(x))
         return self.relu(out)
@@ -236,7 +236,7 @@ class ResNet(FeatureExtractor):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         self.check_images(images)
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.maxpool(self.relu(conv_then_norm(self.conv1, self.bn1, images)))
         features = {}
         for stage, level in enumerate(self.feature_info, start=1):
             layer = self.get_submodule(f"layer{stage}")
@@ -261,7 +261,7 @@ def _stem(in_channels: int, width: int, stem: str, norm: NormLayer) -> nn.Module
     if stem == "3x3":
         return conv3x3(in_channels, width)
     half = width // 2  # Bag of Tricks for Image Classification (He et al., 2019), figure 2b
-    return nn.Sequential(
+    return ConvNormSequential(
         conv3x3(in_channels, half, 2),
         norm(half),
         nn.ReLU(inplace=True),
@@ -287,10 +287,10 @@ def _shortcut(
             )
         return PaddedShortcut(out_channels - in_channels, stride, downsample == "pool")
     if downsample == "conv":
-        return nn.Sequential(conv1x1(in_channels, out_channels, stride), norm(out_channels))
+        return ConvNormSequential(conv1x1(in_channels, out_channels, stride), norm(out_channels))
     # Bag of Tricks, figure 2c: a strided 1x1 convolution would never see three quarters of its input
     pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
-    return nn.Sequential(pool, conv1x1(in_channels, out_channels), norm(out_channels))
+    return ConvNormSequential(pool, conv1x1(in_channels, out_channels), norm(out_channels))
 
 
 def _block_maker(

@@ -14,7 +14,7 @@ from .checkpointing import run_checkpointed
 from .checks import check_choice, check_counts, check_positive
 from .features import FeatureExtractor, FeatureInfo
 from .freezing import freeze
-from .layers import NORMS, Norm, make_norm
+from .layers import NORMS, ConvNormSequential, Norm, make_norm
 from .spec import describes_itself
 
 WIDTHS = (64, 128, 256, 512, 512)
@@ -68,7 +68,7 @@ class VGG(FeatureExtractor):
                 channels = width
             ends.append(len(layers))
             layers.append(nn.MaxPool2d(2, 2, ceil_mode=True))
-        self.features = nn.Sequential(*layers)
+        self.features = ConvNormSequential(*layers)
         self.feature_info = {
             level: FeatureInfo(width, 2**n)
             for level, width, n in zip(LEVELS, (*WIDTHS[2:], WIDTHS[-1]), (2, 3, 4, 5), strict=True)

@@ -5,6 +5,7 @@ The data pipeline and prediction resize by `output_size` and pad to `padded_size
 """
 
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -68,9 +69,8 @@ class Preprocessing:
 
     def normalize(self, images: Tensor, sizes: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) to float32 (x / 255 - mean) / std, exactly 0 outside each valid (h, w) in `sizes`."""
-        std = torch.tensor(self.std, device=images.device)[:, None, None]
-        mean = torch.tensor(self.mean, device=images.device)[:, None, None]
-        normalized = images.float().mul_(1 / (255 * std)).sub_(mean / std)
+        scale, shift = _scale_and_shift(self.mean, self.std, images.device)
+        normalized = images.float().mul_(scale).sub_(shift)
         height, width = images.shape[-2:]
         rows = torch.arange(height, device=images.device) < sizes[:, 0, None]
         columns = torch.arange(width, device=images.device) < sizes[:, 1, None]
@@ -79,3 +79,15 @@ class Preprocessing:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a model file's header; `Preprocessing(**values)` reads them back."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+
+# Cached because a constant sent to a GPU waits for it; outside inference mode because a tensor made inside it
+# cannot take part in training later.
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Two (3, 1, 1) tensors with normalised = pixel * scale - shift."""
+    means, stds = (torch.tensor(values, device=device)[:, None, None] for values in (mean, std))
+    return 1 / (255 * stds), means / stds

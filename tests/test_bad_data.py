@@ -30,14 +30,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("steps", [4, pytest.param(50, marks=pytest.mark.slow)])
 def test_mended_data_trains_with_finite_losses(root: Path, steps: int, tmp_path: Path) -> None:
-    words = [
-        *SMALL,
-        f"data.root={root}",
-        "data.on_bad=fix",
-        f"trainer.max_steps={steps}",
-        f"run_dir={tmp_path / 'run'}",
+    once = [
+        f"trainer.val_check_interval={steps}",
+        "trainer.check_val_every_n_epoch=null",
+        "trainer.max_epochs=-1",
     ]
-    train(compose("train", words))
+    words = [*SMALL, *once, f"data.root={root}", "data.on_bad=fix", f"trainer.max_steps={steps}"]
+    train(compose("train", [*words, f"run_dir={tmp_path / 'run'}"]))
     with (tmp_path / "run/metrics.csv").open() as file:
         losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
     assert len(losses) == steps

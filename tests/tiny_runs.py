@@ -10,7 +10,7 @@ from tasks.harness.cli import compose
 from tasks.harness.run import train
 
 NETWORK = [
-    "backbone=resnet", "backbone.block=basic", "backbone.blocks=[1,1,1,1]", "backbone.widths=[8,16,32,64]",
+    "backbone=resnet", "backbone.block=basic", "backbone.blocks=[1,1,1,1]", "backbone.widths=[16,32,64,128]",
     "precision=32-true", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1",
 ]  # fmt: skip
 IMAGES = ["data.num_train=40", "data.num_val=4", "data.num_test=1"]

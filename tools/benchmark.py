@@ -8,6 +8,8 @@ python tools/benchmark.py masks --dets 100 --size 480x640,800x1344
 python tools/benchmark.py assign --gts 7,20,100
 python tools/benchmark.py counts --model mask_rcnn_r50_fpn --batch 2,8      syncs, operator calls, saved bytes
 python tools/benchmark.py eval --images 5000 --dets 100 --type bbox,segm
+python tools/benchmark.py loader --workers 2                                images a second, processes and threads
+python tools/benchmark.py annotations --workers 2 --epochs 2                memory of 860,001 objects
 python tools/benchmark.py startup
 python tools/benchmark.py trainer-overhead --steps 2000
 
@@ -36,6 +38,9 @@ BENCHMARKS = {  # the command and the file of tools/benchmarks that measures it
 
 def main() -> None:
     """The command line."""
+    if sys.argv[1:2] in (["loader"], ["annotations"]):
+        import_module("benchmark_data").main()  # has words of its own: the data pipeline runs no network
+        return
     arguments = command_line().parse_args()
     module = import_module(f"benchmarks.{BENCHMARKS[arguments.benchmark]}")
     slow = False

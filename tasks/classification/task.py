@@ -30,7 +30,7 @@ class ClassificationTask(Task):
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         if self.mixing and self.trainer.training:
             check_sizes(batch)  # here, because on the device it would have to be waited for
-        return batch
+        return super().on_before_batch_transfer(batch, dataloader_idx)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         if self.mixing:

@@ -1,27 +1,33 @@
 """A data set in COCO's format: image folders and JSON annotation files below one root."""
 
+from collections.abc import Sequence
 from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
+from tasks.data.annotation_cache import cached
 from tasks.data.annotations import Annotations
 from tasks.data.class_maps import PaintedClassMaps
 from tasks.data.coco_json import read_coco_json
 from tasks.data.image_checks import CheckImages, check_check_images
-from tasks.data.images import read_image
 from tasks.data.on_bad import OnBad, check_on_bad, usable_annotations
+from tasks.data.partition import parse_partition
 from tasks.data.raw_split import RawSplit
 from tasks.data.sources import SplitName
+from tasks.data.stores import ShownAt, is_store, open_store
 
 
 class CocoSplit:
-    """Images of one folder with the annotations of one file."""
+    """Images of one folder or archive with the annotations of one file."""
 
     def __init__(self, folder: Path, annotations: Annotations):
+        """`folder` may also be, or lead into, a tar or zip file (tasks/data/stores.py)."""
         self.folder = folder
         self.annotations = annotations
+        self.store = open_store(folder)
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -29,12 +35,12 @@ class CocoSplit:
     def image(self, index: int) -> np.ndarray:
         """uint8 (H, W, 3) RGB, upright. Raises ValueError, naming the file, where it cannot be read or is
         not of the size that the annotations declare."""
-        path = self.folder / self.annotations.file_name(index)
-        image = read_image(path)
+        name = self.annotations.file_name(index)
+        image = self.store.image(name)
         height, width = self.annotations.sizes[index].tolist()
         if image.shape[:2] != (height, width):
             differs = (
-                f"image '{path}', upright, is {image.shape[1]} wide and {image.shape[0]} high, but its "
+                f"image '{self.folder / name}', upright, is {image.shape[1]} wide and {image.shape[0]} high, but its "
                 f"annotations declare {width} wide and {height} high"
             )
             if image.shape[:2] == (width, height):
@@ -45,6 +51,14 @@ class CocoSplit:
             raise ValueError(f"{differs}; correct the annotation file or restore the image")
         return image
 
+    def reduced_image(self, index: int, shown_at: ShownAt) -> np.ndarray:
+        """The image decoded at a part of its size where its format allows it, no smaller than it is shown at."""
+        image = self.store.image(self.annotations.file_name(index), shown_at)
+        height, width = self.annotations.sizes[index].tolist()
+        if image.shape[:2] not in {(-(-height // n), -(-width // n)) for n in (1, 2, 4, 8)}:
+            return self.image(index)  # says what is wrong with it
+        return image
+
 
 class CocoData:
     """COCO's layout of folders by default; any other by naming image folders and annotation files.
@@ -52,7 +66,8 @@ class CocoData:
     Paths are relative to `root` unless absolute. A split is read when first asked for. `on_bad` says what
     happens to bad annotations and images (tasks/data/on_bad.py), `check_images` how image files are looked at
     before that; `masks` reads segmentations too; `max_images` keeps only the first so many images of each
-    split, to try something out.
+    split, to try something out. `split`, such as "0.8/0.1/0.1", parts the training images into train, val and test
+    (tasks/data/partition.py), `group_pattern` keeps images together by their path.
     """
 
     def __init__(
@@ -69,6 +84,9 @@ class CocoData:
         check_images: CheckImages = "headers",
         masks: bool = False,
         max_images: int | None = None,
+        split: str | Sequence[float] | None = None,
+        group_pattern: str | None = None,
+        split_seed: int = 0,
     ):
         check_on_bad(on_bad)
         check_check_images(check_images)
@@ -89,6 +107,7 @@ class CocoData:
         self.check_images: CheckImages = check_images
         self.masks = masks
         self.max_images = max_images
+        self.partition = parse_partition(split, group_pattern, split_seed)
         self._splits: dict[str, CocoSplit] = {}
 
     @property
@@ -130,6 +149,8 @@ class CocoData:
 
     def declares(self, name: str) -> bool:
         """Whether there is an annotation file for such a split."""
+        if self.partition is not None:
+            return self.partition.declares(name)
         images, annotation_file = self.paths[name]
         return images is not None and annotation_file is not None and (self.root / annotation_file).is_file()
 
@@ -138,28 +159,51 @@ class CocoData:
 
         Raises FileNotFoundError or ValueError, with one sentence, for files that are missing or no COCO's.
         """
-        images, annotation_file = self.paths[name]
+        file_of = name if self.partition is None else "train"
+        images, annotation_file = self.paths[file_of]
         if images is None or annotation_file is None:
             raise ValueError(
-                f"the data set has no {name} split; name it with data.{name}_images= and "
-                f"data.{name}_annotations="
+                f"the data set has no {name} split; name it with data.{file_of}_images= and "
+                f"data.{file_of}_annotations="
             )
         folder = self.root / images
-        if not folder.is_dir():
+        if not is_store(folder):
             raise FileNotFoundError(
-                f"image folder '{folder}' does not exist; name it with data.{name}_images= (relative to "
-                "data.root)"
+                f"image folder '{folder}' does not exist; name it with data.{file_of}_images= (relative to "
+                "data.root), or a tar or zip file"
             )
-        raw = read_coco_json(self.root / annotation_file, name, folder, masks=self.masks or segmentations)
+        raw = read_coco_json(self.root / annotation_file, file_of, folder, masks=self.masks or segmentations)
+        if self.partition is not None:
+            raw = self.partition.part(raw, name)
         if self.max_images is not None:
             raw = raw.select(np.arange(min(self.max_images, len(raw))))
         return raw
 
     def _read(self, name: SplitName) -> CocoSplit:
-        annotations = usable_annotations(self, name, self.on_bad, self.check_images)
-        images = self.paths[name][0]
-        assert images is not None
-        return CocoSplit(self.root / images, annotations)
+        images, annotation_file = self.paths[name if self.partition is None else "train"]
+        if images is None or annotation_file is None:
+            self.raw(name)  # says so
+        assert images is not None and annotation_file is not None
+        folder = self.root / images
+        declared = [f for other, (_, f) in self.paths.items() if f is not None and self.declares(other)]
+        annotations = cached(
+            self.root / annotation_file,
+            partial(usable_annotations, self, name, self.on_bad, self.check_images),
+            choices={
+                "split": name,
+                "on_bad": self.on_bad,
+                "check_images": self.check_images,
+                "masks": self.masks,
+                "max_images": self.max_images,
+                "partition": repr(self.partition),
+                "images": {k: v for k, (v, _) in self.paths.items()},
+            },
+            beside=[self.root / file for file in declared],
+            is_true=lambda found: (
+                not open_store(folder).missing([file.decode() for file in found.file_names.tolist()])
+            ),
+        )
+        return CocoSplit(folder, annotations)
 
 
 def check_same_classes(name: str, annotations: Annotations, other_name: str, other: Annotations) -> None:

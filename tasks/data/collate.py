@@ -11,9 +11,8 @@ import torch
 
 from tasks.contracts import IGNORE_LABEL, Batch, ObjectMask, Target
 from tasks.data.images import resize
+from tasks.data.scenes import Sample
 from tasks.preprocessing import Preprocessing
-
-Sample = tuple[np.ndarray, Target]
 
 
 def collate(samples: Sequence[Sample], preprocessing: Preprocessing) -> Batch:
@@ -24,12 +23,13 @@ def collate(samples: Sequence[Sample], preprocessing: Preprocessing) -> Batch:
     sizes = [image.shape[:2] for image, _ in samples]
     height, width = preprocessing.padded_size(sizes)
     num_rows = max(len(target.labels) for _, target in samples)
-    images = np.zeros((len(samples), height, width, 3), np.uint8)
+    images = np.empty((len(samples), height, width, 3), np.uint8)
     boxes = np.zeros((len(samples), num_rows, 4), np.float32)
     labels = np.full((len(samples), num_rows), -1, np.int64)
     is_crowd = np.zeros((len(samples), num_rows), bool)
     for i, (image, target) in enumerate(samples):
         images[i, : image.shape[0], : image.shape[1]] = image
+        images[i, image.shape[0] :] = images[i, : image.shape[0], image.shape[1] :] = 0
         num_objects = len(target.labels)
         boxes[i, :num_objects] = target.boxes
         labels[i, :num_objects] = target.labels

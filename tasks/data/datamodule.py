@@ -1,11 +1,12 @@
 """The one `LightningDataModule`: the splits of any `Source` to loaders that yield `Batch`."""
 
+import inspect
+import math
 import warnings
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-import cv2
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
@@ -13,35 +14,55 @@ from torch.utils.data import DataLoader, Dataset
 
 from tasks.data.annotations import Annotations
 from tasks.data.class_maps import with_class_maps
-from tasks.data.collate import Sample, collate
+from tasks.data.collate import collate
 from tasks.data.image_labels import check_classes
 from tasks.data.images import resize
-from tasks.data.loader import ResumableLoader
+from tasks.data.loader import ResumableLoader, Workers, use_one_thread
 from tasks.data.samplers import EpochSampler
+from tasks.data.sampling import Sampling, image_factors
+from tasks.data.scenes import Sample, scale_boxes
 from tasks.data.sources import Source, Split, SplitName, check_masks, with_masks
-from tasks.data.transforms import Augmentation, scale_boxes
+from tasks.data.transforms import Augmentation, Transform
 from tasks.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     import albumentations as A
 
 
+TARGETS = ("masks", "class_maps", "classes")
+"""Arguments of `DataModule` that say what its targets hold."""
+
+
 class SampleDataset(Dataset[Sample]):
     """A split's images and targets at network size, augmented; indexed by (epoch, index)."""
 
-    def __init__(self, split: Split, augmentation: Augmentation, preprocessing: Preprocessing, seed: int):
+    def __init__(
+        self,
+        split: Split,
+        augmentation: Augmentation,
+        preprocessing: Preprocessing,
+        seed: int,
+        *,
+        num_images: int | None = None,
+        reduced_jpeg: bool = False,
+        num_epochs: int | None = None,
+    ):
+        """Images that augmentation puts together come from the first `num_images`; `num_epochs` tells it how many
+        are left, where that is known."""
         self.split = split
         self.augmentation = augmentation
         self.preprocessing = preprocessing
         self.seed = seed
+        self.num_images = len(split) if num_images is None else num_images
+        self.num_epochs = num_epochs
+        self.reduced_image = getattr(split, "reduced_image", None) if reduced_jpeg else None
 
     def __len__(self) -> int:
         return len(self.split)
 
     def __getitem__(self, position: tuple[int, int]) -> Sample:
         epoch, index = position
-        image = self.split.image(index)
-        target = self.split.annotations.target(index)
+        image, target = self._read(index)
         if target.class_id is not None:
             target.original_size = image.shape[:2]  # a list of files knows no sizes before they are decoded
         elif self.preprocessing.center_crop is not None:
@@ -49,11 +70,30 @@ class SampleDataset(Dataset[Sample]):
                 f"preprocessing.center_crop={self.preprocessing.center_crop} would cut objects away; it is for "
                 "classification alone: set preprocessing.center_crop=null"
             )
-        image, target = self.augmentation(image, target, seed=(self.seed, epoch, index))
+        image, target = self.augmentation(
+            image,
+            target,
+            seed=(self.seed, epoch, index),
+            preprocessing=self.preprocessing,
+            draw=lambda generator: self._read(int(generator.integers(self.num_images))),
+            epochs_left=None if self.num_epochs is None else self.num_epochs - 1 - epoch,
+        )
+        if self.augmentation.sets_size:
+            return image, target
         if self.augmentation and image.shape[:2] == (self.preprocessing.center_crop,) * 2:
             return image, target  # augmentation that ends at this size (RandomResizedCrop) chose what to show
         resized = resize(image, self.preprocessing)
         return resized, scale_boxes(target, image.shape[:2], resized.shape[:2])
+
+    def _read(self, index: int) -> Sample:
+        """The sample as it is stored, or smaller where nothing of that would be seen."""
+        target = self.split.annotations.target(index)
+        if self.reduced_image is None or self.augmentation.needs_whole_images:
+            return self.split.image(index), target
+        image = self.reduced_image(index, self.preprocessing.output_size)
+        if target.class_id is not None:
+            return image, target
+        return image, scale_boxes(target, target.original_size, image.shape[:2])
 
 
 class DataModule(LightningDataModule):
@@ -68,9 +108,15 @@ class DataModule(LightningDataModule):
         source: Source,
         preprocessing: Preprocessing,
         *,
-        augmentation: "Sequence[A.BasicTransform | A.BaseCompose]" = (),
+        augmentation: "Sequence[Transform | A.BasicTransform | A.BaseCompose]" = (),
         batch_size: int = 8,
         num_workers: int = 0,
+        workers: Workers = "process",
+        reduced_jpeg: bool = False,
+        sampling: Sampling = "all",
+        repeat_threshold: float = 0.001,
+        empty_share: float | None = None,
+        shape_window: int = 0,
         max_train_images: int | None = None,
         seed: int = 0,
         eval_split: SplitName = "val",
@@ -79,11 +125,37 @@ class DataModule(LightningDataModule):
         classes: bool = False,
     ):
         """`batch_size` counts images per rank; training learns from the first `max_train_images` alone where that
-        is given; `eval_split` is the split that validation reads. With
-        `masks` targets have the masks of their objects, with `class_maps` they are the class of each pixel,
+        is given; `eval_split` is the split that validation reads.
+
+        `num_workers` processes or threads make batches ahead; the batches are the same with any. Threads are
+        faster where decoding and resizing is most of the work, processes where transforms compute in Python.
+        With `reduced_jpeg` training decodes JPEGs that are at least twice as large as they are shown at a part of
+        their size: faster, and a little smoother than what evaluation, which never does so, sees.
+
+        How often training reads an image: once in an epoch ("all"), more often the rarer its rarest class if that
+        is in fewer images than `repeat_threshold` of them ("repeat_factor"), or as if classes were drawn first
+        ("class_balanced"); images without objects at `empty_share` of all that are read. With `shape_window`, the
+        images of so many batches are put into batches of like shape, which are padded less.
+
+        With `masks` targets have the masks of their objects, with `class_maps` they are the class of each pixel,
         with `classes` the class of the image; ValueError says so where `source` has none, as it does without
         any of the three where there are no boxes."""
         super().__init__()
+        if workers not in get_args(Workers):
+            raise ValueError(f"loader.workers={workers} is unknown; wanted {' or '.join(get_args(Workers))}")
+        if sampling not in get_args(Sampling):
+            raise ValueError(
+                f"loader.sampling={sampling} is unknown; wanted one of {', '.join(get_args(Sampling))}"
+            )
+        if (
+            repeat_threshold <= 0
+            or shape_window < 0
+            or (empty_share is not None and not 0 <= empty_share < 1)
+        ):
+            raise ValueError(
+                f"loader.repeat_threshold={repeat_threshold} must be above 0, loader.shape_window={shape_window} at "
+                f"least 0, loader.empty_share={empty_share} at least 0 and below 1"
+            )
         if batch_size < 1 or num_workers < 0 or seed < 0:
             raise ValueError(
                 f"data.batch_size={batch_size} must be at least 1, data.num_workers={num_workers} and "
@@ -97,6 +169,12 @@ class DataModule(LightningDataModule):
         self.augmentation = Augmentation(augmentation)
         self.batch_size = batch_size
         self.num_workers = num_workers
+        self.workers: Workers = workers
+        self.reduced_jpeg = reduced_jpeg
+        self.sampling: Sampling = sampling
+        self.repeat_threshold = repeat_threshold
+        self.empty_share = empty_share
+        self.shape_window = shape_window
         self.max_train_images = max_train_images
         self.seed = seed
         self.eval_split: SplitName = eval_split
@@ -147,28 +225,83 @@ class DataModule(LightningDataModule):
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
 
+    def _num_epochs(self, num_batches: int) -> int | None:
+        """Epochs that the trainer will run, each of so many batches; None where time alone will end it."""
+        trainer = self.trainer
+        if trainer is None or num_batches == 0:
+            return None
+        if isinstance(trainer.limit_train_batches, int):
+            num_batches = min(num_batches, trainer.limit_train_batches)
+        limits = []
+        if trainer.max_epochs is not None and trainer.max_epochs >= 0:
+            limits.append(trainer.max_epochs)
+        if trainer.max_steps >= 0:
+            limits.append(math.ceil(trainer.max_steps * trainer.accumulate_grad_batches / num_batches))
+        return min(limits, default=None)
+
+    def _choices(self, annotations: Any, num_images: int) -> dict[str, Any]:
+        """What the sampler of the training images, the first so many, goes by."""
+        if num_images < len(annotations) and (self.sampling != "all" or self.empty_share is not None):
+            annotations = annotations.select(np.arange(num_images))
+        factors = image_factors(annotations, self.sampling, self.repeat_threshold, self.empty_share)
+        if self.shape_window == 0:
+            return {"factors": factors}
+        if not isinstance(annotations, Annotations):
+            raise ValueError(
+                f"loader.shape_window={self.shape_window} needs the sizes of all images beforehand, which this data "
+                "does not list; leave it out"
+            )
+        shapes = [self.preprocessing.output_size(*size) for size in annotations.sizes[:num_images].tolist()]
+        return {"factors": factors, "shapes": np.array(shapes, np.int32), "window": self.shape_window}
+
     def _loader(self, name: SplitName, *, is_training: bool) -> DataLoader[Any]:
         # How many workers is the user's choice; Lightning would question it on every run.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         rank, num_ranks = self._rank_and_num_ranks()
         split = self.split(name)
         augmentation = self.augmentation if is_training else Augmentation()
+        num_threads = self.num_workers if self.workers == "thread" else 0
+        num_processes = self.num_workers - num_threads
         most = self.max_train_images if is_training else None
         num_images = len(split) if most is None else min(most, len(split))
-        return ResumableLoader(
-            SampleDataset(split, augmentation, self.preprocessing, self.seed),
+        sampler = EpochSampler(
+            num_images,
+            shuffle=is_training,
+            seed=self.seed,
+            rank=rank,
+            num_ranks=num_ranks,
             batch_size=self.batch_size,
-            sampler=EpochSampler(
-                num_images, shuffle=is_training, seed=self.seed, rank=rank, num_ranks=num_ranks
+            **(self._choices(split.annotations, num_images) if is_training else {}),
+        )
+        return ResumableLoader(
+            SampleDataset(
+                split,
+                augmentation,
+                self.preprocessing,
+                self.seed,
+                num_images=num_images,
+                reduced_jpeg=self.reduced_jpeg and is_training,
+                num_epochs=self._num_epochs(len(sampler) // self.batch_size) if augmentation.closes else None,
             ),
+            batch_size=self.batch_size,
+            sampler=sampler,
             drop_last=is_training,
-            num_workers=self.num_workers,
+            num_workers=num_processes,
+            num_threads=num_threads,
             collate_fn=partial(collate, preprocessing=self.preprocessing),
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
-            persistent_workers=self.num_workers > 0,
+            persistent_workers=num_processes > 0,
             worker_init_fn=use_one_thread,
             generator=torch.Generator(),  # its own, or opening a loader would change what the model draws
         )
+
+
+LOADER_OPTIONS = tuple(
+    name
+    for name in inspect.signature(DataModule).parameters
+    if name not in {"source", "preprocessing", "augmentation", "seed", "eval_split", *TARGETS}
+)
+"""Arguments of `DataModule` that a configuration gives in its node `loader`."""
 
 
 def check_boxes(annotations: object, source: str) -> None:
@@ -178,8 +311,3 @@ def check_boxes(annotations: object, source: str) -> None:
             f"detection needs a box for each object, which {source} does not have; use objects with boxes "
             "(data=coco, data=voc, data=digits), or the task that this data is for"
         )
-
-
-def use_one_thread(worker: int) -> None:
-    """Keeps OpenCV in a worker process to the one core that the worker is meant to use."""
-    cv2.setNumThreads(0)

@@ -25,7 +25,8 @@ from tasks.data.faults import (
     UNREADABLE,
     Fault,
 )
-from tasks.data.images import EXIF_ORIENTATION
+from tasks.data.images import EXIF_ORIENTATION, ON_ITS_SIDE
+from tasks.data.stores import in_archive, open_store, read_file
 
 CheckImages = Literal["decode", "headers", "none"]
 """How image files are looked at: decoded whole; only their headers and ends (about 0.2 ms each); not at all."""
@@ -34,7 +35,6 @@ FINGERPRINT_SIDE = 32
 NUM_THREADS = 8  # reading waits for the disk, and PIL decodes without the interpreter's lock
 TAIL = 4096
 END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
-ON_ITS_SIDE = {5, 6, 7, 8}  # EXIF orientations that swap height and width
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
 """What PIL raises over files that are cut short or damaged."""
 
@@ -73,7 +73,7 @@ def check_image_file(path: Path, size: tuple[int, int], decode: bool, fingerprin
     """Looks at the header of the file, and at the pixels with `decode`, or where the end of the file is not
     where one would expect it."""
     try:
-        data = path.read_bytes() if decode or fingerprint else None
+        data = read_file(path) if decode or fingerprint or in_archive(path) is not None else None
         found = ImageFile(num_bytes=os.path.getsize(path) if data is None else len(data))
     except (FileNotFoundError, NotADirectoryError):
         return ImageFile(MISSING, f"'{path}'")
@@ -85,7 +85,7 @@ def check_image_file(path: Path, size: tuple[int, int], decode: bool, fingerprin
             kind = image.format or ""
             tail = last_bytes(path) if data is None else data[-TAIL:]
             try:
-                if data is not None or kind not in END_MARKERS or END_MARKERS[kind] not in tail:
+                if decode or fingerprint or kind not in END_MARKERS or END_MARKERS[kind] not in tail:
                     image.load()
                 orientation = read_orientation(image, tail)
             except BROKEN as error:
@@ -144,13 +144,17 @@ def compare_size(
 
 def file_lengths(folder: Path, names: Sequence[str]) -> list[int]:
     """Bytes of each file, 0 where there is none."""
+    if in_archive(folder) is not None:
+        store = open_store(folder)
+        missing = set(store.missing(names))
+        return [0 if name in missing else len(store.read(name)) for name in names]
     paths = [folder / name for name in names]
     return [os.path.getsize(path) if path.is_file() else 0 for path in paths]
 
 
 def digest(path: Path) -> bytes:
     """What is equal for equal files alone."""
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+    return hashlib.blake2b(read_file(path), digest_size=16).digest()
 
 
 def check_check_images(check_images: str) -> None:

@@ -1,23 +1,27 @@
 """Images sorted into one folder per class, the layout in which ImageNet is unpacked.
 
 <root>/train/<class>/<any image>        <root>/val/<class>/<any image>
+<root>/train.tar and val.tar with data.train=train.tar data.val=val.tar, or <root> itself a tar or zip of them
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tasks.data.image_labels import ImageLabels
-from tasks.data.images import SUFFIXES, read_image
+from tasks.data.images import SUFFIXES
+from tasks.data.partition import parse_partition
 from tasks.data.sources import SplitName
+from tasks.data.stores import ImageStore, ShownAt, is_store, open_store
 
 
 class ImageFolderSplit:
-    """The images below one folder."""
+    """The images below one folder, or in one archive."""
 
-    def __init__(self, folder: Path, annotations: ImageLabels):
-        self.folder = folder
+    def __init__(self, store: ImageStore, annotations: ImageLabels):
+        self.store = store
         self.annotations = annotations
 
     def __len__(self) -> int:
@@ -25,7 +29,11 @@ class ImageFolderSplit:
 
     def image(self, index: int) -> np.ndarray:
         """uint8 (H, W, 3) RGB, upright."""
-        return read_image(self.folder / self.annotations.file_name(index))
+        return self.store.image(self.annotations.file_name(index))
+
+    def reduced_image(self, index: int, shown_at: ShownAt) -> np.ndarray:
+        """The image decoded at a part of its size where its format allows it, no smaller than it is shown at."""
+        return self.store.image(self.annotations.file_name(index), shown_at)
 
 
 class ImageFolderData:
@@ -33,9 +41,19 @@ class ImageFolderData:
     ImageNet weights meet the labels they were trained with); images may lie deeper inside them."""
 
     def __init__(
-        self, root: str | Path, *, train: str = "train", val: str = "val", test: str = "test"
+        self,
+        root: str | Path,
+        *,
+        train: str = "train",
+        val: str = "val",
+        test: str = "test",
+        split: str | Sequence[float] | None = None,
+        group_pattern: str | None = None,
+        split_seed: int = 0,
     ) -> None:
-        """`train`, `val` and `test` name the folders of the splits, relative to `root`.
+        """`train`, `val` and `test` name the folders of the splits, or archives of them, relative to `root`. With
+        `split`, shares such as "0.8/0.1/0.1", `root` itself holds the class folders and is parted
+        (tasks/data/partition.py); `group_pattern` keeps images together by their path.
 
         Raises:
             FileNotFoundError: `root` is missing.
@@ -43,17 +61,21 @@ class ImageFolderData:
         """
         self.root = Path(root)
         self.folders: dict[str, str] = {"train": train, "val": val, "test": test}
-        if not self.root.is_dir():
+        if not is_store(self.root):
             raise FileNotFoundError(
                 f"data.root={root} is no folder; give the folder that holds {train}/ and {val}/"
             )
-        found = [name for name in self.folders.values() if (self.root / name).is_dir()]
+        self._stores: dict[str, ImageStore] = {}
+        self.partition = parse_partition(split, group_pattern, split_seed)
+        if self.partition is not None:
+            self.folders = dict.fromkeys(self.folders, ".")
+        found = [name for name in self.folders if self._has(name)]
         if not found:
             raise ValueError(
                 f"data.root={root} holds none of the folders {', '.join(self.folders.values())}; wanted "
                 f"<root>/{train}/<class>/<images> and the same for {val}, or name them: data.train=… data.val=…"
             )
-        self._class_names = class_folders(self.root / found[0])
+        self._class_names = self._class_folders(found[0])
         self._splits: dict[str, ImageFolderSplit] = {}
 
     @property
@@ -74,11 +96,11 @@ class ImageFolderData:
 
     def _list(self, name: SplitName) -> ImageFolderSplit:
         folder = self.root / self.folders[name]
-        if not folder.is_dir():
+        if not self._has(name):
             raise ValueError(
                 f"there is no {name} split: '{folder}' is no folder; make it, or give data.{name}=…"
             )
-        here = class_folders(folder)
+        here = self._class_folders(name)
         if unknown := sorted(set(here) - set(self._class_names)):
             raise ValueError(
                 f"'{folder}' has folders for classes that the training data lacks: {', '.join(unknown[:5])}"
@@ -87,8 +109,12 @@ class ImageFolderData:
             )
         files: list[bytes] = []
         labels: list[int] = []
+        of_class: dict[str, list[bytes]] = {}
+        for file in self._store(name).names():
+            if os.path.splitext(file)[1].lower() in SUFFIXES:
+                of_class.setdefault(file.split("/")[0], []).append(file.encode())
         for label, class_name in enumerate(self._class_names):
-            found = image_files(folder, class_name) if class_name in here else []
+            found = of_class.get(class_name, [])
             if class_name in here and not found:
                 raise ValueError(
                     f"class folder '{folder / class_name}' has no images (known endings: "
@@ -103,27 +129,31 @@ class ImageFolderData:
             labels=np.array(labels, np.int64),
             file_names=np.array(files),
         )
-        return ImageFolderSplit(folder, annotations)
+        if self.partition is not None:
+            shown = annotations.labels[:, None] == np.arange(len(self._class_names))
+            names = [annotations.file_name(i) for i in range(len(annotations))]
+            annotations = annotations.select(self.partition.indices(name, names, shown))
+        return ImageFolderSplit(self._store(name), annotations)
 
+    def _has(self, name: str) -> bool:
+        """Whether there is a folder or an archive of this split."""
+        folder = self.root / self.folders[name]
+        return is_store(folder) and (folder.is_dir() or bool(self._store(name).names()))
 
-def class_folders(folder: Path) -> list[str]:
-    """Names of the folders inside `folder`, sorted; hidden ones are none. ValueError where there are none."""
-    names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
-    if not names:
-        raise ValueError(
-            f"'{folder}' has no folders inside; wanted one per class, with its images: {folder}/<class>/…"
-        )
-    return names
+    def _store(self, name: str) -> ImageStore:
+        if name not in self._stores:
+            self._stores[name] = open_store(self.root / self.folders[name])
+        return self._stores[name]
 
-
-def image_files(folder: Path, class_name: str) -> list[bytes]:
-    """Pictures anywhere below `folder`/`class_name`, as UTF-8 paths relative to `folder`, sorted."""
-    found = []
-    for parent, _, names in os.walk(folder / class_name, followlinks=True):
-        place = os.path.relpath(parent, folder)
-        found += [
-            f"{place}/{name}".encode()
-            for name in names
-            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
-        ]
-    return sorted(found)
+    def _class_folders(self, name: str) -> list[str]:
+        """Names of the folders of the split, sorted; hidden ones are none. ValueError where there are none."""
+        folder = self.root / self.folders[name]
+        if folder.is_dir():
+            names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
+        else:
+            names = sorted({file.split("/")[0] for file in self._store(name).names() if "/" in file})
+        if not names:
+            raise ValueError(
+                f"'{folder}' has no folders inside; wanted one per class, with its images: {folder}/<class>/…"
+            )
+        return names

@@ -13,11 +13,10 @@ from PIL import Image
 
 from tasks.contracts import IGNORE_LABEL
 from tasks.data.class_maps import ClassMaps
-from tasks.data.images import EXIF_ORIENTATION, SUFFIXES, read_image
+from tasks.data.images import EXIF_ORIENTATION, ON_ITS_SIDE, SUFFIXES, read_image
 from tasks.data.sources import SplitName
 
 Unlisted = Literal["error", "ignore"]
-_ON_ITS_SIDE = {5, 6, 7, 8}  # EXIF orientations that swap height and width
 _NO_CLASS = -1
 
 
@@ -271,7 +270,7 @@ def upright_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            turned = image.getexif().get(EXIF_ORIENTATION, 1) in _ON_ITS_SIDE
+            turned = image.getexif().get(EXIF_ORIENTATION, 1) in ON_ITS_SIDE
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(
             f"'{path}' cannot be read as an image ({error}); replace it or leave it out"

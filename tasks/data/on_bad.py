@@ -26,13 +26,14 @@ from tasks.data.faults import (
 )
 from tasks.data.image_checks import CheckImages, ImageFile, check_image_files, file_lengths
 from tasks.data.raw_split import RawSplit
+from tasks.data.sources import SplitName
 from tasks.data.split_checks import same_files
 
 logger = logging.getLogger(__name__)
 
 OnBad = Literal["error", "fix", "drop"]
 NUM_EXAMPLES = 5
-SPLITS = ("train", "val", "test")
+SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 
 class BadData(ValueError):

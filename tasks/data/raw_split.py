@@ -64,12 +64,12 @@ class RawSplit:
         """Number of images."""
         return len(self.image_ids)
 
-    def select(self, images: np.ndarray) -> Self:
+    def select(self, images: np.ndarray, *, keep_lost: bool = True) -> Self:
         """The images at these positions alone, in this order, with their annotations; annotations that point
-        to no image stay."""
+        to no image stay with `keep_lost`."""
         place = np.full(len(self) + 1, -1)  # the last is for rows without an image, at index -1
         place[images] = np.arange(len(images))
-        rows = np.flatnonzero((place[self.images] >= 0) | (self.images < 0))
+        rows = np.flatnonzero((place[self.images] >= 0) | ((self.images < 0) & keep_lost))
         return replace(
             self,
             image_ids=self.image_ids[images],

@@ -1,15 +1,21 @@
-"""Training augmentation: albumentations' transforms on an image and its `Target`, seeded per sample."""
+"""Training augmentation: albumentations' transforms and our own on an image and its `Target`, seeded per sample."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import cv2
 import numpy as np
 
 from tasks.contracts import IGNORE_LABEL, Target
-from tasks.data.object_masks import flip_mask, from_planes, mask_box, resize_mask, to_planes
+from tasks.data.object_masks import flip_mask, from_planes, mask_box, to_planes
+from tasks.data.scenes import MIN_SIDE, MIN_VISIBILITY, Sample
+from tasks.preprocessing import Preprocessing
 
 # Before albumentations is imported, here or by a config that names one of its transforms: importing it
 # would otherwise ask the network for a newer version.
@@ -18,19 +24,58 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 if TYPE_CHECKING:
     import albumentations as A
 
-MIN_VISIBILITY = 0.1
-"""An object goes when a transform leaves less than this share of its box inside the image."""
-MIN_SIDE = 1.0
-"""... or a box narrower or lower than this, in pixels."""
+
+@dataclass
+class Surroundings:
+    """What a transform may ask for beside the image it is given."""
+
+    generator: np.random.Generator
+    """The only source of chance, so that a sample is the same whichever worker makes it."""
+    preprocessing: Preprocessing
+    """How the image will reach the network."""
+    another: Callable[[], Sample]
+    """Another image of the split, drawn at random, after the transforms that stand before this one."""
+    epochs_left: int | None = None
+    """Epochs after this one; None where that is unknown."""
+
+
+class Transform(ABC):
+    """A transform of our own: what albumentations lacks because it needs several images or the network's size."""
+
+    sets_size: ClassVar[bool] = False
+    """Whether images come out at the size at which the network is to see them."""
+    needs_whole_images: ClassVar[bool] = False
+    """Whether it may show a part of an image larger than the whole would be."""
+
+    def __init__(self, *, p: float = 1.0, closing_epochs: int = 0):
+        """`p` is the share of images it is applied to; in the last `closing_epochs` it is applied to none."""
+        if not 0 <= p <= 1 or closing_epochs < 0:
+            raise ValueError(
+                f"{type(self).__name__}: p={p} must be between 0 and 1, closing_epochs={closing_epochs} at least 0"
+            )
+        self.p = p
+        self.closing_epochs = closing_epochs
+
+    def __call__(self, image: np.ndarray, target: Target, around: Surroundings) -> Sample:
+        """The sample, or what `apply` makes of it."""
+        if around.epochs_left is not None and around.epochs_left < self.closing_epochs:
+            return image, target
+        if around.generator.random() >= self.p:
+            return image, target
+        return self.apply(image, target, around)
+
+    @abstractmethod
+    def apply(self, image: np.ndarray, target: Target, around: Surroundings) -> Sample:
+        """Another sample; keeps what tasks/data/scenes.py promises. Changes nothing of itself: threads share it."""
 
 
 class Augmentation:
     """Applies transforms in turn. Boxes end inside the image; those with too little left are dropped."""
 
-    _steps: "list[A.Compose | float]"
-    """What to do in turn: a pipeline of albumentations, or a flip with this probability."""
+    _steps: "list[Transform | Pipeline | float]"
+    """What to do in turn: a transform of our own, a pipeline of albumentations, a flip with this probability."""
 
-    def __init__(self, transforms: "Sequence[A.BasicTransform | A.BaseCompose]" = ()):
+    def __init__(self, transforms: "Sequence[Transform | A.BasicTransform | A.BaseCompose]" = ()):
         self._steps = []
         if not transforms:
             return
@@ -38,19 +83,20 @@ class Augmentation:
 
         run: list[A.BasicTransform | A.BaseCompose] = []
         for transform in transforms:
-            if not isinstance(transform, A.BasicTransform | A.BaseCompose):
+            if not isinstance(transform, Transform | A.BasicTransform | A.BaseCompose):
                 raise ValueError(
                     f"augmentation {transform!r:.60} is no transform; wanted albumentations transforms, such "
                     "as _target_: albumentations.HorizontalFlip"
                 )
-            if type(transform) is A.HorizontalFlip:
-                # The most common transform by far, done by hand in a fifth of the time.
-                self._steps += [compose(run), transform.p] if run else [transform.p]
-                run = []
-            else:
+            # The flip, the most common transform by far, is done by hand in a fifth of the time.
+            is_flip = type(transform) is A.HorizontalFlip
+            if not is_flip and not isinstance(transform, Transform):
                 run.append(transform)
-        if run:
-            self._steps.append(compose(run))
+                continue
+            self._steps += [Pipeline(run)] if run else []
+            self._steps.append(transform if isinstance(transform, Transform) else transform.p)
+            run = []
+        self._steps += [Pipeline(run)] if run else []
 
     def __len__(self) -> int:
         """Number of steps; none leaves images as they are."""
@@ -60,19 +106,78 @@ class Augmentation:
         """Whether there is anything to apply."""
         return bool(self._steps)
 
-    def __call__(self, image: np.ndarray, target: Target, seed: Sequence[int]) -> tuple[np.ndarray, Target]:
-        """Another uint8 (H', W', 3) and its target; the same for the same `seed`, say (run, epoch, index)."""
+    @property
+    def needs_whole_images(self) -> bool:
+        """Whether a transform may show a part of an image larger than the whole would be."""
+        return any(not isinstance(step, float | int) and step.needs_whole_images for step in self._steps)
+
+    @property
+    def sets_size(self) -> bool:
+        """Whether images come out at the size at which the network is to see them."""
+        return any(isinstance(step, Transform) and step.sets_size for step in self._steps)
+
+    @property
+    def closes(self) -> bool:
+        """Whether a transform stops some epochs before the end."""
+        return any(isinstance(step, Transform) and step.closing_epochs > 0 for step in self._steps)
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        target: Target,
+        seed: Sequence[int],
+        *,
+        preprocessing: Preprocessing | None = None,
+        draw: Callable[[np.random.Generator], Sample] | None = None,
+        epochs_left: int | None = None,
+    ) -> Sample:
+        """Another uint8 (H', W', 3) and its target; the same for the same `seed`, say (run, epoch, index).
+
+        `draw` gives any image of the split, where a transform wants several; without it, that is the image itself.
+        """
         if not self:
             return image, target
         generator = np.random.default_rng(seed)
-        for step in self._steps:
-            if isinstance(step, float | int):
-                if generator.random() < step:
-                    image, target = flip(image, target)
-            else:
-                step.set_random_seed(int(generator.integers(2**31)))
-                image, target = apply(step, image, target)
-        return image, target
+
+        def after(sample: Sample, steps: int) -> Sample:
+            """The sample after the first so many steps."""
+            for number, step in enumerate(self._steps[:steps]):
+                if isinstance(step, float | int):
+                    sample = flip(*sample) if generator.random() < step else sample
+                elif isinstance(step, Pipeline):
+                    pipeline = step.of_this_thread()
+                    pipeline.set_random_seed(int(generator.integers(2**31)))
+                    sample = apply(pipeline, *sample)
+                else:
+                    another = partial(another_after, number)
+                    around = Surroundings(generator, preprocessing or Preprocessing(), another, epochs_left)
+                    sample = step(*sample, around)
+            return sample
+
+        def another_after(steps: int) -> Sample:
+            return after((image, target) if draw is None else draw(generator), steps)
+
+        return after((image, target), len(self._steps))
+
+
+class Pipeline:
+    """Transforms of albumentations, which keep what they are at in themselves: each thread has its own copy."""
+
+    def __init__(self, transforms: "list[A.BasicTransform | A.BaseCompose]"):
+        self._original = compose(transforms)
+        self.needs_whole_images = "bboxes" in self._original.processors
+        self._copies = threading.local()
+
+    def of_this_thread(self) -> "A.Compose":
+        if not hasattr(self._copies, "pipeline"):
+            self._copies.pipeline = deepcopy(self._original)
+        return self._copies.pipeline
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_copies": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _copies=threading.local())
 
 
 def compose(transforms: "list[A.BasicTransform | A.BaseCompose]") -> "A.Compose":
@@ -159,25 +264,3 @@ def flip(image: np.ndarray, target: Target) -> tuple[np.ndarray, Target]:
     class_map = None if target.class_map is None else cv2.flip(target.class_map, 1)
     masks = target.masks and [flip_mask(mask, image.shape[1]) for mask in target.masks]
     return cv2.flip(image, 1), replace(target, boxes=boxes, masks=masks, class_map=class_map)
-
-
-def scale_boxes(target: Target, size: tuple[int, int], new_size: tuple[int, int]) -> Target:
-    """The target after its image was resized from `size` to `new_size`, both (height, width)."""
-    if size == new_size:
-        return target
-    vertical, horizontal = new_size[0] / size[0], new_size[1] / size[1]
-    scale = np.array([horizontal, vertical, horizontal, vertical], np.float32)
-    return replace(
-        target,
-        boxes=target.boxes * scale,
-        masks=target.masks and [resize_mask(mask, size, new_size) for mask in target.masks],
-        class_map=resize_class_map(target.class_map, new_size),
-    )
-
-
-def resize_class_map(class_map: np.ndarray | None, size: tuple[int, int]) -> np.ndarray | None:
-    """The class map at `size` (height, width): each pixel takes the class of the nearest one."""
-    if class_map is None:
-        return None
-    # INTER_NEAREST looks up to half a pixel beside where the bilinear resizing of the image looks.
-    return cv2.resize(class_map, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)

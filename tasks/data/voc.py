@@ -19,9 +19,10 @@ from tasks.data.coco import CocoSplit
 from tasks.data.image_checks import CheckImages, check_check_images, image_size
 from tasks.data.mask_png import MaskPngSplit, check_masks_exist, class_values, read_mask
 from tasks.data.on_bad import OnBad, check_on_bad, usable_annotations
+from tasks.data.partition import parse_partition
 from tasks.data.raw_split import RawSplit
 from tasks.data.sources import SplitName
-from tasks.data.voc_files import IMAGES, VocImage, image_files, read_list, read_xml
+from tasks.data.voc_files import IMAGES, VocImage, all_names, image_files, read_list, read_xml
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -59,6 +60,9 @@ class VocData:
         check_images: CheckImages = "headers",
         masks: bool = False,
         max_images: int | None = None,
+        split: str | Sequence[float] | None = None,
+        group_pattern: str | None = None,
+        split_seed: int = 0,
     ):
         """
         Args:
@@ -66,12 +70,17 @@ class VocData:
             train: name of the training list in `ImageSets/Main`, or with masks in `ImageSets/Segmentation`.
             val: the same for validation.
             test: the same for testing.
-            classes: names by label. None takes the sorted names of the objects on the training and validation
-                lists, and for class maps, whose numbers need a meaning, VOC's own twenty.
+            classes: names by label. None takes those in `classes.txt`, one a line, where there is such a file, else
+                the sorted names of the objects on the training and validation lists, and for class maps, whose
+                numbers need a meaning, VOC's own twenty.
             on_bad: what happens to bad annotations and images (tasks/data/on_bad.py).
             check_images: how image files are looked at before that.
             masks: read the masks of objects in `SegmentationObject`.
             max_images: keep only the first so many images of each split, to try something out.
+            split: shares such as "0.8/0.1/0.1": part all images that have an annotation (tasks/data/partition.py),
+                whatever lists there are.
+            group_pattern: a regular expression; images from whose path it takes the same text stay together.
+            split_seed: another one parts them otherwise.
 
         Raises:
             FileNotFoundError: `root` is not there, or not of this layout.
@@ -79,13 +88,17 @@ class VocData:
         check_on_bad(on_bad)
         check_check_images(check_images)
         self.root = Path(root).expanduser()
-        for folder in (self.root / IMAGES, self.root / "ImageSets"):
+        self.partition = parse_partition(split, group_pattern, split_seed)
+        for folder in (self.root / IMAGES, self.root / ("Annotations" if self.partition else "ImageSets")):
             if not folder.is_dir():
                 raise FileNotFoundError(
                     f"data.root={root} is not in Pascal VOC's layout: there is no folder '{folder}'; give the one "
                     f"that holds {IMAGES}, Annotations and ImageSets"
                 )
         self.lists: dict[str, str] = {"train": train, "val": val, "test": test}
+        if classes is None and (self.root / "classes.txt").is_file():
+            lines = (self.root / "classes.txt").read_text(encoding="utf-8").splitlines()
+            classes = [line.strip() for line in lines if line.strip()]
         self.classes = None if classes is None else [str(name) for name in classes]
         self.on_bad: OnBad = on_bad
         self.check_images: CheckImages = check_images
@@ -130,12 +143,14 @@ class VocData:
 
     def declares(self, name: str) -> bool:
         """Whether there is a list of such a split."""
+        if self.partition is not None:
+            return self.partition.declares(name)
         return (self.root / "ImageSets" / self._kind / f"{self.lists[name]}.txt").is_file()
 
     def raw(self, name: str, *, segmentations: bool = False) -> RawSplit:
         """The split as its files say, unchecked; masks, which are other files, only with `masks`. Its objects are
         numbered from 1: to pycocotools' matching, id 0 means no object."""
-        listed = self._read(name)
+        listed = self._read(name if self.partition is None else "train")
         images = listed.images
         label_of = {name: label for label, name in enumerate(self.class_names)}
         names = [name for image in images for name in image.names]
@@ -147,9 +162,10 @@ class VocData:
             for row, mask in enumerate(masks):
                 if mask is not None:
                     areas[row] = coco_mask.area(mask)
-        return RawSplit(
+        lists = f"{self.root}/ImageSets/{self._kind}/{self.lists[name]}.txt"
+        raw = RawSplit(
             name=name,
-            source=f"{self.root}/ImageSets/{self._kind}/{self.lists[name]}.txt",
+            source=lists if self.partition is None else f"{self.root}/Annotations",
             folder=self.root / IMAGES,
             folder_option="data.root",
             class_names=self.class_names,
@@ -168,6 +184,10 @@ class VocData:
             segmentations=masks,
             unreadable=listed.unreadable,
         )
+        if self.partition is not None:
+            raw = self.partition.part(raw, name)
+            raw = raw if self.max_images is None else raw.select(np.arange(min(self.max_images, len(raw))))
+        return raw
 
     @property
     def _kind(self) -> str:
@@ -175,12 +195,17 @@ class VocData:
 
     def _present(self) -> list[str]:
         """The splits that training reads, as far as there are lists of them; test where there is neither."""
+        if self.partition is not None:
+            return ["train"]  # of which all are parts
         folder = self.root / "ImageSets" / self._kind
         return [n for n in ("train", "val") if (folder / f"{self.lists[n]}.txt").is_file()] or ["test"]
 
     def _read(self, name: str) -> "VocList":
         if name not in self._images:
-            names = read_list(self.root, self._kind, self.lists[name], f"data.{name}")[: self.max_images]
+            if self.partition is None:
+                names = read_list(self.root, self._kind, self.lists[name], f"data.{name}")[: self.max_images]
+            else:
+                names = all_names(self.root)
             files = image_files(self.root, names)
             listed = VocList(files, [], {})
             for stem, file in zip(names, files, strict=True):

@@ -56,6 +56,14 @@ def read_list(root: Path, kind: str, name: str, option: str) -> list[str]:
     return names
 
 
+def all_names(root: Path) -> list[str]:
+    """Names of all images that have an annotation, sorted. Raises FileNotFoundError where there is none."""
+    names = sorted(path.stem for path in (root / "Annotations").glob("*.xml"))
+    if not names:
+        raise FileNotFoundError(f"'{root / 'Annotations'}' holds no annotations (.xml) that could be split")
+    return names
+
+
 def image_files(root: Path, names: list[str]) -> list[str]:
     """File of each image inside JPEGImages, whatever its ending; ending in .jpg where there is none."""
     folder = root / IMAGES

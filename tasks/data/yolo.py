@@ -1,5 +1,6 @@
 """A data set in YOLO's layout: boxes and polygons in fractions of the image, as told by its data.yaml."""
 
+from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any, Self
@@ -10,6 +11,7 @@ from tasks.data.class_maps import PaintedClassMaps
 from tasks.data.coco import CocoSplit
 from tasks.data.image_checks import CheckImages, check_check_images, image_size
 from tasks.data.on_bad import OnBad, check_on_bad, usable_annotations
+from tasks.data.partition import parse_partition
 from tasks.data.raw_split import RawSplit
 from tasks.data.sources import SplitName
 from tasks.data.yolo_files import YoloLabels, label_file, list_images, read_data_yaml, read_labels, ring_area
@@ -27,6 +29,9 @@ class YoloData:
         check_images: CheckImages = "headers",
         masks: bool = False,
         max_images: int | None = None,
+        split: str | Sequence[float] | None = None,
+        group_pattern: str | None = None,
+        split_seed: int = 0,
     ):
         """
         Args:
@@ -37,6 +42,9 @@ class YoloData:
             check_images: how image files are looked at before that.
             masks: read polygons.
             max_images: keep only the first so many images of each split, to try something out.
+            split: shares such as "0.8/0.1/0.1": part the images of "train" (tasks/data/partition.py).
+            group_pattern: a regular expression; images from whose path it takes the same text stay together.
+            split_seed: another one parts them otherwise.
 
         Raises:
             FileNotFoundError: there is no data.yaml.
@@ -52,6 +60,7 @@ class YoloData:
         self.check_images: CheckImages = check_images
         self.masks = masks
         self.max_images = max_images
+        self.partition = parse_partition(split, group_pattern, split_seed)
         self._splits: dict[str, CocoSplit] = {}
 
     @property
@@ -81,30 +90,42 @@ class YoloData:
         """
         if name not in self._splits:
             annotations = usable_annotations(self, name, self.on_bad, self.check_images)
-            self._splits[name] = CocoSplit(self.base, annotations)
+            self._splits[name] = CocoSplit(self._folder(name), annotations)
         return self._splits[name]
+
+    def _folder(self, name: str) -> Path:
+        """What the names of a split's images are relative to: its folder, where it is one."""
+        place = self.content[name if self.partition is None else "train"]
+        folder = self.base / str(place)
+        return folder if not isinstance(place, list) and folder.is_dir() else self.base
 
     def declares(self, name: str) -> bool:
         """Whether data.yaml says where such a split is."""
+        if self.partition is not None:
+            return self.partition.declares(name)
         return bool(self.content.get(name))
 
     def raw(self, name: str, *, segmentations: bool = False) -> RawSplit:
         """The split as its files say, unchecked; `segmentations` reads polygons even without `masks`. Objects are
         numbered from 1: to pycocotools' matching, id 0 means no object."""
-        if not self.declares(name):
+        entry = name if self.partition is None else "train"
+        if not self.content.get(entry):
             raise ValueError(
-                f"the data set has no {name} split; say where its images are in data.yaml: '{name}: …'"
+                f"the data set has no {entry} split; say where its images are in data.yaml: '{entry}: …'"
             )
-        files = list_images(self.base, self.content[name], name)[: self.max_images]
+        folder = self._folder(name)
+        files = list_images(self.base, self.content[entry], folder, entry)
+        if self.partition is None:
+            files = files[: self.max_images]  # before their labels are read
         labels: list[YoloLabels] = []
         unreadable: dict[int, str] = {}
         for index, file in enumerate(files):
             try:
-                labels.append(read_labels(label_file(self.base, file)))
+                labels.append(read_labels(label_file(folder / file)))
             except ValueError as error:
                 unreadable[index] = str(error)
                 labels.append(YoloLabels([], np.zeros((0, 4)), []))
-        sizes = np.array([image_size(self.base / file) for file in files], np.int64)
+        sizes = np.array([image_size(folder / file) for file in files], np.int64)
         rows = np.repeat(np.arange(len(files)), [len(item.classes) for item in labels])
         classes = [number for item in labels for number in item.classes]
         known = range(len(self.content["names"]))
@@ -116,10 +137,10 @@ class YoloData:
             [] if ring is None else [[value * scale[row, i % 2] for i, value in enumerate(ring)]]
             for row, ring in enumerate(rings)
         ]
-        return RawSplit(
+        raw = RawSplit(
             name=name,
-            source=f"{self.base}/{self.content[name]}",
-            folder=self.base,
+            source=f"{self.base}/{self.content[entry]}",
+            folder=folder,
             folder_option="data.root",
             class_names=self.class_names,
             category_ids=self.category_ids,
@@ -143,3 +164,7 @@ class YoloData:
             is_normalised=True,
             unreadable=unreadable,
         )
+        if self.partition is not None:
+            raw = self.partition.part(raw, name)
+            raw = raw if self.max_images is None else raw.select(np.arange(min(self.max_images, len(raw))))
+        return raw

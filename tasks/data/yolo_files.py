@@ -57,10 +57,11 @@ def read_data_yaml(path: Path) -> dict[str, Any]:
     return {**content, "names": names}
 
 
-def list_images(base: Path, entry: Any, option: str) -> list[str]:
-    """Images, relative to `base`, of what data.yaml says of a split: a folder, a text file of paths, or several.
+def list_images(base: Path, entry: Any, folder: Path, option: str) -> list[str]:
+    """Images of what data.yaml says of a split: a folder, a text file of paths, or several, relative to `base`.
 
-    Raises FileNotFoundError or ValueError, naming `option`, where there are none.
+    The images' paths are relative to `folder`, or absolute where they lie outside. Raises FileNotFoundError or
+    ValueError, naming `option`, where there are none.
     """
     files: list[str] = []
     for place in entry if isinstance(entry, list) else [entry]:
@@ -69,13 +70,11 @@ def list_images(base: Path, entry: Any, option: str) -> list[str]:
             found = (
                 p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
             )
-            files += sorted(_relative(p, base) for p in found)
+            files += sorted(_relative(p, folder) for p in found)
         elif path.is_file():
             lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-            files += [
-                _relative(path.parent / line if line.startswith("./") else base / line, base)
-                for line in lines
-            ]
+            places = (path.parent / line if line.startswith("./") else base / line for line in lines)
+            files += [_relative(p, folder) for p in places]
         else:
             raise FileNotFoundError(
                 f"'{path}', the place of {option} in data.yaml, does not exist; correct it there (relative to its "
@@ -86,9 +85,9 @@ def list_images(base: Path, entry: Any, option: str) -> list[str]:
     return files
 
 
-def label_file(base: Path, file: str) -> Path:
+def label_file(image: Path) -> Path:
     """Where the labels of an image are: the last folder called images becomes labels."""
-    parts = list((base / file).with_suffix(".txt").parts)
+    parts = list(image.with_suffix(".txt").parts)
     for place in reversed(range(len(parts) - 1)):
         if parts[place] == "images":
             parts[place] = "labels"

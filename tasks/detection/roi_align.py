@@ -104,10 +104,11 @@ def _bags(
     image = torch.arange(num_images, dtype=torch.int32, device=boxes.device).repeat_interleave(num_boxes)
     width, height = size.int().unbind(1)
     first = levels.first_rows[level] + image * (width * height)
-    y = first[:, None, None] + y * width[:, None, None]
-    rows = y[:, :, None, :, None] + x[:, None, :, None, :]
-    weights = y_share[:, :, None, :, None] * x_share[:, None, :, None, :]
-    bag = (2 * _POINTS) ** 2
+    y = first.view(-1, 1, 1) + y * width.view(-1, 1, 1)
+    side, bag = 2 * _POINTS, (2 * _POINTS) ** 2
+    along_y, along_x = (-1, output_size, 1, side, 1), (-1, 1, output_size, 1, side)
+    rows = y.view(along_y) + x.view(along_x)
+    weights = y_share.view(along_y) * x_share.view(along_x)
     return rows.view(-1, bag), weights.view(-1, bag)
 
 

@@ -84,9 +84,10 @@ class RegionProposalNetwork(nn.Module):
     def forward(self, maps: Sequence[Tensor], image_size: tuple[int, int]) -> AnchorPredictions:
         """Predictions for the anchors of all `maps` (B, C, H, W) of padded images of `image_size` (h, w)."""
         # Both predictors as one: they read the same map, which is far larger than what they write.
-        weight = torch.cat((self.objectness.weight, self.deltas.weight))
+        # In the maps' precision here, once and not for each level.
+        weight = torch.cat((self.objectness.weight, self.deltas.weight)).to(maps[0].dtype)
         assert self.objectness.bias is not None and self.deltas.bias is not None
-        bias = torch.cat((self.objectness.bias, self.deltas.bias))
+        bias = torch.cat((self.objectness.bias, self.deltas.bias)).to(maps[0].dtype)
         num_ratios = len(self.anchor_ratios)
         objectness, deltas = [], []
         for level in maps:

@@ -37,6 +37,14 @@ RESULTS = {  # of a task, for single pictures
     "instance_segmentation": "tasks.instance_segmentation.result:results",
     "semantic_segmentation": "tasks.semantic_segmentation.result:results",
 }
+VIEWS = {  # of a task, a model around its models that looks at several views of each image
+    "detection": "tasks.detection.views:ManyViews",
+    "instance_segmentation": "tasks.detection.views:ManyViews",
+}
+TILES = {  # of a task, results for one large picture from those for its tiles
+    "detection": "tasks.detection.tiles:find_in_tiles",
+    "instance_segmentation": "tasks.detection.tiles:find_in_tiles",
+}
 PREDICTION_SETTINGS = (  # options that may change after training: they choose among what the network finds
     "score_threshold",
     "nms_threshold",

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tasks.data.doctor import Report
 from tasks.data.faults import FAULTS, Finding
-from tasks.data.images import read_image
+from tasks.data.stores import open_store
 
 MAX_SIDE = 480
 MAX_LISTED = 100
@@ -78,7 +78,7 @@ def draw(report: Report, group: list[Finding]) -> Image.Image | None:
     raw = report.splits[first.split]
     assert first.file_name is not None
     try:
-        image = Image.fromarray(read_image(raw.folder / first.file_name))
+        image = Image.fromarray(open_store(raw.folder).image(first.file_name))
     except (ValueError, FileNotFoundError):
         return None
     scale = min(1.0, MAX_SIDE / max(image.size)) if max(image.size) > 64 else MAX_SIDE / 2 / max(image.size)

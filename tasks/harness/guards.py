@@ -63,11 +63,12 @@ class LossGuard:
             if not values.isfinite().all():
                 self._report(step, dict(zip(names, values.tolist(), strict=True)), batch, losses_of)
                 return False
-        looks = self.on_nonfinite == "skip" and gradients
-        if looks and not torch.nn.utils.get_total_norm(gradients).isfinite():
-            print(f"step {step} skipped: a gradient is not finite though the losses here are", flush=True)
-            return False
-        return True
+        if self.on_nonfinite == "stop" or not gradients:
+            return True
+        if bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
+            return True
+        print(f"step {step} skipped: a gradient is not finite though the losses here are", flush=True)
+        return False
 
     def _report(
         self,
@@ -98,6 +99,14 @@ class LossGuard:
             else "lower optimizer.lr, or set precision=32-true"
         )
         raise NonfiniteLoss(f"{message}; {advice}, or leave such steps out with on_nonfinite=skip")
+
+
+def check_boxes(batch: Batch) -> None:
+    """Raises `NonfiniteLoss` for boxes that are no numbers, which on a GPU end in an error that names nothing."""
+    bad = ~batch.boxes.flatten(1).isfinite().all(dim=1)
+    if bad.any():
+        images = "; ".join(describe_image(batch, row) for row in bad.nonzero().flatten().tolist())
+        raise NonfiniteLoss(f"boxes are not finite after augmentation: {images}; mend or remove them")
 
 
 def describe_image(batch: Batch, row: int) -> str:

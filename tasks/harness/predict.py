@@ -42,6 +42,10 @@ def predict(config: DictConfig) -> int:
         precision=config.precision,
         score_threshold=config.score_threshold,
         batch_size=config.batch_size,
+        tile=config.tile,
+        overlap=config.overlap,
+        scales=config.scales,
+        flip=config.flip,
     )
     output = Path(config.output or f"runs/predict-{time.strftime('%Y%m%d-%H%M%S')}")
     output.mkdir(parents=True, exist_ok=True)

@@ -90,12 +90,44 @@ PUBLISHED: dict[str, dict[str, PublishedModel]] = {
             digest="73cbd0190fcbe3ba339921fbce2c3a0b6bb9126c9a133c85e43a2a8e060a109e",
         ),
     },
+    "retinanet": {
+        "COCO_V1": PublishedModel(
+            "retinanet_resnet50_fpn_coco-eeacb38b.pth",
+            {"AP": 0.364},
+            backbone=_FROZEN,
+            pyramid={"name": "fpn"},
+        ),
+        "COCO_V2": PublishedModel(
+            "retinanet_resnet50_fpn_v2_coco-5905b1c5.pth",
+            {"AP": 0.415},
+            backbone={"name": "resnet50", "norm": "frozen"},
+            pyramid={"name": "fpn", "extra": "conv_c5"},
+            options={"head_norm": "group", "box_loss": "giou"},
+            digest="5905b1c544219215e544dbe319720397bc4e68de61a733a59350d7976645b769",
+        ),
+    },
+    "fcos": {
+        "COCO_V1": PublishedModel(
+            "fcos_resnet50_fpn_coco-99b0c9b7.pth",
+            {"AP": 0.392},
+            backbone={"name": "resnet50", "norm": "frozen"},
+            pyramid={"name": "fpn"},
+            digest="99b0c9b7cfb1527d782db86b91d207f00547c792fb4103fc612b651d0a07b9e7",
+        ),
+    },
 }
-TASK_OF = {"faster_rcnn": "detection", "mask_rcnn": "instance_segmentation"}
+TASK_OF = {
+    "faster_rcnn": "detection",
+    "mask_rcnn": "instance_segmentation",
+    "retinanet": "detection",
+    "fcos": "detection",
+}
 # "module:function", called with (model, state dict, category_ids=…)
 LOADERS = {
     "faster_rcnn": "tasks.detection.torchvision_weights:load_torchvision_weights",
     "mask_rcnn": "tasks.instance_segmentation.torchvision_weights:load_torchvision_weights",
+    "retinanet": "tasks.detection.torchvision_dense_weights:load_torchvision_dense_weights",
+    "fcos": "tasks.detection.torchvision_dense_weights:load_torchvision_dense_weights",
 }
 
 

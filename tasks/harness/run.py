@@ -39,6 +39,7 @@ from tasks.harness.model_file import Header, load_checkpoint, load_model, read, 
 from tasks.harness.nearest import nearest
 from tasks.harness.pace import Pace
 from tasks.harness.precision import autocast, resolve_device, resolve_precision
+from tasks.harness.predictor import with_views
 from tasks.harness.published import TASK_OF, published_from, published_model, take_published_architecture
 from tasks.harness.task import Task
 from tasks.harness.transfer import transfer
@@ -132,7 +133,8 @@ def evaluate(config: DictConfig) -> None:
         if config.checkpoint is not None
         else _published(config, source)
     )
-    header: Header = model.header
+    views = with_views(model, config.scales, config.flip)
+    header: Header = views.header
     if "task" in config and config.task.name != header.task:
         raise ValueError(
             f"{config.checkpoint} is a model for task={header.task}, not for task={config.task.name}; leave out "
@@ -151,7 +153,7 @@ def evaluate(config: DictConfig) -> None:
     if config.checkpoint is not None:
         check_classes(header, data.class_names, config.checkpoint)
     folder = run_folder(config)
-    task = lookup(TASKS, "task", header.task)(model)
+    task = lookup(TASKS, "task", header.task)(views)
     with _first_rank_speaks():
         trainer = instantiate(
             config.trainer,
@@ -165,8 +167,8 @@ def evaluate(config: DictConfig) -> None:
         )
         trainer.validate(task, datamodule=data, verbose=False)
         if _is_first():
-            # of published weights there is no file yet
-            _write_outcome(folder, task, model_file=config.checkpoint is None)
+            # Of published weights there is no model file yet; it is of the model alone, without further views.
+            _write_outcome(folder, task, model_file=config.checkpoint is None and views is model)
             print(task.report(task.numbers))
             print(f"\n{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
 

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from tasks.contracts import Batch, Metric, Model
 from tasks.harness.drawing import Shown
-from tasks.harness.guards import LossGuard
+from tasks.harness.guards import LossGuard, check_boxes
 from tasks.harness.model_file import METADATA_KEY, Header
 from tasks.harness.optim import build_optimizer
 from tasks.metrics.ranks import gathered
@@ -85,6 +85,10 @@ class Task(pl.LightningModule):
         """Writes what the last validation predicted into `folder`, in the format usual for the task."""
 
     # What all share.
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        check_boxes(batch)  # here, because on the device it would have to be waited for
+        return batch
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         losses = self.model.losses(self.model.features(batch), batch)

@@ -24,6 +24,8 @@ def sample_masks(pixels: Tensor, places: Tensor, boxes: Tensor, sizes: Tensor, s
         sizes: (P, 2) height and width of the image of each box.
         size: S.
     """
+    if not len(pixels):
+        return torch.zeros(len(boxes), size, size, device=boxes.device)
     start, left, top, width, height = places.unbind(1)
     points = (torch.arange(size * _POINTS, device=boxes.device) + 0.5) / (size * _POINTS)
     boxes = boxes.float()
@@ -31,27 +33,22 @@ def sample_masks(pixels: Tensor, places: Tensor, boxes: Tensor, sizes: Tensor, s
     extent = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
     columns = boxes[:, 0, None] + points * extent[:, 0, None]
     rows = boxes[:, 1, None] + points * extent[:, 1, None]
-    x, x_share = _neighbours(columns.clamp(max=sizes[:, 1, None] - 1), left)  # (P, 2 S)
-    y, y_share = _neighbours(rows.clamp(max=sizes[:, 0, None] - 1), top)
-    total = boxes.new_zeros(len(boxes), size * _POINTS, size * _POINTS)
-    for dy in (0, 1):
-        for dx in (0, 1):
-            row, column = (y + dy)[:, :, None], (x + dx)[:, None, :]
-            inside = (
-                (row >= 0) & (row < height[:, None, None]) & (column >= 0) & (column < width[:, None, None])
-            )
-            index = (start[:, None, None] + row * width[:, None, None] + column).where(inside, 0)
-            value = pixels[index].where(inside, 0) if len(pixels) else torch.zeros_like(total)
-            total += value * _weight(y_share, dy)[:, :, None] * _weight(x_share, dx)[:, None, :]
-    return total.unflatten(2, (size, _POINTS)).unflatten(1, (size, _POINTS)).mean(dim=(2, 4))
+    x, x_share = _neighbours(columns.clamp(max=sizes[:, 1, None] - 1), left, width)
+    y, y_share = _neighbours(rows.clamp(max=sizes[:, 0, None] - 1), top, height)
+    row_starts = start[:, None] + y * width[:, None]
+    index = (row_starts[:, :, None] + x[:, None, :]).clamp_(0, len(pixels) - 1)
+    # (P, S, 4, S, 4): what each cell's points read; where that is outside the bitmap, its share is 0.
+    values = pixels.index_select(0, index.flatten()).view(-1, size, 2 * _POINTS, size, 2 * _POINTS)
+    of_rows = (values * x_share.view(-1, 1, 1, size, 2 * _POINTS)).sum(dim=4)
+    return (of_rows * y_share.view(-1, size, 2 * _POINTS, 1)).sum(dim=2)
 
 
-def _neighbours(points: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
-    """The pixel before each point, counted from `origin` (P,), and the distance from it; pixel i stands for
-    point i, as in torchvision's detectors, not i + 0.5."""
+def _neighbours(points: Tensor, origin: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """The two pixels next to each of `points` (P, 2 S), counted from `origin` (P,), and their shares in the cell,
+    both (P, 4 S); 0 for those outside `length` (P,). Pixel i stands for point i, as in torchvision's detectors,
+    not i + 0.5."""
     before = points.floor()
-    return before.long() - origin[:, None], points - before
-
-
-def _weight(share: Tensor, step: int) -> Tensor:
-    return share if step else 1 - share
+    share = points - before
+    pixels = torch.stack((before, before + 1), dim=2).flatten(1).long() - origin[:, None]
+    inside = (pixels >= 0) & (pixels < length[:, None])
+    return pixels, torch.stack((1 - share, share), dim=2).flatten(1) * inside / _POINTS

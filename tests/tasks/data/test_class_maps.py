@@ -12,9 +12,10 @@ from tasks.data.coco import CocoData
 from tasks.data.collate import collate
 from tasks.data.datamodule import DataModule
 from tasks.data.digits import DigitsData
+from tasks.data.scenes import scale_boxes
 from tasks.data.segmentations import Segmentations
 from tasks.data.single_digits import SingleDigitsData
-from tasks.data.transforms import Augmentation, flip, scale_boxes
+from tasks.data.transforms import Augmentation, flip
 from tasks.preprocessing import Preprocessing
 
 

@@ -1,5 +1,6 @@
 """Samplers, batches and the data module."""
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.trainer.connectors import data_connector
+from PIL import Image
 from torch import nn
 
 from tasks.contracts import Batch, Target
@@ -18,8 +20,9 @@ from tasks.data.collate import batch_images, collate
 from tasks.data.datamodule import DataModule
 from tasks.data.digits import DigitsData
 from tasks.data.samplers import EpochSampler
+from tasks.data.transforms import Augmentation
 from tasks.preprocessing import Preprocessing
-from tests.tasks.data.coco_on_disk import picture
+from tests.tasks.data.coco_on_disk import categories, picture, write_json
 
 PREPROCESSING = Preprocessing(short_side=None)
 
@@ -127,16 +130,117 @@ def module_over(source: Any, num_workers: int = 0, **options: Any) -> DataModule
     )
 
 
-def test_the_number_of_workers_changes_nothing() -> None:
+@pytest.mark.parametrize("workers", ["process", "thread"])
+def test_number_and_kind_of_workers_change_nothing(workers: str) -> None:
     source = DigitsData(size=96, num_train=10, num_val=5, num_test=3)
-    alone, with_workers = (everything(module_over(source, num_workers)) for num_workers in (0, 2))
+    alone, with_workers = (
+        everything(module_over(source, number, workers=workers, masks=True)) for number in (0, 2)
+    )
     assert len(alone) == len(with_workers) == 4
     for first, second in zip(alone, with_workers, strict=True):
-        for name in ("images", "boxes", "labels", "image_ids", "sizes", "original_sizes", "is_crowd"):
-            assert torch.equal(getattr(first, name), getattr(second, name)), name
+        assert_same_batch(first, second)
         assert second.images.is_contiguous(memory_format=torch.channels_last)
     first_epoch, second_epoch = alone[:2], alone[2:]
     assert not torch.equal(first_epoch[0].images, second_epoch[0].images)
+
+
+def assert_same_batch(first: Batch, second: Batch) -> None:
+    for name, value in vars(first).items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, getattr(second, name)), name
+        else:
+            assert value is getattr(second, name), name
+
+
+@pytest.mark.parametrize("workers", ["process", "thread"])
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("given", [0, 1, 3, 5])
+def test_going_on_in_the_middle_of_an_epoch(workers: str, num_workers: int, given: int) -> None:
+    source = DigitsData(size=96, num_train=10, num_val=1, num_test=1)
+    straight = list(module_over(source, batch_size=2).train_dataloader())
+    options = {"num_workers": num_workers, "workers": workers, "batch_size": 2}
+    first = module_over(source, **options).train_dataloader()
+    batches = iter(first)
+    seen = [next(batches) for _ in range(given)]
+    state = first.state_dict()  # type: ignore[attr-defined]
+    del batches
+    second = module_over(source, **options).train_dataloader()
+    second.load_state_dict(state)  # type: ignore[attr-defined]
+    assert len(second) == 5
+    seen += list(second)
+    if given == 5:  # all of one epoch is none of the next
+        seen = seen[5:]
+    assert len(seen) == len(straight)
+    for one, other in zip(straight, seen, strict=True):
+        assert_same_batch(one, other)
+    assert len(list(second)) == 5  # the next is whole again
+
+
+def test_threads_end_with_their_epoch_and_tell_of_errors() -> None:
+    source = DigitsData(size=96, num_train=12, num_val=1, num_test=1)
+    module = module_over(source, 2, workers="thread", batch_size=2)
+
+    def alive() -> int:
+        return sum(thread.name.startswith("loader") for thread in threading.enumerate())
+
+    batches = iter(module.train_dataloader())
+    next(batches)
+    assert alive() == 2
+    batches.close()  # type: ignore[attr-defined]
+    assert alive() == 0
+    module.augmentation = Augmentation([A.ToGray(num_output_channels=1, p=1)])
+    with pytest.raises(ValueError, match="wanted uint8"):
+        list(module.train_dataloader())
+    assert alive() == 0
+
+
+def test_jpegs_of_more_pixels_than_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    Image.fromarray(picture(256, 320)).save(tmp_path / "train/a.jpg", quality=95)
+    annotation = {
+        "id": 1,
+        "image_id": 3,
+        "category_id": 90,
+        "bbox": [10, 20, 100, 60],
+        "area": 9,
+        "iscrowd": 0,
+    }
+    ring = [[10, 20, 110, 20, 110, 80, 10, 80]]
+    content = {
+        "images": [{"id": 3, "file_name": "a.jpg", "height": 256, "width": 320}],
+        "annotations": [{**annotation, "segmentation": ring}],
+        "categories": categories(),
+    }
+    write_json(tmp_path / "train.json", content)
+    source = CocoData(
+        tmp_path,
+        train_images="train",
+        train_annotations="train.json",
+        val_images="train",
+        val_annotations="train.json",
+    )
+
+    def module(augmentation: list[Any], **options: Any) -> DataModule:
+        preprocessing = Preprocessing(short_side=64, max_size=100)
+        return DataModule(
+            source, preprocessing, augmentation=augmentation, batch_size=1, masks=True, **options
+        )
+
+    def read_at(loader: Any) -> tuple[int, int]:
+        image, _ = loader.dataset._read(0)
+        return image.shape[:2]
+
+    for augmentation in ([], [A.HorizontalFlip(p=0), A.ColorJitter(p=0)]):
+        plain, reduced = (module(augmentation, reduced_jpeg=on) for on in (False, True))
+        assert read_at(plain.train_dataloader()) == read_at(reduced.val_dataloader()) == (256, 320)
+        assert read_at(reduced.train_dataloader()) == (64, 80)
+        whole, part = next(iter(plain.train_dataloader())), next(iter(reduced.train_dataloader()))
+        assert torch.equal(whole.boxes, part.boxes)
+        assert torch.equal(whole.mask_places, part.mask_places)  # type: ignore[arg-type]
+        assert torch.equal(whole.sizes, part.sizes)
+        assert part.original_sizes.tolist() == [[256, 320]]
+        assert (whole.images.int() - part.images.int()).abs().max() < 12
+    assert read_at(module([A.RandomCrop(32, 32)], reduced_jpeg=True).train_dataloader()) == (256, 320)
 
 
 def test_loaders() -> None:
@@ -174,6 +278,11 @@ def test_too_few_images_for_a_batch() -> None:
         module.train_dataloader()
 
 
+def test_unknown_workers() -> None:
+    with pytest.raises(ValueError, match=r"loader\.workers=fibre is unknown; wanted process or thread"):
+        DataModule(DigitsData(), PREPROCESSING, workers="fibre")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"seed": -1}, {"num_workers": -1}])
 def test_options(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"data\.batch_size=.* must be at least 1"):
@@ -202,9 +311,9 @@ class CountImages(lightning.LightningModule):
 
 # lightning 2.6.6 asks torch for a class that torch is about to rename.
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
-@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("options", [{}, {"num_workers": 1}, {"num_workers": 2, "workers": "thread"}])
 def test_under_lightning_without_a_warning(
-    coco_root: Path, num_workers: int, monkeypatch: pytest.MonkeyPatch
+    coco_root: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # On a machine of many cores Lightning would ask for more workers.
     monkeypatch.setattr(f"{data_connector.__name__}.suggested_max_num_workers", lambda num_devices: 16)
@@ -219,7 +328,7 @@ def test_under_lightning_without_a_warning(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    data = DataModule(CocoData(coco_root), PREPROCESSING, batch_size=2, num_workers=num_workers)
+    data = DataModule(CocoData(coco_root), PREPROCESSING, batch_size=2, **options)
     trainer.fit(module, datamodule=data)
     for epoch in range(2):
         seen = [i for when, ids in module.trained if when == epoch for i in ids]

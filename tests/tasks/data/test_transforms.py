@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.contracts import Target
-from tasks.data.transforms import Augmentation, flip, scale_boxes
+from tasks.data.scenes import scale_boxes
+from tasks.data.transforms import Augmentation, flip
 from tests.tasks.data.coco_on_disk import picture
 
 HEIGHT, WIDTH = 40, 60

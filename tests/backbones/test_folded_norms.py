@@ -1,0 +1,105 @@
+"""Fixed norms folded into their convolutions against the two in turn."""
+
+import copy
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import backbones
+from backbones.layers import ConvNormSequential, FrozenBatchNorm2d, conv_then_norm, make_norm
+
+
+def lively(module: nn.Module) -> nn.Module:
+    """Norms of which no number is that of a fresh one."""
+    generator = torch.Generator().manual_seed(0)
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d):
+            for name, low, high in (("weight", 0.5, 1.5), ("bias", -1, 1), ("running_mean", -1, 1)):
+                tensor = getattr(norm, name)
+                tensor.data.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+            norm.running_var.copy_(torch.rand(norm.running_var.shape, generator=generator) + 0.3)  # type: ignore
+    return module
+
+
+def unfolded(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+    """A copy that runs every convolution and norm in turn."""
+    for module in ("layers", "resnet"):
+        place = sys.modules[f"backbones.{module}"]  # `backbones.resnet` is a function
+        monkeypatch.setattr(place, "conv_then_norm", lambda conv, norm, x: norm(conv(x)))
+    return copy.deepcopy(network)
+
+
+def gradients(output: Tensor, module: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    module.zero_grad()
+    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(3))
+    (output * weights).sum().backward()
+    assert x.grad is not None
+    found = {"x": x.grad.clone()} | {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
+    x.grad = None
+    return found
+
+
+@pytest.mark.parametrize("kind", ["frozen", "batch"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_one_layer_equals_the_two_in_turn(kind: str, bias: bool, groups: int) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(8, 12, 3, stride=2, padding=1, groups=groups, bias=bias)
+    layers = lively(nn.Sequential(conv, make_norm(kind, 12))).eval()
+    x = torch.randn(2, 8, 9, 7).requires_grad_()
+    expected = layers(x)
+    found = conv_then_norm(layers[0], layers[1], x)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=2e-6)
+    theirs, ours = gradients(expected, layers, x), gradients(found, layers, x)
+    assert theirs.keys() == ours.keys()
+    assert kind == "frozen" or "1.weight" in ours
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"stem": "deep", "downsample": "pool"}, {"block": "basic"}])
+def test_a_network_computes_the_same_under_the_same_names(options: dict, monkeypatch) -> None:
+    torch.manual_seed(0)
+    network = backbones.create("resnet", blocks=(1, 1, 1, 2), norm="frozen", **options)
+    network = lively(backbones.with_fpn(network, channels=16, norm="frozen"))
+    x = torch.randn(2, 3, 64, 96).requires_grad_()
+    found = network(x)
+    ours = gradients(found["p2"], network, x)
+    reference = unfolded(network, monkeypatch)
+    expected = reference(x)
+    theirs = gradients(expected["p2"], reference, x)
+    for level, value in expected.items():
+        scale = value.abs().max()
+        torch.testing.assert_close(found[level] / scale, value / scale, rtol=0, atol=1e-5)
+    for name, gradient in theirs.items():
+        scale = gradient.abs().max().clamp(min=1e-9)
+        torch.testing.assert_close(ours[name] / scale, gradient / scale, rtol=0, atol=1e-4)
+    assert list(network.state_dict()) == list(reference.state_dict())
+
+
+def test_a_norm_that_learns_its_statistics_is_left_alone() -> None:
+    torch.manual_seed(0)
+    layers = ConvNormSequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()).train()
+    x = torch.randn(5, 3, 4, 4) * 3 + 1
+    out = layers(x)
+    assert not torch.equal(layers[1].running_mean, torch.zeros(4))  # type: ignore[arg-type]
+    torch.testing.assert_close(out, nn.functional.relu(layers[1](layers[0](x))))
+
+
+def test_bfloat16_saves_one_map_a_layer() -> None:
+    """What a frozen network keeps for the backward pass: half as much as norms after the convolutions."""
+    torch.manual_seed(0)
+    layers = ConvNormSequential(nn.Conv2d(8, 8, 3, padding=1), make_norm("frozen", 8), nn.ReLU(inplace=True))
+    x = torch.randn(1, 8, 32, 32).requires_grad_()
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    map_bytes = 2 * x.numel()
+    with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        layers(x)
+    assert sum(kept.values()) < 2.5 * map_bytes  # the input in bf16, the output, and weights
