@@ -13,6 +13,8 @@ from .checks import check_positive, nearest
 from .download import fetch
 from .features import FeatureInfo
 from .freezing import freeze
+from .key_layouts import is_efficientnet_pytorch, to_our_keys
+from .loading import read_weights
 from .spec import describes_itself
 
 RESERVED = (  # of timm.create_model, given here by other means: pretrained=, in_channels=, output_stride=
@@ -88,6 +90,9 @@ class TimmBackbone(AdaptedExtractor):
         url = config.url if config is not None else None
         if isinstance(pretrained, str):
             path = str(fetch(pretrained)) if "://" in pretrained else pretrained
+            weights = read_weights(path)
+            if is_efficientnet_pytorch(weights):  # which timm does not know
+                return to_our_keys(weights, self.state_dict())
             options["pretrained_cfg_overlay"] = {"file": path}
         elif url:  # through our own download: it verifies, resumes, and knows the mirror
             options["pretrained_cfg_overlay"] = {"file": str(fetch(url))}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tasks.contracts import Model
     from tasks.harness.predictor import Predictor
 
-__all__ = ["load_model", "load_predictor"]
+__all__ = ["load_model", "load_predictor", "published_predictor"]
 
 
 def load_model(path: str | Path) -> Model:
@@ -35,3 +35,14 @@ def load_predictor(path: str | Path, **options: Any) -> Predictor:
     from tasks.harness.predictor import Predictor
 
     return Predictor.load(path, **options)
+
+
+def published_predictor(model: str, pretrained: bool | str = True, **options: Any) -> Predictor:
+    """The same for published weights, such as those of `published_predictor("faster_rcnn", "COCO_V2")`.
+
+    `tasks.harness.published.PUBLISHED` lists them; they are downloaded once and verified.
+    """
+    from tasks.harness.predictor import Predictor
+    from tasks.harness.published import published_model
+
+    return Predictor(published_model({"name": model}, pretrained), **options)

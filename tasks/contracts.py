@@ -95,6 +95,15 @@ class Batch:
         """The same batch in page-locked memory. `DataLoader(pin_memory=True)` calls this."""
         return self._map(lambda tensor: tensor.pin_memory())
 
+    def select(self, row: int) -> Self:
+        """The batch of image `row` alone, padded as it is."""
+        flat = ("mask_pixels",)  # of all images; places say whose
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(
+            self,
+            **{k: v[row : row + 1] for k, v in values.items() if isinstance(v, Tensor) and k not in flat},
+        )
+
     def _map(self, function) -> Self:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{k: function(v) if isinstance(v, Tensor) else v for k, v in values.items()})

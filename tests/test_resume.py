@@ -2,6 +2,7 @@
 
 import csv
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 from tasks.harness.checkpoints import WholeCheckpoints
 from tasks.harness.cli import compose
 from tasks.harness.run import train
+from tests.tiny_runs import TINY
 
 ROOT = Path(__file__).parents[1]
 STEPS = 30
@@ -59,7 +61,11 @@ def interrupt(words: list[str], cwd: Path, folder: Path, number: signal.Signals)
 
 def rows(folder: Path) -> list[dict[str, float]]:
     with open(folder / "metrics.csv", newline="") as file:
-        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+        found = [
+            {k: float(v) for k, v in row.items() if v and not k.startswith("perf/")}
+            for row in csv.DictReader(file)
+        ]
+    return [row for row in found if set(row) != {"step"}]  # how fast it went is another matter
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +124,53 @@ def test_resume_without_a_checkpoint(straight: Path, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_bytes((straight / "config.yaml").read_bytes())
     with pytest.raises(FileNotFoundError, match="there is no checkpoint at"):
         train(compose("train", [f"resume={tmp_path}"]))
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_goes_on(tmp_path: Path) -> None:
+    """Twenty kills, many of them while a checkpoint is written, as one is written after every step."""
+    moments = random.Random(0)
+    words = [*TINY["detection"], "trainer.max_steps=2000", "checkpointing.every_steps=1", "run_dir=run"]
+    folder, reached, kills = tmp_path / "run", 0, 0
+    while kills < 20:
+        process = start([*words] if not reached else ["resume=run"], tmp_path)
+        deadline = time.monotonic() + 120
+        while steps_saved(folder) <= reached:
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+            time.sleep(0.01)
+        for _ in range(3):  # further kills would each cost a start; so the moment is drawn among a few steps
+            time.sleep(moments.uniform(0, 0.1))
+        process.kill()
+        process.communicate()
+        kills += 1
+        for path in (folder / "checkpoints").glob("*.ckpt"):
+            torch.load(path, weights_only=True)  # whole
+        assert steps_saved(folder) > reached
+        reached = steps_saved(folder)
+    finish(["resume=run", f"trainer.max_steps={reached + 2}"], tmp_path)
+    assert steps_saved(folder) == reached + 2
+
+
+def test_a_disk_that_is_really_full_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    """A limit on the size of files, which the kernel upholds, lets no second checkpoint be written."""
+    code = (
+        "import resource, signal, sys, torch\n"
+        "from tasks.harness.checkpoints import WholeCheckpoints\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "io = WholeCheckpoints()\n"
+        "io.save_checkpoint({'step': 1, 'x': torch.zeros(10)}, sys.argv[1])\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "io.save_checkpoint({'step': 2, 'x': torch.zeros(1_000_000)}, sys.argv[1])\n"
+    )
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    result = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert (
+        "OSError: cannot write the checkpoint" in result.stderr
+        and "make room, then go on with" in result.stderr
+    )
+    assert torch.load(path, weights_only=True)["step"] == 1
+    assert [p.name for p in path.parent.iterdir()] == ["last.ckpt"]
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch) -> None:

@@ -1,16 +1,14 @@
 """`ClassificationTask`: images sorted into classes, scored by how often the first guess is right."""
 
-from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from tasks.contracts import Batch, Classification, Model
+from tasks.harness.drawing import Shown
 from tasks.harness.task import Task
 
 from .metric import ClassificationMetric
@@ -24,31 +22,15 @@ class ClassificationTask(Task):
     monitor = "top1"
     data_options = MappingProxyType({"classes": True})
 
-    def __init__(
-        self,
-        model: Model,
-        *,
-        optimizer: Callable[[list[dict]], Optimizer] | None = None,
-        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
-        backbone_lr_scale: float = 1.0,
-        config: dict[str, Any] | None = None,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
-    ) -> None:
-        """As `Task`; `mixup` and `cutmix` are those of `Mixing`, for training alone."""
-        super().__init__(
-            model,
-            optimizer=optimizer,
-            schedule=schedule,
-            backbone_lr_scale=backbone_lr_scale,
-            config=config,
-        )
+    def __init__(self, model: Model, *, mixup: float = 0.0, cutmix: float = 0.0, **options: Any) -> None:
+        """`mixup` and `cutmix` are those of `Mixing`, for training alone; the rest is `Task`'s."""
+        super().__init__(model, **options)
         self.mixing = Mixing(mixup=mixup, cutmix=cutmix)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         if self.mixing and self.trainer.training:
             check_sizes(batch)  # here, because on the device it would have to be waited for
-        return batch
+        return super().on_before_batch_transfer(batch, dataloader_idx)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         if self.mixing:
@@ -68,6 +50,10 @@ class ClassificationTask(Task):
         shares, labels = predictions.probabilities()[index].sort(descending=True, stable=True)
         names = [self.header.class_names[label] for label in labels.tolist()]
         return draw_best(image, names, labels.cpu().numpy(), shares.cpu().numpy())
+
+    def shown(self, predictions: Classification, index: int, size: tuple[int, int]) -> Shown:
+        share, label = predictions.probabilities()[index].max(dim=0)
+        return Shown(caption=f"{self.header.class_names[int(label)]} {float(share):.2f}")
 
     def report(self, numbers: dict[str, float]) -> str:
         return accuracy_table(numbers)

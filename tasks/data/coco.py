@@ -1,17 +1,18 @@
 """A data set in COCO's format: image folders and JSON annotation files below one root."""
 
-import os
 from copy import copy
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Self
 
 import numpy as np
 
 from tasks.data.annotations import Annotations
-from tasks.data.checks import OnBad, check_on_bad
 from tasks.data.class_maps import PaintedClassMaps
 from tasks.data.coco_json import read_coco_json
+from tasks.data.image_checks import CheckImages, check_check_images
 from tasks.data.images import read_image
+from tasks.data.on_bad import OnBad, check_on_bad, usable_annotations
+from tasks.data.raw_split import RawSplit
 from tasks.data.sources import SplitName
 
 
@@ -49,8 +50,9 @@ class CocoData:
     """COCO's layout of folders by default; any other by naming image folders and annotation files.
 
     Paths are relative to `root` unless absolute. A split is read when first asked for. `on_bad` says what
-    happens to bad annotations (tasks/data/checks.py); `masks` reads segmentations too; `max_images` keeps
-    only the first so many images of each split, to try something out.
+    happens to bad annotations and images (tasks/data/on_bad.py), `check_images` how image files are looked at
+    before that; `masks` reads segmentations too; `max_images` keeps only the first so many images of each
+    split, to try something out.
     """
 
     def __init__(
@@ -64,10 +66,12 @@ class CocoData:
         test_images: str | None = None,
         test_annotations: str | None = None,
         on_bad: OnBad = "error",
+        check_images: CheckImages = "headers",
         masks: bool = False,
         max_images: int | None = None,
     ):
         check_on_bad(on_bad)
+        check_check_images(check_images)
         if max_images is not None and max_images < 1:
             raise ValueError(f"data.max_images={max_images} must be at least 1, or null for all")
         self.root = Path(root).expanduser()
@@ -82,6 +86,7 @@ class CocoData:
             "test": (test_images, test_annotations),
         }
         self.on_bad: OnBad = on_bad
+        self.check_images: CheckImages = check_images
         self.masks = masks
         self.max_images = max_images
         self._splits: dict[str, CocoSplit] = {}
@@ -123,7 +128,16 @@ class CocoData:
             return next(iter(self._splits.values()))
         return self.split("train" if self.paths["train"][1] is not None else "val")
 
-    def _read(self, name: SplitName) -> CocoSplit:
+    def declares(self, name: str) -> bool:
+        """Whether there is an annotation file for such a split."""
+        images, annotation_file = self.paths[name]
+        return images is not None and annotation_file is not None and (self.root / annotation_file).is_file()
+
+    def raw(self, name: str, *, segmentations: bool = False) -> RawSplit:
+        """The split as its annotation file says, unchecked; `segmentations` reads them even without `masks`.
+
+        Raises FileNotFoundError or ValueError, with one sentence, for files that are missing or no COCO's.
+        """
         images, annotation_file = self.paths[name]
         if images is None or annotation_file is None:
             raise ValueError(
@@ -136,42 +150,16 @@ class CocoData:
                 f"image folder '{folder}' does not exist; name it with data.{name}_images= (relative to "
                 "data.root)"
             )
-        annotations = read_coco_json(
-            self.root / annotation_file,
-            on_bad=self.on_bad,
-            masks=self.masks,
-            option=f"data.{name}_annotations",
-        )
+        raw = read_coco_json(self.root / annotation_file, name, folder, masks=self.masks or segmentations)
         if self.max_images is not None:
-            annotations = annotations.select(np.arange(min(self.max_images, len(annotations))))
-        check_files(folder, annotations, f"data.{name}_images")
-        return CocoSplit(folder, annotations)
+            raw = raw.select(np.arange(min(self.max_images, len(raw))))
+        return raw
 
-
-def check_files(folder: Path, annotations: Annotations, option: str) -> None:
-    """Raises FileNotFoundError, naming the first few, unless all image files are there.
-
-    Lists each folder once: asking for every file by itself takes minutes on a network disk.
-    """
-    listed: dict[str, set[str]] = {}
-    missing = []
-    for index in range(len(annotations)):
-        path = PurePosixPath(annotations.file_name(index))
-        parent = str(path.parent)
-        if parent not in listed:
-            try:
-                with os.scandir(folder / parent) as entries:
-                    listed[parent] = {entry.name for entry in entries}
-            except (FileNotFoundError, NotADirectoryError):
-                listed[parent] = set()
-        if path.name not in listed[parent]:
-            missing.append(str(path))
-    if missing:
-        examples = ", ".join(f"'{name}'" for name in missing[:3]) + (", …" if len(missing) > 3 else "")
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(annotations)} images that the annotations name are not in '{folder}': "
-            f"{examples}; restore them, or name the right folder with {option}="
-        )
+    def _read(self, name: SplitName) -> CocoSplit:
+        annotations = usable_annotations(self, name, self.on_bad, self.check_images)
+        images = self.paths[name][0]
+        assert images is not None
+        return CocoSplit(self.root / images, annotations)
 
 
 def check_same_classes(name: str, annotations: Annotations, other_name: str, other: Annotations) -> None:

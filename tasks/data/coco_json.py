@@ -1,4 +1,4 @@
-"""Reads one annotation file in COCO's JSON format into `Annotations`."""
+"""Reads one annotation file in COCO's JSON format into a `RawSplit`."""
 
 import gc
 import json
@@ -7,22 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
-from tasks.data.annotations import Annotations
-from tasks.data.checks import AnnotationColumns, OnBad, resolve
-from tasks.data.segmentations import Rings, Segmentations
+from tasks.data.raw_split import RawSplit, positions
 
 Records = list[dict[str, Any]]
 
 
-def read_coco_json(path: Path, *, on_bad: OnBad, masks: bool, option: str) -> Annotations:
-    """The file's annotations, checked as tasks/data/checks.py describes; segmentations only if `masks`.
+def read_coco_json(path: Path, name: str, folder: Path, *, masks: bool) -> RawSplit:
+    """The split called `name` as the file says, unchecked; segmentations only if `masks`. `folder` is its images'.
 
-    `option` is the setting that named the file, for messages. Raises FileNotFoundError for a missing
-    file, ValueError for one that is not COCO's JSON.
+    Raises FileNotFoundError for a missing file, ValueError for one that is not COCO's JSON.
     """
-    content = load_json(path, option)
+    content = load_json(path, f"data.{name}_annotations")
     images, annotations, categories = (
         records(content, key, path) for key in ("images", "annotations", "categories")
     )
@@ -30,57 +26,34 @@ def read_coco_json(path: Path, *, on_bad: OnBad, masks: bool, option: str) -> An
     image_ids = integers(images, "id", "images", path)
     if len(image_ids) == 0:
         raise ValueError(f"'{path}' lists no images; wanted at least one")
-    order = np.argsort(image_ids, kind="stable")
-    if (repeated := image_ids[order][1:][np.diff(image_ids[order]) == 0]).size:
-        raise ValueError(f"'{path}' declares image id {repeated[0]} more than once; ids must be unique")
     sizes = np.stack([integers(images, side, "images", path) for side in ("height", "width")], axis=1)
     if (empty := np.flatnonzero((sizes <= 0).any(axis=1))).size:
         height, width = sizes[empty[0]]
         raise ValueError(
             f"'{path}' declares image id {image_ids[empty[0]]} with height {height} and width {width}"
         )
-    file_names = [str(value) for value in column(images, "file_name", "images", path)]
-
     written_images = integers(annotations, "image_id", "annotations", path)
     written_categories = integers(annotations, "category_id", "annotations", path)
     boxes = numbers([annotation.get("bbox") for annotation in annotations])
-    columns = AnnotationColumns(
-        ids=integers(annotations, "id", "annotations", path),
-        image_ids=written_images,
-        category_ids=written_categories,
-        images=positions(image_ids, order, written_images),
-        labels=positions(category_ids, np.arange(len(category_ids)), written_categories),
-        boxes=boxes,
-        areas=read_areas(annotations, boxes),
-        bad_segmentations=np.zeros(len(annotations), bool),
-    )
-    segmentations: list[Rings | bytes | None] = []
-    if masks:
-        for row, annotation in enumerate(annotations):
-            image = columns.images[row]
-            try:
-                segmentations.append(read_segmentation(annotation.get("segmentation"), sizes[image]))
-            except (ValueError, TypeError, KeyError, AttributeError):
-                segmentations.append(None)
-                columns.bad_segmentations[row] = True
-    is_crowd = np.array([bool(annotation.get("iscrowd", 0)) for annotation in annotations], bool)
-
-    kept = resolve(columns, sizes, file_names, str(path), on_bad)
-    kept = kept[np.argsort(columns.images[kept], kind="stable")]
-    counts = np.bincount(columns.images[kept], minlength=len(images))
-    return Annotations(
+    return RawSplit(
+        name=name,
+        source=str(path),
+        folder=folder,
+        folder_option=f"data.{name}_images",
         class_names=class_names,
         category_ids=category_ids,
         image_ids=image_ids,
-        file_names=np.array([name.encode() for name in file_names]),
-        sizes=sizes.astype(np.int32),
-        offsets=np.concatenate([[0], np.cumsum(counts)]),
-        ids=columns.ids[kept],
-        labels=columns.labels[kept],
-        boxes=columns.boxes[kept],
-        areas=columns.areas[kept],
-        is_crowd=is_crowd[kept],
-        segmentations=Segmentations.from_objects(segmentations[row] for row in kept) if masks else None,
+        file_names=[str(value) for value in column(images, "file_name", "images", path)],
+        sizes=sizes,
+        ids=integers(annotations, "id", "annotations", path),
+        written_images=written_images,
+        written_categories=written_categories,
+        images=positions(image_ids, written_images),
+        labels=positions(category_ids, written_categories),
+        boxes=boxes,
+        areas=read_areas(annotations, boxes),
+        is_crowd=np.array([bool(annotation.get("iscrowd", 0)) for annotation in annotations], bool),
+        segmentations=[annotation.get("segmentation") for annotation in annotations] if masks else None,
     )
 
 
@@ -164,14 +137,6 @@ def read_areas(annotations: Records, boxes: np.ndarray) -> np.ndarray:
     return np.array([a if isinstance(a, int | float) else np.nan for a in written], np.float64)
 
 
-def positions(known: np.ndarray, order: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Index of each of `wanted` in `known`, -1 where it is not there; `order` sorts `known`."""
-    if len(known) == 0:
-        return np.full(len(wanted), -1)
-    found = order[np.searchsorted(known, wanted, sorter=order).clip(max=len(known) - 1)]
-    return np.where(known[found] == wanted, found, -1)
-
-
 def read_categories(categories: Records, path: Path) -> tuple[np.ndarray, list[str]]:
     """Category ids ascending, and the names in that order."""
     if not categories:
@@ -189,28 +154,3 @@ def read_categories(categories: Records, path: Path) -> tuple[np.ndarray, list[s
             "annotations one category_id"
         )
     return ids[order], names
-
-
-def read_segmentation(segmentation: Any, size: np.ndarray) -> Rings | bytes | None:
-    """Polygons as they are, run lengths compressed; None for an empty one.
-
-    Raises ValueError, TypeError, KeyError or AttributeError for anything that is neither, and ValueError
-    for run lengths of an image of another `size` (height, width).
-    """
-    if not segmentation:
-        return None
-    if isinstance(segmentation, list):
-        for ring in segmentation:
-            # pycocotools would take four numbers for a box.
-            if len(ring) < 6 or len(ring) % 2 or not np.isfinite(np.array(ring, np.float64)).all():
-                raise ValueError("a polygon needs at least three points of two finite numbers each")
-        return segmentation
-    height, width = size.tolist()
-    if list(segmentation["size"]) != [height, width]:
-        raise ValueError("run lengths of another image size")
-    counts = segmentation["counts"]
-    if isinstance(counts, list):
-        if sum(counts) != height * width or min(counts) < 0:
-            raise ValueError("run lengths that do not fill the image")
-        return coco_mask.frPyObjects(segmentation, height, width)["counts"]
-    return counts.encode()

@@ -71,13 +71,15 @@ class DataModule(LightningDataModule):
         augmentation: "Sequence[A.BasicTransform | A.BaseCompose]" = (),
         batch_size: int = 8,
         num_workers: int = 0,
+        max_train_images: int | None = None,
         seed: int = 0,
         eval_split: SplitName = "val",
         masks: bool = False,
         class_maps: bool = False,
         classes: bool = False,
     ):
-        """`batch_size` counts images per rank; `eval_split` is the split that validation reads. With
+        """`batch_size` counts images per rank; training learns from the first `max_train_images` alone where that
+        is given; `eval_split` is the split that validation reads. With
         `masks` targets have the masks of their objects, with `class_maps` they are the class of each pixel,
         with `classes` the class of the image; ValueError says so where `source` has none, as it does without
         any of the three where there are no boxes."""
@@ -95,6 +97,7 @@ class DataModule(LightningDataModule):
         self.augmentation = Augmentation(augmentation)
         self.batch_size = batch_size
         self.num_workers = num_workers
+        self.max_train_images = max_train_images
         self.seed = seed
         self.eval_split: SplitName = eval_split
 
@@ -150,11 +153,13 @@ class DataModule(LightningDataModule):
         rank, num_ranks = self._rank_and_num_ranks()
         split = self.split(name)
         augmentation = self.augmentation if is_training else Augmentation()
+        most = self.max_train_images if is_training else None
+        num_images = len(split) if most is None else min(most, len(split))
         return ResumableLoader(
             SampleDataset(split, augmentation, self.preprocessing, self.seed),
             batch_size=self.batch_size,
             sampler=EpochSampler(
-                len(split), shuffle=is_training, seed=self.seed, rank=rank, num_ranks=num_ranks
+                num_images, shuffle=is_training, seed=self.seed, rank=rank, num_ranks=num_ranks
             ),
             drop_last=is_training,
             num_workers=self.num_workers,

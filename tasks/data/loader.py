@@ -1,5 +1,6 @@
 """`ResumableLoader`: a `DataLoader` that can start in the middle of an epoch."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,8 @@ class ResumableLoader(DataLoader[Any]):
     begins behind them. Its length stays that of a whole epoch.
     """
 
+    waited = 0.0
+    """Seconds that whoever iterates has waited for batches so far."""
     _given = 0  # batches of the current epoch
     _left_out = 0  # batches that the next epoch begins behind
 
@@ -25,9 +28,12 @@ class ResumableLoader(DataLoader[Any]):
         assert isinstance(self.sampler, EpochSampler)
         self._given, self._left_out = self._left_out % len(self), 0  # all of one is none of the next
         self.sampler.start = self._given * self.batch_size
+        started = time.perf_counter()
         for batch in super().__iter__():
+            self.waited += time.perf_counter() - started
             self._given += 1
             yield batch
+            started = time.perf_counter()
 
     def state_dict(self) -> dict[str, int]:
         """The place in the epoch."""

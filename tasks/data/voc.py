@@ -7,18 +7,19 @@ such a region take in a detection by the share of the detection inside it, where
 
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from tasks.data.annotations import Annotations
-from tasks.data.checks import AnnotationColumns, OnBad, check_on_bad, resolve
 from tasks.data.class_maps import BACKGROUND
 from tasks.data.coco import CocoSplit
+from tasks.data.image_checks import CheckImages, check_check_images, image_size
 from tasks.data.mask_png import MaskPngSplit, check_masks_exist, class_values, read_mask
-from tasks.data.segmentations import Segmentations
+from tasks.data.on_bad import OnBad, check_on_bad, usable_annotations
+from tasks.data.raw_split import RawSplit
 from tasks.data.sources import SplitName
 from tasks.data.voc_files import IMAGES, VocImage, image_files, read_list, read_xml
 
@@ -29,6 +30,18 @@ VOC_CLASSES = (
 """Of VOC 2007 to 2012: class k + 1 of its class masks, where 0 is background."""
 VOID = 255
 """In an object mask: borders between objects."""
+
+
+@dataclass
+class VocList:
+    """What the files of one list of images say."""
+
+    files: list[str]
+    """(I,)."""
+    images: list[VocImage]
+    """(I,); without objects where the annotation cannot be read."""
+    unreadable: dict[int, str]
+    """Those, by index, and why."""
 
 
 class VocData:
@@ -43,6 +56,7 @@ class VocData:
         test: str = "test",
         classes: Sequence[str] | None = None,
         on_bad: OnBad = "error",
+        check_images: CheckImages = "headers",
         masks: bool = False,
         max_images: int | None = None,
     ):
@@ -54,7 +68,8 @@ class VocData:
             test: the same for testing.
             classes: names by label. None takes the sorted names of the objects on the training and validation
                 lists, and for class maps, whose numbers need a meaning, VOC's own twenty.
-            on_bad: what happens to bad annotations (tasks/data/checks.py).
+            on_bad: what happens to bad annotations and images (tasks/data/on_bad.py).
+            check_images: how image files are looked at before that.
             masks: read the masks of objects in `SegmentationObject`.
             max_images: keep only the first so many images of each split, to try something out.
 
@@ -62,6 +77,7 @@ class VocData:
             FileNotFoundError: `root` is not there, or not of this layout.
         """
         check_on_bad(on_bad)
+        check_check_images(check_images)
         self.root = Path(root).expanduser()
         for folder in (self.root / IMAGES, self.root / "ImageSets"):
             if not folder.is_dir():
@@ -72,9 +88,10 @@ class VocData:
         self.lists: dict[str, str] = {"train": train, "val": val, "test": test}
         self.classes = None if classes is None else [str(name) for name in classes]
         self.on_bad: OnBad = on_bad
+        self.check_images: CheckImages = check_images
         self.masks = masks
         self.max_images = max_images
-        self._images: dict[str, tuple[list[str], list[VocImage]]] = {}
+        self._images: dict[str, VocList] = {}
         self._splits: dict[str, CocoSplit] = {}
 
     @property
@@ -82,7 +99,7 @@ class VocData:
         """Names by label."""
         if self.classes is None:
             self.classes = sorted(
-                {n for split in self._present() for image in self._read(split)[1] for n in image.names}
+                {n for split in self._present() for image in self._read(split).images for n in image.names}
             )
         return list(self.classes)
 
@@ -107,8 +124,50 @@ class VocData:
         Raises FileNotFoundError or ValueError, with one sentence, for whatever is missing or malformed.
         """
         if name not in self._splits:
-            self._splits[name] = CocoSplit(self.root / IMAGES, self._annotations(name))
+            annotations = usable_annotations(self, name, self.on_bad, self.check_images)
+            self._splits[name] = CocoSplit(self.root / IMAGES, annotations)
         return self._splits[name]
+
+    def declares(self, name: str) -> bool:
+        """Whether there is a list of such a split."""
+        return (self.root / "ImageSets" / self._kind / f"{self.lists[name]}.txt").is_file()
+
+    def raw(self, name: str, *, segmentations: bool = False) -> RawSplit:
+        """The split as its files say, unchecked; masks, which are other files, only with `masks`. Its objects are
+        numbered from 1: to pycocotools' matching, id 0 means no object."""
+        listed = self._read(name)
+        images = listed.images
+        label_of = {name: label for label, name in enumerate(self.class_names)}
+        names = [name for image in images for name in image.names]
+        rows = np.repeat(np.arange(len(images)), [len(image.names) for image in images])
+        boxes = np.concatenate([image.boxes for image in images])
+        masks = self._object_masks(listed) if self.masks else None
+        areas = boxes[:, 2:].prod(axis=1)
+        if masks is not None:
+            for row, mask in enumerate(masks):
+                if mask is not None:
+                    areas[row] = coco_mask.area(mask)
+        return RawSplit(
+            name=name,
+            source=f"{self.root}/ImageSets/{self._kind}/{self.lists[name]}.txt",
+            folder=self.root / IMAGES,
+            folder_option="data.root",
+            class_names=self.class_names,
+            category_ids=self.category_ids,
+            image_ids=np.arange(len(images)),
+            file_names=listed.files,
+            sizes=np.array([image.size for image in images], np.int64),
+            ids=np.arange(1, len(rows) + 1),
+            written_images=rows,
+            written_categories=np.array(names, str),
+            images=rows,
+            labels=np.array([label_of.get(name, -1) for name in names], np.int64),
+            boxes=boxes,
+            areas=areas,
+            is_crowd=np.concatenate([image.is_difficult for image in images]),
+            segmentations=masks,
+            unreadable=listed.unreadable,
+        )
 
     @property
     def _kind(self) -> str:
@@ -119,59 +178,29 @@ class VocData:
         folder = self.root / "ImageSets" / self._kind
         return [n for n in ("train", "val") if (folder / f"{self.lists[n]}.txt").is_file()] or ["test"]
 
-    def _read(self, name: str) -> tuple[list[str], list[VocImage]]:
-        """Files of the images on a split's list, and what their XML files say."""
+    def _read(self, name: str) -> "VocList":
         if name not in self._images:
             names = read_list(self.root, self._kind, self.lists[name], f"data.{name}")[: self.max_images]
             files = image_files(self.root, names)
-            images = [read_xml(self.root, n, f) for n, f in zip(names, files, strict=True)]
-            self._images[name] = files, images
+            listed = VocList(files, [], {})
+            for stem, file in zip(names, files, strict=True):
+                try:
+                    listed.images.append(read_xml(self.root, stem, file))
+                except (FileNotFoundError, ValueError) as error:
+                    listed.unreadable[len(listed.images)] = str(error)
+                    size = image_size(self.root / IMAGES / file)
+                    listed.images.append(VocImage(size, [], np.zeros((0, 4)), np.zeros(0, bool)))
+            self._images[name] = listed
         return self._images[name]
 
-    def _check(self, name: SplitName) -> None:
-        """Raises ValueError that names the bad annotations, for training those of validation with them."""
-        known: dict[str, VocImage] = {}
-        for split in self._present() if name in self._present() else [name]:
-            known.update(zip(*self._read(split), strict=True))  # by file, since lists may share images
-        files, images = list(known), list(known.values())
-        check_names(files, images, self.class_names)
-        columns = object_columns(images, self.class_names)
-        resolve(columns, image_sizes(images), files, f"{self.root}/Annotations", "error")
-
-    def _annotations(self, name: SplitName) -> Annotations:
-        if self.on_bad == "error":
-            self._check(name)
-        files, images = self._read(name)
-        columns = object_columns(images, self.class_names)
-        masks = self._object_masks(files, images) if self.masks else []
-        for row, counts in enumerate(masks):
-            if counts is not None:
-                size = images[columns.images[row]].size
-                columns.areas[row] = coco_mask.area({"size": list(size), "counts": counts})
-        source = f"{self.root}/ImageSets/{self._kind}/{self.lists[name]}.txt"
-        kept = resolve(columns, image_sizes(images), files, source, self.on_bad)
-        per_image = np.bincount(columns.images[kept], minlength=len(images))
-        return Annotations(
-            class_names=self.class_names,
-            category_ids=self.category_ids,
-            image_ids=np.arange(len(images)),
-            file_names=np.array([file.encode() for file in files]),
-            sizes=image_sizes(images).astype(np.int32),
-            offsets=np.concatenate([[0], np.cumsum(per_image)]),
-            ids=columns.ids[kept],
-            labels=columns.labels[kept],
-            boxes=columns.boxes[kept],
-            areas=columns.areas[kept],
-            is_crowd=np.concatenate([image.is_difficult for image in images])[kept],
-            segmentations=Segmentations.from_objects(masks[row] for row in kept) if self.masks else None,
-        )
-
-    def _object_masks(self, files: list[str], images: list[VocImage]) -> list[bytes | None]:
+    def _object_masks(self, listed: "VocList") -> list[Any]:
         """Run lengths of every object: value j of an object mask is object j of the XML, counted from 1."""
-        paths = [self.root / "SegmentationObject" / f"{Path(file).stem}.png" for file in files]
-        check_masks_exist(files, paths)
-        found: list[bytes | None] = []
-        for path, image in zip(paths, images, strict=True):
+        paths = [self.root / "SegmentationObject" / f"{Path(file).stem}.png" for file in listed.files]
+        check_masks_exist(listed.files, paths)
+        found: list[Any] = []
+        for i, (path, image) in enumerate(zip(paths, listed.images, strict=True)):
+            if i in listed.unreadable:
+                continue
             values = read_mask(path)
             if values.shape != image.size:
                 raise ValueError(
@@ -186,8 +215,7 @@ class VocData:
                 )
             for value in range(1, len(image.names) + 1):
                 mask = np.asfortranarray(values == value, np.uint8)
-                counts: Any = coco_mask.encode(mask)["counts"]
-                found.append(counts if value in present else None)
+                found.append(coco_mask.encode(mask) if value in present else None)
         return found
 
 
@@ -229,37 +257,3 @@ class VocClassMaps:
             check_masks_exist(files, paths)
             self._splits[name] = MaskPngSplit(self.root / IMAGES, files, paths, self.classes, "error")
         return self._splits[name]
-
-
-def object_columns(images: Sequence[VocImage], class_names: Sequence[str]) -> AnnotationColumns:
-    """The objects of all images in turn, numbered from 1: to pycocotools' matching, id 0 means no object."""
-    label_of = {name: label for label, name in enumerate(class_names)}
-    rows = np.repeat(np.arange(len(images)), [len(image.names) for image in images])
-    labels = np.array([label_of.get(name, -1) for image in images for name in image.names], np.int64)
-    boxes = np.concatenate([image.boxes for image in images])
-    return AnnotationColumns(
-        ids=np.arange(1, len(rows) + 1),
-        image_ids=rows,
-        category_ids=labels + 1,
-        images=rows,
-        labels=labels,
-        boxes=boxes,
-        areas=boxes[:, 2:].prod(axis=1),
-        bad_segmentations=np.zeros(len(rows), bool),
-    )
-
-
-def image_sizes(images: Sequence[VocImage]) -> np.ndarray:
-    """(I, 2) int64 as (height, width)."""
-    return np.array([image.size for image in images], np.int64)
-
-
-def check_names(files: Sequence[str], images: Sequence[VocImage], class_names: Sequence[str]) -> None:
-    """Raises ValueError, which names the image, for an object of a class that is none of `class_names`."""
-    for file, image in zip(files, images, strict=True):
-        if unknown := [name for name in image.names if name not in class_names]:
-            raise ValueError(
-                f"the annotation of '{file}' has an object of class '{unknown[0]}', which is none of "
-                f"{', '.join(class_names[:5])}{', …' if len(class_names) > 5 else ''}; add it to data.classes, or "
-                "pass data.on_bad=drop to leave such objects out"
-            )

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.data.image_checks import image_size
 from tasks.data.images import SUFFIXES
-from tasks.data.mask_png import upright_size
 
 IMAGES = "JPEGImages"
 
@@ -57,24 +57,19 @@ def read_list(root: Path, kind: str, name: str, option: str) -> list[str]:
 
 
 def image_files(root: Path, names: list[str]) -> list[str]:
-    """File of each image inside JPEGImages, whatever its ending. FileNotFoundError names those not there."""
+    """File of each image inside JPEGImages, whatever its ending; ending in .jpg where there is none."""
     folder = root / IMAGES
     present = {p.stem: p.name for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES}
-    missing = [name for name in names if name not in present]
-    if missing:
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(names)} listed images are not in '{folder}': "
-            f"{', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}; restore them or take them off the list"
-        )
-    return [present[name] for name in names]
+    return [present.get(name, f"{name}.jpg") for name in names]
 
 
 def read_xml(root: Path, name: str, file: str) -> VocImage:
     """What `Annotations/<name>.xml` says of the image `file`.
 
     VOC counts pixels from 1 and its corners are the first and last pixel inside, so that a box from 1 to 640
-    is 640 wide. Corners that coincide, or are swapped, get the width 0 or less that their numbers say: such
-    boxes are slips and no objects of one pixel. Raises FileNotFoundError or ValueError, naming the file.
+    is 640 wide. Corners that coincide get the width 0: such boxes are slips and no objects of one pixel. Corners
+    that are swapped get the negative width that turns to the right box when it is swapped back, and numbers that
+    can only be fractions of the image stay as they are. Raises FileNotFoundError or ValueError, naming the file.
     """
     path = root / "Annotations" / f"{name}.xml"
     try:
@@ -85,7 +80,7 @@ def read_xml(root: Path, name: str, file: str) -> VocImage:
         raise ValueError(f"annotation '{path}' is no XML that can be read ({error})") from None
     size = int(_number(content, "size/height", 0)), int(_number(content, "size/width", 0))
     if min(size) < 1:  # some tools leave it out
-        size = upright_size(root / IMAGES / file)
+        size = image_size(root / IMAGES / file)
     objects = content.findall("object")
     names = [(item.findtext("name") or "").strip() for item in objects]
     if "" in names:
@@ -93,13 +88,22 @@ def read_xml(root: Path, name: str, file: str) -> VocImage:
     corners = np.array(
         [[_number(item, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")] for item in objects]
     ).reshape(-1, 4)
-    extent = corners[:, 2:] - corners[:, :2]
     return VocImage(
         size=size,
         names=names,
-        boxes=np.concatenate([corners[:, :2] - 1, np.where(extent > 0, extent + 1, extent)], axis=1),
+        boxes=to_extents(corners),
         is_difficult=np.array([_number(item, "difficult", 0) > 0 for item in objects], bool),
     )
+
+
+def to_extents(corners: np.ndarray) -> np.ndarray:
+    """(N, 4) first and last pixel, counted from 1, to x, y, width, height with (0, 0) the outer corner."""
+    first, last = corners[:, :2], corners[:, 2:]
+    start = np.where(last >= first, first - 1, first)
+    extent = np.where(last > first, last - first + 1, np.where(last < first, last - first - 1, last - first))
+    fractions = ((corners >= 0) & (corners <= 1)).all(axis=1) & (corners % 1 != 0).any(axis=1)
+    start[fractions], extent[fractions] = first[fractions], (last - first)[fractions]
+    return np.concatenate([start, extent], axis=1)
 
 
 def _number(item: ElementTree.Element, path: str, default: float = float("nan")) -> float:

@@ -1,7 +1,7 @@
 """Anchors: the boxes that a detector starts from, a few at every cell of every level.
 
 Legend:
-    L  levels     A  anchors a cell, one for each aspect ratio     ratio  height / width
+    L  levels     A  anchors a cell, one for each aspect ratio and size     ratio  height / width
 """
 
 from collections.abc import Sequence
@@ -11,16 +11,20 @@ import torch
 from torch import Tensor
 
 Shape = tuple[int, int]
+Sizes = float | tuple[float, ...]
+"""Side in pixels of the square anchor of one level, or those of several."""
 
 
-def cell_anchors(size: float, ratios: Sequence[float]) -> Tensor:
+def cell_anchors(size: Sizes, ratios: Sequence[float]) -> Tensor:
     """(A, 4) boxes of about `size` ** 2 pixels around (0, 0), one for each ratio, at whole pixels.
 
-    Rounded half to even, as torchvision does: its weights were trained on these very boxes.
+    With several sizes, all of them for each ratio in turn. Rounded half to even, as torchvision does: its
+    weights were trained on these very boxes.
     """
     heights = torch.sqrt(torch.tensor(tuple(ratios), dtype=torch.float32))
     widths = 1 / heights
-    halves = torch.stack((widths * size, heights * size), dim=1) / 2
+    sizes = torch.tensor(size if isinstance(size, tuple) else (size,), dtype=torch.float32)
+    halves = torch.stack([(sides[:, None] * sizes[None]).flatten() for sides in (widths, heights)], dim=1) / 2
     return torch.cat((-halves, halves), dim=1).round()
 
 
@@ -31,22 +35,24 @@ def cell_anchors(size: float, ratios: Sequence[float]) -> Tensor:
 def make_anchors(
     image_size: Shape,
     map_sizes: tuple[Shape, ...],
-    sizes: tuple[float, ...],
+    sizes: tuple[Sizes, ...],
     ratios: tuple[float, ...],
     device: torch.device,
+    offset: float = 0.0,
 ) -> Tensor:
-    """All anchors (sum of H * W * A over levels, 4), float32: by level, then row, column and ratio.
+    """All anchors (sum of H * W * A over levels, 4), float32: by level, then row, column, ratio and size.
 
-    `image_size` is the (height, width) of the padded images, `map_sizes` that of each map, `sizes` the
-    side of each level's square anchor in pixels. The result is shared between calls: do not change it.
+    `image_size` is the (height, width) of the padded images, `map_sizes` that of each map, `sizes` those of
+    each level. `offset` places an anchor in its cell: 0 at its upper left corner, 0.5 in its middle. The
+    result is shared between calls: do not change it.
     """
     levels = []
     for (height, width), size in zip(map_sizes, sizes, strict=True):
         # Not the level's nominal stride: where a map was rounded up (13 rows for 800 pixels), torchvision
         # spaces its anchors by 800 // 13 = 61, and its weights expect them there.
         step_y, step_x = image_size[0] // height, image_size[1] // width
-        y = torch.arange(height, dtype=torch.float32) * step_y
-        x = torch.arange(width, dtype=torch.float32) * step_x
+        y = (torch.arange(height, dtype=torch.float32) + offset) * step_y
+        x = (torch.arange(width, dtype=torch.float32) + offset) * step_x
         y, x = torch.meshgrid(y, x, indexing="ij")
         shifts = torch.stack((x, y, x, y), dim=-1)
         levels.append((shifts[:, :, None] + cell_anchors(size, ratios)).view(-1, 4))

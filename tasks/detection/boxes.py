@@ -1,8 +1,10 @@
-"""Arithmetic on boxes: offsets to and from anchors, clipping.
+"""Arithmetic on boxes: offsets and distances to and from anchors, clipping.
 
 Boxes and anchors are (..., 4) xyxy in pixels; deltas are (..., 4) as dx, dy, dw, dh: the shift of the
 centre in units of the anchor's size and the logarithm of the ratio of sizes, each times its weight
-(R-CNN, appendix C; Faster R-CNN, section 3.1.2). All of it is float32, whatever autocast says.
+(R-CNN, appendix C; Faster R-CNN, section 3.1.2). Distances are (..., 4) as left, top, right, bottom: from
+an anchor's centre to the sides of a box, in units of the anchor's size (FCOS, section 3.1, with the scaling
+of its extended version). All of it is float32, whatever autocast says.
 """
 
 import math
@@ -40,6 +42,26 @@ def decode(deltas: Tensor, anchors: Tensor, weights: Weights) -> Tensor:
     half_width = 0.5 * torch.exp((dw / ww).clamp(max=_MAX_LOG_RATIO)) * anchor_width
     half_height = 0.5 * torch.exp((dh / wh).clamp(max=_MAX_LOG_RATIO)) * anchor_height
     return torch.stack((x - half_width, y - half_height, x + half_width, y + half_height), dim=-1)
+
+
+def encode_distances(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """Distances from the centres of `anchors` to the sides of `boxes`; negative where a centre lies outside."""
+    centre, size = _centre_and_size(anchors)
+    boxes = boxes.float()
+    return torch.cat(((centre - boxes[..., :2]) / size, (boxes[..., 2:] - centre) / size), dim=-1)
+
+
+def decode_distances(distances: Tensor, anchors: Tensor) -> Tensor:
+    """Boxes whose sides lie at `distances` from the centres of `anchors`. The inverse of `encode_distances`."""
+    centre, size = _centre_and_size(anchors)
+    before, after = distances.float().unflatten(-1, (2, 2)).unbind(-2)
+    return torch.cat((centre - before * size, centre + after * size), dim=-1)
+
+
+def _centre_and_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., 2) as x, y, and as width, height."""
+    start, end = boxes.float().unflatten(-1, (2, 2)).unbind(-2)
+    return (start + end) / 2, end - start
 
 
 def clip(boxes: Tensor, sizes: Tensor) -> Tensor:

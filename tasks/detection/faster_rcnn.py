@@ -1,16 +1,19 @@
 """Faster R-CNN on any backbone with a pyramid: `faster_rcnn` builds it, `FasterRCNN` is the network."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
 
 import backbones
+from backbones.checks import check_choice
+from backbones.layers import NORMS, Norm
 from tasks.contracts import Batch, Detections, Model
 from tasks.preprocessing import Preprocessing
 
 from .matching import trainable
+from .postprocess import Selection
+from .pyramid import detector_pyramid
 from .roi_head import RoIHead, RoISamples
 from .rpn import AnchorPredictions, RegionProposalNetwork
 
@@ -26,6 +29,7 @@ def faster_rcnn(
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     anchor_sizes: Sequence[float] | None = None,
     anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    rpn_convs: int = 1,
     rpn_foreground_iou: float = 0.7,
     rpn_background_iou: float = 0.3,
     rpn_samples: int = 256,
@@ -36,6 +40,9 @@ def faster_rcnn(
     rpn_post_nms_test: int = 1000,
     rpn_nms_threshold: float = 0.7,
     box_roi_size: int = 7,
+    box_convs: int = 0,
+    box_linears: int = 2,
+    box_norm: Norm | None = None,
     box_representation_size: int = 1024,
     box_foreground_iou: float = 0.5,
     box_samples: int = 512,
@@ -43,6 +50,8 @@ def faster_rcnn(
     score_threshold: float = 0.05,
     nms_threshold: float = 0.5,
     max_detections: int = 100,
+    class_agnostic_nms: bool = False,
+    soft_nms_sigma: float | None = None,
 ) -> "FasterRCNN":
     """A Faster R-CNN from plain values. Defaults are torchvision's, so that its weights act as they did there.
 
@@ -54,6 +63,7 @@ def faster_rcnn(
         preprocessing: how pixels reach the network, or its values; None for the defaults.
         anchor_sizes: side in pixels of the square anchor of each level; None for 8 times its stride.
         anchor_ratios: height / width of the anchors of each cell.
+        rpn_convs: convolutions before what is said of each anchor.
         rpn_foreground_iou: anchors that overlap an object this much are positive, ...
         rpn_background_iou: ... and those that overlap all objects less than this negative.
         rpn_samples: anchors of each image that the proposal losses look at.
@@ -64,21 +74,36 @@ def faster_rcnn(
         rpn_post_nms_test: the same for predictions.
         rpn_nms_threshold: proposals that overlap a better one more than this are dropped.
         box_roi_size: cells along each side of what is pooled from a proposal.
-        box_representation_size: width of the two layers of the box head.
+        box_convs: convolutions of the box head, as wide as the pyramid, ...
+        box_linears: ... and linear layers after them.
+        box_norm: norm after each of these convolutions; None for none.
+        box_representation_size: width of the linear layers of the box head.
         box_foreground_iou: proposals that overlap an object this much are positive, all others negative.
         box_samples: proposals of each image that the box losses look at.
         box_positive_fraction: at most this share of them is positive.
         score_threshold: detections need a higher score.
         nms_threshold: detections that overlap a better one of their class more than this are dropped.
         max_detections: most detections of an image.
+        class_agnostic_nms: boxes of other classes suppress each other as well.
+        soft_nms_sigma: instead of dropping boxes that overlap a better one, lower their scores by this Gaussian
+            (0.5 in Soft-NMS); then `nms_threshold` is not used.
+
+    torchvision's `fasterrcnn_resnet50_fpn_v2` (Li et al., 2021, Benchmarking Detection Transfer Learning with
+    Vision Transformers, section 2) is `rpn_convs=2, box_convs=4, box_linears=1, box_norm="batch"` on a pyramid
+    with `norm="batch"`.
 
     Raises:
         ValueError: an unknown backbone, pyramid or option; settings that do not fit the pyramid's levels.
     """
+    if rpn_convs < 1 or box_convs < 0 or box_linears < 1:
+        raise ValueError(
+            f"model.rpn_convs={rpn_convs} and model.box_linears={box_linears} must be at least 1, "
+            f"model.box_convs={box_convs} at least 0"
+        )
+    check_choice("model.box_norm", box_norm, (None, *NORMS))
     if isinstance(preprocessing, Mapping):
         preprocessing = Preprocessing(**preprocessing)
-    extractor = backbones.create_pyramid(backbones.create(**backbone), **(pyramid or {}))
-    channels, strides = _levels(extractor)
+    extractor, channels, strides = detector_pyramid("faster_rcnn", backbone, pyramid)
     if anchor_sizes is None:
         anchor_sizes = [8 * stride for stride in strides]
     if len(anchor_sizes) != len(strides):
@@ -97,18 +122,22 @@ def faster_rcnn(
             samples=rpn_samples,
             positive_fraction=rpn_positive_fraction,
             nms_threshold=rpn_nms_threshold,
+            convs=rpn_convs,
         ),
         RoIHead(
             channels,
             num_classes=num_classes,
             roi_size=box_roi_size,
             representation_size=box_representation_size,
+            convs=box_convs,
+            linears=box_linears,
+            norm=box_norm,
             foreground_iou=box_foreground_iou,
             samples=box_samples,
             positive_fraction=box_positive_fraction,
-            score_threshold=score_threshold,
-            nms_threshold=nms_threshold,
-            max_detections=max_detections,
+            selection=Selection(
+                score_threshold, nms_threshold, max_detections, class_agnostic_nms, soft_nms_sigma
+            ),
         ),
         preprocessing or Preprocessing(),
         proposals_train=(rpn_pre_nms_train, rpn_post_nms_train),
@@ -159,7 +188,9 @@ class FasterRCNN(Model):
     ) -> dict[str, Tensor]:
         """The losses of the proposal network and of the box head on `samples`."""
         gt_valid = trainable(batch.boxes, batch.labels, batch.is_crowd)
-        logits, deltas = self.roi_head(self.pooled(features), self.pooled_strides, samples.boxes)
+        logits, deltas = self.roi_head(
+            self.pooled(features), self.pooled_strides, samples.boxes, samples.valid
+        )
         return {
             **self.rpn.losses(anchors, batch.boxes, gt_valid),
             **self.roi_head.losses(logits, deltas, samples, batch.boxes),
@@ -169,7 +200,7 @@ class FasterRCNN(Model):
         pre_nms, post_nms = self.proposals_test
         anchors = self.anchor_predictions(features, batch)
         proposals, valid = self.rpn.propose(anchors, batch.sizes, pre_nms=pre_nms, post_nms=post_nms)
-        logits, deltas = self.roi_head(self.pooled(features), self.pooled_strides, proposals)
+        logits, deltas = self.roi_head(self.pooled(features), self.pooled_strides, proposals, valid)
         return self.roi_head.predictions(logits, deltas, proposals, valid, batch.sizes)
 
     def class_layers(self) -> dict[str, int]:
@@ -190,18 +221,3 @@ class FasterRCNN(Model):
     def pooled(self, features: dict[str, Tensor]) -> list[Tensor]:
         """The maps that boxes are pooled from, finest first."""
         return [features[level] for level in self.pooled_levels]
-
-
-def _levels(extractor: backbones.FeatureExtractor) -> tuple[int, list[int]]:
-    """Channels, the same for all levels, and strides."""
-    infos = extractor.feature_info.values()
-    strides = [info.stride for info in infos]
-    if len({info.channels for info in infos}) != 1 or any(
-        coarse != 2 * fine for fine, coarse in pairwise(strides)
-    ):
-        found = ", ".join(f"{k} {v.channels} at stride {v.stride}" for k, v in extractor.feature_info.items())
-        raise ValueError(
-            f"faster_rcnn needs maps of equal channels with strides that double from level to level; the "
-            f"pyramid gives {found}: choose a pyramid and backbone options that do (no output_stride)"
-        )
-    return next(iter(infos)).channels, strides

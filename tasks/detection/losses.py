@@ -1,16 +1,42 @@
-"""Losses of two-stage detectors over sampled boxes; padding and background are masked, not selected.
+"""Losses of detectors: of classes and of boxes, by name; padding and background are masked, not selected.
 
-Each is a sum divided by the number of samples of the whole batch, so it stays connected to its inputs
-(with a gradient of zero) when nothing is left to sum. Computed in float32.
+Those over samples are sums divided by the number of samples of the whole batch, so they stay connected to
+their inputs (with a gradient of zero) when nothing is left to sum. Computed in float32.
 
 Legend:
-    B  images     S  samples of each image     K  classes; label K means background
+    B  images     S  samples of each image     A  anchors of an image     N  boxes, each with its object
+    K  classes; label K means background
 """
 
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.ops import (
+    complete_box_iou_loss,
+    distance_box_iou_loss,
+    generalized_box_iou_loss,
+    sigmoid_focal_loss,
+)
+
+ClassLoss = Literal["cross_entropy", "focal"]
+BoxLoss = Literal["l1", "smooth_l1", "iou", "giou", "diou", "ciou"]
 
 _BETA = 1 / 9  # where smooth L1 turns linear: Detectron's sigma = 3
+_GAMMA = 2.0  # Focal Loss, section 4.1; torchvision's default too
+_MIN_SIDE = 1e-3  # pixels
+
+
+def check_losses(class_loss: str, box_loss: str) -> None:
+    """Raises `ValueError` for a loss that is not there."""
+    for name, value, kinds in (
+        ("class_loss", class_loss, get_args(ClassLoss)),
+        ("box_loss", box_loss, get_args(BoxLoss)),
+    ):
+        if value not in kinds:
+            raise ValueError(f"model.{name}={value} is unknown; wanted one of {', '.join(kinds)}")
 
 
 def objectness_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
@@ -26,11 +52,89 @@ def delta_loss(deltas: Tensor, targets: Tensor, positive: Tensor, num_samples: T
     What `targets` hold elsewhere is not read.
     """
     targets = targets.where(positive[..., None], 0)  # infinite times zero would be NaN
-    losses = F.smooth_l1_loss(deltas.float(), targets, beta=_BETA, reduction="none").sum(dim=-1)
+    losses = l1(deltas, targets, "smooth_l1")
     return (losses * positive).sum() / num_samples.clamp(min=1)
 
 
-def class_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-    """Cross-entropy of `logits` (B, S, K + 1) with `labels` (B, S) in 0 … K, averaged over `valid` (B, S)."""
+def overlap_loss(
+    boxes: Tensor, gt_boxes: Tensor, positive: Tensor, num_samples: Tensor, kind: BoxLoss
+) -> Tensor:
+    """As `delta_loss`, for a loss of the overlap of `boxes` with `gt_boxes` (B, S, 4)."""
+    place = boxes.new_tensor([0.0, 0.0, 1.0, 1.0])  # elsewhere, where a box without area would give NaN
+    boxes, gt_boxes = (rows.where(positive[..., None], place) for rows in (boxes, gt_boxes))
+    return (OVERLAP_LOSSES[kind](boxes, gt_boxes) * positive).sum() / num_samples.clamp(min=1)
+
+
+def class_loss(logits: Tensor, labels: Tensor, valid: Tensor, kind: ClassLoss = "cross_entropy") -> Tensor:
+    """Loss of the softmax of `logits` (B, S, K + 1) for `labels` (B, S) in 0 … K, averaged over `valid` (B, S).
+
+    "focal" is cross-entropy times (1 - p)² for the probability p of the label.
+    """
     losses = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none")
+    if kind == "focal":
+        losses = losses * (1 - torch.exp(-losses)) ** _GAMMA
     return (losses * valid.flatten()).sum() / valid.sum().clamp(min=1)
+
+
+def dense_class_losses(
+    logits: Tensor, labels: Tensor, kind: ClassLoss, quality: Tensor | None = None
+) -> Tensor:
+    """Losses (...) of the sigmoids of `logits` (..., K) for `labels` (...) in 0 … K, summed over classes.
+
+    The label's class shall reach `quality` (...) in 0 … 1, or 1 without it, all others 0.
+    """
+    logits = logits.float()
+    shape = (*labels.shape, logits.shape[-1] + 1)
+    targets = torch.zeros(shape, device=logits.device).scatter_(-1, labels[..., None], 1)[..., :-1]
+    if quality is not None:
+        targets = targets * quality[..., None]
+    if kind == "focal":
+        return sigmoid_focal_loss(logits, targets, gamma=_GAMMA).sum(dim=-1)
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=-1)
+
+
+def box_losses(
+    deltas: Tensor,
+    anchors: Tensor,
+    gt_boxes: Tensor,
+    kind: BoxLoss,
+    *,
+    encode: Callable[[Tensor, Tensor], Tensor],
+    decode: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Losses (N,) of the boxes that `deltas` (N, 4) make of `anchors` (N, 4), for objects `gt_boxes` (N, 4).
+
+    L1 and its smooth kin compare deltas, the others compare boxes.
+    """
+    if kind in OVERLAP_LOSSES:
+        return OVERLAP_LOSSES[kind](decode(deltas, anchors), gt_boxes)
+    return l1(deltas, encode(gt_boxes, anchors), kind)
+
+
+def l1(deltas: Tensor, targets: Tensor, kind: BoxLoss) -> Tensor:
+    """L1 or smooth L1 (...) between `deltas` and `targets` (..., 4), summed over the four."""
+    beta = _BETA if kind == "smooth_l1" else 0.0
+    return F.smooth_l1_loss(deltas.float(), targets, beta=beta, reduction="none").sum(dim=-1)
+
+
+def iou_loss(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
+    """1 - IoU (...) of boxes (..., 4) with their objects."""
+    start = torch.maximum(boxes[..., :2], gt_boxes[..., :2])
+    end = torch.minimum(boxes[..., 2:], gt_boxes[..., 2:])
+    shared = (end - start).clamp(min=0).prod(dim=-1)
+    area, gt_area = ((rows[..., 2:] - rows[..., :2]).prod(dim=-1) for rows in (boxes, gt_boxes))
+    return 1 - shared / (area + gt_area - shared).clamp(min=torch.finfo(shared.dtype).tiny)
+
+
+def _ciou_loss(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
+    # The ratio of sides of a box without area, as FCOS may give it, would be NaN.
+    end = boxes[..., 2:].maximum(boxes[..., :2].detach() + _MIN_SIDE)
+    return complete_box_iou_loss(torch.cat((boxes[..., :2], end), dim=-1), gt_boxes)
+
+
+OVERLAP_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "iou": iou_loss,
+    "giou": generalized_box_iou_loss,
+    "diou": distance_box_iou_loss,
+    "ciou": _ciou_loss,
+}

@@ -44,7 +44,7 @@ def match(
     boxes = boxes.expand(len(gt_boxes), -1, 4)
     if not gt_boxes.shape[1]:
         return torch.full(boxes.shape[:2], BACKGROUND, device=boxes.device)
-    budget = _BLOCK_CPU if boxes.device.type == "cpu" else _BLOCK_GPU
+    budget = block_size(boxes.device)
     best, highest = _highest_overlaps(boxes, gt_boxes, budget)
     unmatched = torch.where(best < background_iou, BACKGROUND, IGNORED)
     # Which object a box overlaps most takes long to find out, and matters for few boxes.
@@ -52,10 +52,12 @@ def match(
     if low_quality:
         least = least.minimum(highest.where(highest > 0, torch.inf).amin(dim=1))
     image, column = (best >= least[:, None]).nonzero(as_tuple=True)
-    rows = max(1, budget // gt_boxes.shape[1])
+    rows = rows_at_a_time(gt_boxes.shape[1], boxes.device)
     for some_images, some in zip(image.split(rows), column.split(rows), strict=True):
         objects = gt_boxes[some_images]
-        overlap = _overlap(boxes[some_images, some, None], objects, torch.empty(3, *objects.shape[:2]).to(boxes))
+        overlap = _overlap(
+            boxes[some_images, some, None], objects, torch.empty(3, *objects.shape[:2]).to(boxes)
+        )
         value, row = overlap.max(dim=1)
         is_matched = value >= foreground_iou
         if low_quality:
@@ -65,12 +67,28 @@ def match(
     return unmatched
 
 
+def rows_at_a_time(entries: int, device: torch.device) -> int:
+    """How many rows of so many entries of a matrix of overlaps to hold at a time; at least 1."""
+    return max(1, block_size(device) // max(1, entries))
+
+
+def block_size(device: torch.device) -> int:
+    """Overlaps to have alive at a time on this device."""
+    return _BLOCK_CPU if device.type == "cpu" else _BLOCK_GPU
+
+
 def take_matched(rows: Tensor, matches: Tensor, fill: float) -> Tensor:
     """For each of `matches` (B, A) the row of `rows` (B, G, ...) that it names; `fill` where it names none."""
     none = rows.new_full((len(rows), 1, *rows.shape[2:]), fill)
     index = torch.where(matches < 0, rows.shape[1], matches)
     image = torch.arange(len(rows), device=rows.device)[:, None]
     return torch.cat((rows, none), dim=1)[image, index]
+
+
+def overlaps(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
+    """IoU (B, G, A) of `boxes` (B, A, 4) with objects `gt_boxes` (B, G, 4), all of them at once; 0 for empty ones."""
+    memory = boxes.new_empty(3, *gt_boxes.shape[:2], boxes.shape[1])
+    return _overlap(boxes.mT.contiguous().mT[:, None], gt_boxes[:, :, None], memory)
 
 
 def _highest_overlaps(boxes: Tensor, gt_boxes: Tensor, budget: int) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms
+from torchvision.ops import box_area, nms
 
 from tasks.contracts import Detections
 
@@ -104,21 +104,109 @@ def candidates(scores: Tensor, score_threshold: float) -> Candidates:
     return Candidates(images, labels, indices, chosen.sum(dim=2).flatten().tolist())
 
 
+def best_of_each_level(
+    found: Candidates, scores: Tensor, level_sizes: Sequence[int], most: int
+) -> Candidates:
+    """The `most` candidates of each level of each image with the highest of `scores` (B, A, K).
+
+    Boxes lie level by level, `level_sizes` of them in each.
+    """
+    num_images, _, num_classes = scores.shape
+    images, labels, indices, _ = found
+    ends = torch.tensor(level_sizes).cumsum(0).to(indices.device)
+    group = images * len(level_sizes) + torch.searchsorted(ends, indices, right=True)
+    order = scores[images, indices, labels].argsort(descending=True, stable=True)
+    order = order[group[order].argsort(stable=True)]
+    ordered = group[order]
+    first = torch.searchsorted(ordered, torch.arange(num_images * len(level_sizes), device=ordered.device))
+    rank = torch.arange(len(order), device=order.device) - first[ordered]
+    keep = torch.empty_like(rank, dtype=torch.bool).index_copy_(0, order, rank < most)
+    images, labels, indices = images[keep], labels[keep], indices[keep]
+    counts = torch.bincount(images * num_classes + labels, minlength=num_images * num_classes)
+    return Candidates(images, labels, indices, counts.tolist())
+
+
+class Selection(NamedTuple):
+    """What makes a box a detection: arguments of every detector, under these names."""
+
+    score_threshold: float
+    """Detections need a higher score."""
+    nms_threshold: float
+    """Boxes that overlap a better one of their class more than this are dropped."""
+    max_detections: int
+    """Most detections of an image."""
+    class_agnostic_nms: bool
+    """Boxes of other classes count as well, so that no two detections share a place."""
+    soft_nms_sigma: float | None
+    """Lower the scores of boxes that overlap a better one instead of dropping them; see `soften`."""
+
+    def check(self) -> "Selection":
+        """Itself; raises `ValueError` for values out of range."""
+        if not (0 <= self.score_threshold <= 1 and 0 <= self.nms_threshold <= 1 and self.max_detections >= 1):
+            raise ValueError(
+                f"model.score_threshold={self.score_threshold} and model.nms_threshold={self.nms_threshold} must "
+                f"be between 0 and 1, model.max_detections={self.max_detections} at least 1"
+            )
+        if self.soft_nms_sigma is not None and self.soft_nms_sigma <= 0:
+            raise ValueError(
+                f"model.soft_nms_sigma={self.soft_nms_sigma} must be above 0 (0.5 in the paper), or null for plain "
+                "suppression"
+            )
+        return self
+
+
 def detect(
-    found: Candidates,
-    boxes: Tensor,
-    scores: Tensor,
-    num_images: int,
-    *,
-    nms_threshold: float,
-    max_detections: int,
+    found: Candidates, boxes: Tensor, scores: Tensor, num_images: int, selection: Selection
 ) -> Detections:
     """Detections from candidates with clipped `boxes` (M, 4) and `scores` (M,); D is `max_detections`.
 
-    Suppression works within each class of each image. Boxes under 0.01 pixels wide or high are dropped.
+    Suppression works within each class of each image, or within each image. Boxes under 0.01 pixels wide or
+    high are dropped.
     """
     usable = at_least(boxes, _MIN_SIZE)
     boxes = boxes.where(usable[:, None], 0)
-    keep = usable & suppress(boxes, scores, found.group_sizes, nms_threshold)
-    scores = scores.where(keep, 0)
-    return best_of_each_image(boxes, scores, found.labels, found.images, num_images, max_detections)
+    sizes = found.group_sizes
+    if selection.class_agnostic_nms:  # candidates lie image by image
+        classes = len(sizes) // num_images
+        sizes = [sum(sizes[start : start + classes]) for start in range(0, len(sizes), classes)]
+    if selection.soft_nms_sigma is None:
+        keep = usable & suppress(boxes, scores, sizes, selection.nms_threshold)
+        scores = scores.where(keep, 0)
+    else:
+        scores = soften(
+            boxes, scores.where(usable, 0), sizes, selection.soft_nms_sigma, selection.max_detections
+        )
+        scores = scores.where(scores > selection.score_threshold, 0)
+    return best_of_each_image(boxes, scores, found.labels, found.images, num_images, selection.max_detections)
+
+
+def soften(boxes: Tensor, scores: Tensor, group_sizes: Sequence[int], sigma: float, most: int) -> Tensor:
+    """Scores (M,) after soft suppression: each times exp(-overlap² / sigma) for every better box of its group.
+
+    Soft-NMS (Bodla et al., 2017), equation 3. Better boxes are found one after another, by their lowered
+    scores; what is not among the `most` best of its group becomes 0. All groups go side by side.
+    """
+    result = torch.zeros_like(scores)
+    sizes = torch.tensor(group_sizes)
+    longest = int(sizes.max()) if len(sizes) else 0
+    if longest == 0:
+        return result
+    # (groups, longest) places, of which each group fills its first; the rest score below everything.
+    place = torch.arange(longest).expand(len(sizes), -1)
+    filled = (place < sizes[:, None]).to(boxes.device)
+    source = ((sizes.cumsum(0) - sizes)[:, None] + place).clamp(max=len(boxes) - 1).to(boxes.device)
+    left, areas = boxes[source], box_area(boxes)[source]
+    waiting = scores[source].where(filled, -1)
+    done = torch.zeros_like(waiting)
+    for _ in range(min(longest, most)):
+        score, best = waiting.max(dim=1, keepdim=True)
+        done.scatter_(1, best, score.maximum(done.gather(1, best)))  # the best may have been the best before
+        chosen = left.gather(1, best[..., None].expand(-1, -1, 4))
+        sides = (torch.minimum(left, chosen)[..., 2:] - torch.maximum(left, chosen)[..., :2]).clamp(min=0)
+        shared = sides.prod(dim=2)
+        union = areas + areas.gather(1, best) - shared
+        overlap = shared / union.clamp(min=torch.finfo(union.dtype).tiny)
+        waiting = waiting * torch.exp(-(overlap**2) / sigma)
+        waiting.scatter_(1, best, -1)
+    result[source[filled]] = done[filled]
+    return result

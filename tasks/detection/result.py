@@ -1,5 +1,6 @@
 """What a detector finds in single pictures: for programs, as JSON, in words and drawn."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,28 @@ class Objects:
         keep = self.scores >= threshold
         names = [name for name, kept in zip(self.class_names, keep, strict=True) if kept]
         return Objects(self.boxes[keep], self.scores[keep], self.labels[keep], names)
+
+    def placed(self, left: int, top: int, size: tuple[int, int]) -> "Objects":
+        """The same objects in pixels of a picture of `size` (height, width), of which theirs is the part that begins
+        at (`left`, `top`)."""
+        offset = np.array((left, top, left, top), np.float32)
+        return Objects(self.boxes + offset, self.scores, self.labels, self.class_names)
+
+    @classmethod
+    def gathered(cls, parts: "Sequence[Objects]", groups: Sequence[Sequence[int]]) -> "Objects":
+        """One object of each group of rows of all `parts` together: the best of them, its box around them all."""
+        boxes, scores, labels = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("boxes", "scores", "labels")
+        )
+        names = [name for part in parts for name in part.class_names]
+        best = [max(rows, key=lambda row: scores[row]) for rows in groups]
+        around = [(*boxes[rows, :2].min(axis=0), *boxes[rows, 2:].max(axis=0)) for rows in map(list, groups)]
+        return Objects(
+            np.array(around, np.float32).reshape(-1, 4),
+            scores[best],
+            labels[best],
+            [names[row] for row in best],
+        )
 
     def draw(self, image: np.ndarray) -> np.ndarray:
         """`image` (uint8 (H, W, 3)) with boxes, names and scores."""

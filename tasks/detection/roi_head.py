@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from backbones.fpn import conv_norm
+from backbones.layers import Norm
 from tasks.contracts import Detections
 
 from .boxes import Weights, clip, decode, encode
 from .losses import class_loss, delta_loss
 from .matching import match, take_matched
-from .postprocess import candidates, detect
+from .postprocess import Selection, candidates, detect
 from .roi_align import multilevel_roi_align
 from .sampling import sample_balanced
 
@@ -42,19 +44,31 @@ class RoISamples(NamedTuple):
     """bool (B, S): no padding."""
 
 
-class TwoLayerHead(nn.Module):
-    """Pooled features (N, C, H, W), best stored channels_last, through two linear layers: (N, `out_features`)."""
+class BoxHead(nn.Module):
+    """Pooled features (N, C, H, W), best stored channels_last, to (N, `out_features`): `convs` convolutions of C
+    channels, each with `norm` behind it or none, then `linears` linear layers, fc6 and those after it."""
 
-    def __init__(self, channels: int, roi_size: int, out_features: int):
+    def __init__(
+        self, channels: int, roi_size: int, out_features: int, *, convs: int, linears: int, norm: Norm | None
+    ):
         super().__init__()
         self.out_features = out_features
+        self.counts_rows = convs > 0 and norm in ("batch", "sync")
+        self.convs = nn.Sequential(*(conv_norm(channels, channels, 3, norm, relu=True) for _ in range(convs)))
+        for layer in self.convs.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
         # Its inputs are ordered row, column, channel: the order in which RoIAlign stores them.
         self.fc6 = nn.Linear(roi_size * roi_size * channels, out_features)
-        self.fc7 = nn.Linear(out_features, out_features)
+        self.later = [f"fc{6 + i}" for i in range(1, linears)]
+        for name in self.later:
+            self.add_module(name, nn.Linear(out_features, out_features))
 
     def forward(self, pooled: Tensor) -> Tensor:
-        x = F.relu(self.fc6(pooled.permute(0, 2, 3, 1).flatten(1)))
-        return F.relu(self.fc7(x))
+        x = F.relu(self.fc6(self.convs(pooled).permute(0, 2, 3, 1).flatten(1)))
+        for name in self.later:
+            x = F.relu(self.get_submodule(name)(x))
+        return x
 
 
 class RoIHead(nn.Module):
@@ -70,12 +84,13 @@ class RoIHead(nn.Module):
         num_classes: int,
         roi_size: int,
         representation_size: int,
+        convs: int,
+        linears: int,
+        norm: Norm | None,
         foreground_iou: float,
         samples: int,
         positive_fraction: float,
-        score_threshold: float,
-        nms_threshold: float,
-        max_detections: int,
+        selection: Selection,
     ):
         super().__init__()
         self.num_classes = num_classes
@@ -83,19 +98,28 @@ class RoIHead(nn.Module):
         self.foreground_iou = foreground_iou
         self.samples = samples
         self.positive_fraction = positive_fraction
-        self.score_threshold = score_threshold
-        self.nms_threshold = nms_threshold
-        self.max_detections = max_detections
-        self.head = TwoLayerHead(channels, roi_size, representation_size)
+        self.selection = selection.check()
+        self.head = BoxHead(channels, roi_size, representation_size, convs=convs, linears=linears, norm=norm)
         self.classes = nn.Linear(self.head.out_features, num_classes + 1)
         self.deltas = nn.Linear(self.head.out_features, num_classes * 4)
         for layer, std in ((self.classes, 0.01), (self.deltas, 0.001)):  # Fast R-CNN, section 2.3
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, maps: Sequence[Tensor], strides: Sequence[int], boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits (B, R, K + 1), background last, and deltas (B, R, K, 4) for `boxes` (B, R, 4)."""
-        x = self.head(multilevel_roi_align(maps, strides, boxes, self.roi_size))
+    def forward(
+        self, maps: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, valid: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Class logits (B, R, K + 1), background last, and deltas (B, R, K, 4) for `boxes` (B, R, 4).
+
+        What comes for boxes that are not `valid` (B, R) means nothing.
+        """
+        pooled = multilevel_roi_align(maps, strides, boxes, self.roi_size)
+        if self.head.counts_rows:  # padding must not be part of the statistics of a batch norm
+            rows = valid.flatten().nonzero()[:, 0]
+            found = self.head(pooled[rows])
+            x = found.new_zeros(len(pooled), found.shape[1]).index_copy(0, rows, found)
+        else:
+            x = self.head(pooled)
         shape = boxes.shape[:2]
         return self.classes(x).view(*shape, -1), self.deltas(x).view(*shape, self.num_classes, 4)
 
@@ -140,7 +164,7 @@ class RoIHead(nn.Module):
     ) -> Detections:
         """Detections for `proposals` (B, R, 4) where `valid` (B, R), in images of `sizes` (B, 2)."""
         scores = logits.float().softmax(dim=-1)[..., : self.num_classes] * valid[..., None]
-        found = candidates(scores, self.score_threshold)
+        found = candidates(scores, self.selection.score_threshold)
         images, labels, indices, _ = found
         boxes = decode(deltas[images, indices, labels], proposals[images, indices], _WEIGHTS)
         return detect(
@@ -148,6 +172,5 @@ class RoIHead(nn.Module):
             clip(boxes, sizes[images]),
             scores[images, indices, labels],
             len(sizes),
-            nms_threshold=self.nms_threshold,
-            max_detections=self.max_detections,
+            self.selection,
         )

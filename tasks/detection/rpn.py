@@ -39,7 +39,7 @@ class AnchorPredictions(NamedTuple):
 
 
 class RegionProposalNetwork(nn.Module):
-    """One convolution and two predictors, shared by all levels, with what is made of their output.
+    """`convs` convolutions and two predictors, shared by all levels, with what is made of their output.
 
     The settings are those of `faster_rcnn`, which holds their defaults.
     """
@@ -55,6 +55,7 @@ class RegionProposalNetwork(nn.Module):
         samples: int,
         positive_fraction: float,
         nms_threshold: float,
+        convs: int,
     ):
         super().__init__()
         self.anchor_sizes = tuple(anchor_sizes)
@@ -65,7 +66,9 @@ class RegionProposalNetwork(nn.Module):
         self.positive_fraction = positive_fraction
         self.nms_threshold = nms_threshold
         num_ratios = len(self.anchor_ratios)
-        self.convs = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True))
+        self.convs = nn.Sequential()
+        for _ in range(convs):
+            self.convs.extend((nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True)))
         self.objectness = nn.Conv2d(channels, num_ratios, 1)
         self.deltas = nn.Conv2d(channels, num_ratios * 4, 1)
         for layer in self.modules():

@@ -1,4 +1,4 @@
-"""Puts the weights of torchvision's `fasterrcnn_resnet50_fpn`, or of any ResNet with its FPN, into our model.
+"""Puts the weights of torchvision's `fasterrcnn_resnet50_fpn` or its `_v2`, on any ResNet, into our model.
 
 What differs between the two:
     names       the table below, and keys as torchvision wrote them before 0.13
@@ -11,18 +11,24 @@ import re
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .faster_rcnn import FasterRCNN
 
-_NAMES = {
+BACKBONE_NAMES = {
     r"backbone\.body\.": "backbone.backbone.",
     r"backbone\.fpn\.(inner|layer)_blocks\.(\d+)\.(weight|bias)$": r"backbone.fpn.\1_blocks.\2.0.\3",
     r"backbone\.fpn\.": "backbone.fpn.",
+}
+_NAMES = {
+    **BACKBONE_NAMES,
     r"rpn\.head\.conv\.(0\.0\.)?(weight|bias)$": r"rpn.convs.0.\2",
+    r"rpn\.head\.conv\.1\.0\.": "rpn.convs.2.",  # every second of ours is a ReLU
     r"rpn\.head\.cls_logits\.": "rpn.objectness.",
     r"rpn\.head\.bbox_pred\.": "rpn.deltas.",
     r"roi_heads\.box_head\.fc": "roi_head.head.fc",
+    r"roi_heads\.box_head\.(\d+)\.([01])\.": r"roi_head.head.convs.\1.\2.",
+    r"roi_heads\.box_head\.\d+\.(weight|bias)$": r"roi_head.head.fc6.\1",
     r"roi_heads\.box_predictor\.cls_score\.": "roi_head.classes.",
     r"roi_heads\.box_predictor\.bbox_pred\.": "roi_head.deltas.",
 }
@@ -41,8 +47,16 @@ def load_torchvision_weights(
     Raises:
         ValueError: another number of classes, or weights of another architecture. The model is then unchanged.
     """
+    load_converted(model, convert(state_dict, model.num_classes, model.roi_head.roi_size, category_ids))
+
+
+def load_converted(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copies `weights`, under the names of `model` and all of them, into it.
+
+    Raises:
+        ValueError: they do not fit. The model is then unchanged.
+    """
     expected = model.state_dict()
-    weights = convert(state_dict, model.num_classes, model.roi_head.roi_size, category_ids)
     weights = {key: value for key, value in weights.items() if key in expected or not key.endswith(_COUNTER)}
     missing = [key for key in expected if key not in weights and not key.endswith(_COUNTER)]
     unknown = [key for key in weights if key not in expected]
@@ -71,7 +85,7 @@ def convert(
     Raises:
         ValueError: the classes do not fit `num_classes`, or there is no box predictor at all.
     """
-    weights = {_rename(key): value for key, value in state_dict.items()}
+    weights = {renamed(key, _NAMES): value for key, value in state_dict.items()}
     needed = [
         f"roi_head.{layer}" for layer in ("classes.weight", "classes.bias", "deltas.weight", "deltas.bias")
     ]
@@ -120,11 +134,12 @@ def class_slots(num_slots: int, num_classes: int, category_ids: Sequence[int] | 
     return list(category_ids)
 
 
-def _rename(key: str) -> str:
-    for pattern, ours in _NAMES.items():
-        renamed, found = re.subn(f"^{pattern}", ours, key)
+def renamed(key: str, names: Mapping[str, str]) -> str:
+    """`key` after the first of the patterns in `names` that it begins with, or as it is."""
+    for pattern, ours in names.items():
+        ours, found = re.subn(f"^{pattern}", ours, key)
         if found:
-            return renamed
+            return ours
     return key
 
 

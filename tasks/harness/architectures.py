@@ -18,6 +18,9 @@ from tasks.preprocessing import Preprocessing
 MODELS = {
     "classifier": "tasks.classification.classifier:classifier",
     "faster_rcnn": "tasks.detection.faster_rcnn:faster_rcnn",
+    "retinanet": "tasks.detection.retinanet:retinanet",
+    "fcos": "tasks.detection.fcos:fcos",
+    "yolox": "tasks.detection.yolox:yolox",
     "mask_rcnn": "tasks.instance_segmentation.mask_rcnn:mask_rcnn",
     "semantic_fpn": "tasks.semantic_segmentation.segmenter:semantic_fpn",
     "deeplabv3": "tasks.semantic_segmentation.segmenter:deeplabv3",
@@ -33,6 +36,14 @@ RESULTS = {  # of a task, for single pictures
     "detection": "tasks.detection.result:results",
     "instance_segmentation": "tasks.instance_segmentation.result:results",
     "semantic_segmentation": "tasks.semantic_segmentation.result:results",
+}
+VIEWS = {  # of a task, a model around its models that looks at several views of each image
+    "detection": "tasks.detection.views:ManyViews",
+    "instance_segmentation": "tasks.detection.views:ManyViews",
+}
+TILES = {  # of a task, results for one large picture from those for its tiles
+    "detection": "tasks.detection.tiles:find_in_tiles",
+    "instance_segmentation": "tasks.detection.tiles:find_in_tiles",
 }
 DATA_ARGUMENTS = ("num_classes", "preprocessing")  # come from the data, not from a spec
 

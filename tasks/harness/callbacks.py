@@ -11,7 +11,8 @@ import numpy as np
 from lightning.pytorch.callbacks import Callback, ProgressBar, RichProgressBar
 from PIL import Image
 
-from tasks.harness.drawing import picture_sheet
+from tasks.harness.drawing import Shown, picture_sheet
+from tasks.harness.loggers import log_pictures
 
 
 def progress_bar() -> ProgressBar:
@@ -63,13 +64,15 @@ class ProgressLines(ProgressBar):
 
 
 class PredictionPictures(Callback):
-    """Writes the first `count` validation images with what the model finds in them, as one picture."""
+    """Writes the first `count` validation images with what the model finds in them, as one picture, and gives
+    the loggers the same."""
 
     def __init__(self, folder: str | Path, *, count: int = 8, name: str = "predictions.jpg") -> None:
         self.folder = Path(folder)
         self.count = count
         self.name = name
         self._pictures: list[np.ndarray] = []
+        self._found: list[tuple[np.ndarray, Shown]] = []  # with the images as they are
 
     def on_validation_batch_end(
         self,
@@ -90,12 +93,19 @@ class PredictionPictures(Callback):
                 return
             if positions is None:
                 positions = {int(i): p for p, i in enumerate(split.annotations.image_ids)}
-            self._pictures.append(pl_module.draw(split.image(positions[image_id]), outputs, row))  # type: ignore[operator]
+            image = split.image(positions[image_id])
+            self._pictures.append(pl_module.draw(image, outputs, row))  # type: ignore[operator]
+            if trainer.loggers:
+                self._found.append((image, pl_module.shown(outputs, row, image.shape[:2])))  # type: ignore[operator]
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._pictures:
-            write_picture(self.folder / self.name, picture_sheet(self._pictures))
-        self._pictures = []
+            sheet = picture_sheet(self._pictures)
+            write_picture(self.folder / self.name, sheet)
+            names = pl_module.header.class_names  # type: ignore[union-attr]
+            for logger in trainer.loggers:
+                log_pictures(logger, sheet, self._found, names, step=trainer.global_step)  # type: ignore[arg-type]
+        self._pictures, self._found = [], []
 
 
 def write_picture(path: Path, image: np.ndarray) -> None:

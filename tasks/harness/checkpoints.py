@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -13,7 +14,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 
 from tasks.data.loader import ResumableLoader
 from tasks.metrics.ranks import gathered
@@ -47,6 +48,62 @@ class WholeCheckpoints(TorchCheckpointIO):
             raise OSError(
                 f"cannot write the checkpoint {path} ({error}); make room, then go on with resume={path.parent.parent}"
             ) from error
+
+
+def checkpoints(
+    folder: str | Path,
+    monitor: str,
+    *,
+    keep_best: int = 1,
+    every_minutes: float = 10.0,
+    every_steps: int | None = None,
+) -> tuple["BestCheckpoint", "LastCheckpoint"]:
+    """What keeps the checkpoints of a run in `folder`: the best and the last, never more than `keep_best` + 1.
+
+    Args:
+        folder: where.
+        monitor: the metric to be best in; higher is better.
+        keep_best: of the validations; the files are `best.ckpt`, or `best-<step>.ckpt` where there are several.
+        every_minutes: `last.ckpt` is saved at least so often, ...
+        every_steps: ... and after so many steps of the optimiser.
+    """
+    if keep_best < 1 or every_minutes <= 0 or (every_steps is not None and every_steps < 1):
+        raise ValueError(
+            f"checkpointing.keep_best={keep_best}, every_minutes={every_minutes} and every_steps={every_steps} must "
+            "be at least 1, above 0, and null or at least 1"
+        )
+    best = BestCheckpoint(
+        dirpath=folder,
+        filename="best" if keep_best == 1 else "best-{step}",
+        auto_insert_metric_name=False,
+        monitor=monitor,
+        mode="max",
+        save_top_k=keep_best,
+        enable_version_counter=False,
+    )
+    return best, LastCheckpoint(folder, every_minutes=every_minutes, every_steps=every_steps)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Lightning's, in whose state files have names and no folders: a run that was moved goes on all the same."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._with_paths(super().state_dict(), lambda path: Path(path).name) | {"dirpath": ""}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        assert self.dirpath is not None
+        folder = str(self.dirpath)
+        state = self._with_paths(state_dict, lambda name: os.path.join(folder, name))
+        super().load_state_dict(state | {"dirpath": folder})
+
+    @staticmethod
+    def _with_paths(state: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        return {
+            **state,
+            **{key: state[key] and change(state[key]) for key in paths},
+            "best_k_models": {change(path): score for path, score in state["best_k_models"].items()},
+        }
 
 
 class LastCheckpoint(Checkpoint):

@@ -2,7 +2,8 @@
 
 A key may be anything that `configs/` lists or that the signature of a configured object takes, so
 `model.score_threshold=0.3` works although the default stands only in Python. Anything else stops with
-the nearest key. `--traceback` shows where an error came from, `--help` what can be set.
+the nearest key. `--traceback` shows where an error came from, `--help` what can be set, `--multirun` runs
+several values.
 """
 
 from __future__ import annotations
@@ -34,8 +35,13 @@ def run_tool(config_name: str, run: str, usage: str) -> None:
         sys.stdout = None  # or Python would flush it once more
         return
     traceback = "--traceback" in words
+    words = [word for word in words if word != "--traceback"]
     try:
-        config = compose(config_name, [word for word in words if word != "--traceback"])
+        if {"--multirun", "-m"} & set(words):
+            from tasks.harness.sweep import sweep
+
+            sys.exit(sweep(config_name, [word for word in words if word not in ("--multirun", "-m")]))
+        config = compose(config_name, words)
         module, function = run.split(":")
         sys.exit(getattr(__import__(module, fromlist=[function]), function)(config))
     except Exception as error:
@@ -54,6 +60,7 @@ def help_text(config_name: str, usage: str) -> str:
         f"Settings (configs/{config_name}.yaml), given as key=value:\n\n"
         f"{(CONFIGS / f'{config_name}.yaml').read_text()}\n"
         "Every argument of the objects that a configuration names can be set as well.\n"
+        "--multirun runs every combination of values as in optimizer.lr=0.01,0.02 and prints one table.\n"
         "--traceback shows where an error came from."
     )
 
@@ -70,38 +77,74 @@ def config_groups() -> dict[str, list[str]]:
 def compose(config_name: str, overrides: Iterable[str]) -> DictConfig:
     """The configuration that `overrides` ask for. Raises `ValueError` with the nearest key for an unknown one."""
     import hydra
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
     from omegaconf import OmegaConf
 
     overrides = list(overrides)
-    try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-    except OverrideParseException as error:
-        raise ValueError(f"cannot read {error.override!r}; settings are given as key=value") from None
+    parsed = _parse(overrides)
     groups = config_groups()
     resume = next((o.value() for o in parsed if o.key_or_group == "resume"), None)
     if resume is not None:
         return _resumed(str(resume), parsed, groups)
-    for override in parsed:
-        if override.key_or_group in groups and not override.is_delete():
-            _check_choice(override.key_or_group, override.value(), groups[override.key_or_group])
-    chosen = [o for o, p in zip(overrides, parsed, strict=True) if p.key_or_group in groups]
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        base = hydra.compose(config_name, overrides=chosen)
-        foreign = _replace_backbone(base, parsed)
-        others = [
-            word
-            if override.is_add() or override.is_force_add() or override.is_delete()
-            else rewrite(base, override)
-            for word, override in zip(overrides, parsed, strict=True)
-            if override.key_or_group not in groups
-        ]
-        config = hydra.compose(config_name, overrides=[*chosen, *others, *foreign])
+        config = hydra.compose(config_name, overrides=_hydra_words(config_name, overrides, parsed))
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ValueError(f"{missing[0]} is not set; give {missing[0]}=…")
     return config
+
+
+def hydra_words(config_name: str, overrides: list[str]) -> list[str]:
+    """`overrides`, which may ask for several values each (`optimizer.lr=0.01,0.02`), in the form that Hydra takes."""
+    import hydra
+
+    parsed = _parse(overrides)
+    if any(override.key_or_group in ("resume", "run_dir") for override in parsed):
+        raise ValueError(
+            "--multirun starts runs of its own: leave out resume and run_dir (hydra.sweep.dir=DIR)"
+        )
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return _hydra_words(config_name, overrides, parsed)
+
+
+def _parse(overrides: list[str]) -> list[Any]:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    try:
+        return OverridesParser.create().parse_overrides(overrides)
+    except OverrideParseException as error:
+        raise ValueError(f"cannot read {error.override!r}; settings are given as key=value") from None
+
+
+def _hydra_words(config_name: str, overrides: list[str], parsed: list[Any]) -> list[str]:
+    """Choices of files first, then settings as `rewrite` gives them; inside of Hydra's configuration folder."""
+    import hydra
+
+    groups = config_groups()
+    for override in parsed:
+        if override.key_or_group in groups and not override.is_delete():
+            _check_choice(override.key_or_group, _values(override), groups[override.key_or_group])
+    chosen = [o for o, p in zip(overrides, parsed, strict=True) if p.key_or_group in groups]
+    firsts = [
+        f"{p.key_or_group}={_values(p)[0]}" if p.is_sweep_override() else o
+        for o, p in zip(overrides, parsed, strict=True)
+        if p.key_or_group in groups
+    ]
+    base = hydra.compose(config_name, overrides=firsts)
+    foreign = _replace_backbone(base, parsed)
+    others = [
+        word
+        if override.is_add() or override.is_force_add() or override.is_delete()
+        else rewrite(base, override)
+        for word, override in zip(overrides, parsed, strict=True)
+        if override.key_or_group not in groups
+    ]
+    return [*chosen, *others, *foreign]
+
+
+def _values(override: Any) -> Any:
+    """What an override asks for; a list where it asks for several in turn."""
+    return list(override.sweep_iterator()) if override.is_discrete_sweep() else override.value()
 
 
 def _replace_backbone(base: DictConfig, overrides: Iterable[Any]) -> list[str]:
@@ -135,6 +178,10 @@ def _resumed(resume: str, overrides: list[Any], groups: Iterable[str]) -> DictCo
         )
     config = OmegaConf.load(folder / "config.yaml")
     assert isinstance(config, DictConfig)
+    for logger in config.logger.values():  # the run may have been moved since
+        if logger.get("folder") == config.run_dir:
+            logger.folder = str(folder)
+    config.run_dir = str(folder)
     for override in overrides:
         key = override.key_or_group
         if key in groups:
@@ -216,12 +263,15 @@ def _arguments(node: DictConfig, key: str) -> set[str]:
     if root == "task" and "name" in node:
         from tasks.harness.architectures import TASKS, lookup
 
-        own = inspect.signature(lookup(TASKS, "task", node.name)).parameters
-        return {*own} - {"model", "optimizer", "schedule", "config"}
+        # A subclass names what it adds and hands the rest on.
+        kinds = [kind for kind in lookup(TASKS, "task", node.name).__mro__ if "__init__" in vars(kind)]
+        own = kinds[: [kind.__name__ for kind in kinds].index("Task") + 1]
+        parameters = [p for kind in own for p in inspect.signature(kind).parameters.values()]
+        return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"optimizer", "schedule", "config"}
     if root == "checkpointing":
-        from tasks.harness.checkpoints import LastCheckpoint
+        from tasks.harness.checkpoints import checkpoints
 
-        return set(inspect.signature(LastCheckpoint).parameters) - {"folder"}
+        return set(inspect.signature(checkpoints).parameters) - {"folder", "monitor"}
     if root == "preprocessing":
         from tasks.preprocessing import Preprocessing
 

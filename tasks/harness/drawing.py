@@ -5,6 +5,7 @@ Images are uint8 (H, W, 3) RGB. Nothing given is changed; every function returns
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
@@ -13,6 +14,22 @@ from PIL import Image, ImageDraw, ImageFont
 
 Color = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]  # left, top, right, bottom; the last two outside
+
+
+@dataclass
+class Shown:
+    """What a model finds in one image, for loggers that draw it themselves. N objects."""
+
+    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
+    """(N, 4) xyxy in pixels of the image."""
+    labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(N,) in 0 … K-1."""
+    scores: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """(N,) in 0 … 1."""
+    class_map: np.ndarray | None = None
+    """int (height, width): the class of each pixel, -1 where there is none."""
+    caption: str = ""
+
 
 # Neighbours differ in hue and lightness, so that a data set of few classes gets the most distinct ones
 # (after Sasha Trubetskoy's list of 20 distinct colours, without greys).

@@ -1,12 +1,21 @@
-"""The loggers that a configuration names, set up so that none asks a question or needs a network."""
+"""The loggers that a configuration names, set up so that none asks a question or needs a network, and what each
+is told beside numbers: pictures as its own objects, the configuration, the environment."""
 
+import json
 import netrc
 import os
 import warnings
+from collections.abc import Sequence
 from csv import DictReader as csv_reader
 from pathlib import Path
+from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger, Logger
+import numpy as np
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+from tasks.harness.drawing import Shown
+
+PICTURES = "val/predictions"
 
 
 def csv(folder: str) -> CSVLogger:
@@ -16,17 +25,18 @@ def csv(folder: str) -> CSVLogger:
 
 def tensorboard(folder: str) -> Logger:
     """Event files in `folder`."""
-    from lightning.pytorch.loggers import TensorBoardLogger
-
     return TensorBoardLogger(folder, name="", version="tensorboard")
 
 
 def wandb(folder: str, *, project: str = "vertebra", name: str | None = None) -> Logger:
     """Weights & Biases; without a key (`WANDB_API_KEY` or `wandb login`) it writes to `folder` offline."""
-    from lightning.pytorch.loggers import WandbLogger
+    import wandb as client
 
     offline = os.environ.get("WANDB_MODE", "" if wandb_key_is_set() else "offline") == "offline"
-    return WandbLogger(name=name, save_dir=folder, project=project, offline=offline, log_model=False)
+    settings = client.Settings(console="off")  # log.txt has what is printed
+    return WandbLogger(
+        name=name, save_dir=folder, project=project, offline=offline, log_model=False, settings=settings
+    )
 
 
 def wandb_key_is_set() -> bool:
@@ -53,6 +63,69 @@ def start(logger: Logger, folder: Path, *, step: int = 0) -> Logger:
     if rows:
         logger.save()
     return logger
+
+
+def log_setup(logger: Logger, config: dict[str, Any], environment: dict[str, Any]) -> None:
+    """Gives a logger that can keep them the configuration and the environment; for all they are files."""
+    if isinstance(logger, TensorBoardLogger):
+        for name, value in (("config", config), ("environment", environment)):
+            text = json.dumps(value, indent=1)
+            logger.experiment.add_text(name, "\n".join("    " + line for line in text.splitlines()))
+    elif isinstance(logger, WandbLogger):
+        logger.experiment.config.update({**config, "environment": environment}, allow_val_change=True)
+
+
+def log_pictures(
+    logger: Logger,
+    sheet: np.ndarray,
+    found: Sequence[tuple[np.ndarray, Shown]],
+    class_names: Sequence[str],
+    *,
+    step: int,
+) -> None:
+    """Gives a logger that can show them the pictures of a validation under `val/predictions`.
+
+    Args:
+        logger: TensorBoard gets the sheet; wandb the images with boxes and masks that it draws itself.
+        sheet: uint8 (H, W, 3), all pictures drawn.
+        found: images uint8 (h, w, 3) as they are, and what the model finds in them.
+        class_names: K names.
+        step: of the optimiser.
+    """
+    if isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_image(PICTURES, sheet, step, dataformats="HWC")
+    elif isinstance(logger, WandbLogger):
+        logger.log_image(
+            PICTURES,
+            [image for image, _ in found],
+            step=step,
+            caption=[shown.caption for _, shown in found],
+            boxes=[_wandb_boxes(shown, class_names) for _, shown in found],
+            masks=[_wandb_masks(shown, class_names) for _, shown in found],
+        )
+
+
+def _wandb_boxes(shown: Shown, class_names: Sequence[str]) -> dict[str, Any] | None:
+    if not len(shown.boxes):
+        return None
+    data = [
+        {
+            "position": dict(zip(("minX", "minY", "maxX", "maxY"), map(float, box), strict=True)),
+            "domain": "pixel",
+            "class_id": int(label),
+            "box_caption": f"{class_names[label]} {score:.2f}",
+            "scores": {"score": float(score)},
+        }
+        for box, label, score in zip(shown.boxes, shown.labels, shown.scores, strict=True)
+    ]
+    return {"predictions": {"box_data": data, "class_labels": dict(enumerate(class_names))}}
+
+
+def _wandb_masks(shown: Shown, class_names: Sequence[str]) -> dict[str, Any] | None:
+    if shown.class_map is None:
+        return None
+    names = {0: "none", **dict(enumerate(class_names, start=1))}
+    return {"predictions": {"mask_data": (shown.class_map + 1).astype(np.uint16), "class_labels": names}}
 
 
 def _rows(path: Path, last_step: int) -> list[dict[str, str]]:

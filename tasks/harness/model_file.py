@@ -6,7 +6,6 @@ else, or a key that other tools would import, is refused.
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from tasks.contracts import Model
@@ -62,13 +61,13 @@ def save_model(path: str | Path, model: Model, header: Header) -> None:
     path = Path(path)
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     metadata = {METADATA_KEY: json.dumps(asdict(header))}
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
-    os.close(handle)
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        save_file(tensors, partial, metadata=metadata)
+        # Not save_file, whose files only their owner may read, whatever the umask says.
+        partial.write_bytes(save(tensors, metadata=metadata))
         os.replace(partial, path)
     finally:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def load_model(path: str | Path) -> Model:

@@ -14,7 +14,9 @@ from omegaconf import DictConfig
 
 from tasks.data.images import read_image
 from tasks.harness.callbacks import write_picture
+from tasks.harness.model_file import load_model
 from tasks.harness.predictor import Predictor, Result
+from tasks.harness.published import published_from
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -25,12 +27,23 @@ def predict(config: DictConfig) -> int:
     An unreadable picture is named and passed over, so that the others are not lost.
     """
     sources = find_pictures(config.source)
-    predictor = Predictor.load(
-        config.checkpoint,
+    if (config.checkpoint is None) == (not config.pretrained):
+        raise ValueError(
+            "checkpoint is not set; give checkpoint=FILE, a model file or checkpoint, or published weights: "
+            "task=detection model=faster_rcnn pretrained=COCO_V2"
+            if config.checkpoint is None
+            else f"give checkpoint=FILE or pretrained={config.pretrained}, not both"
+        )
+    predictor = Predictor(
+        published_from(config) if config.checkpoint is None else load_model(config.checkpoint),
         device=config.device,
         precision=config.precision,
         score_threshold=config.score_threshold,
         batch_size=config.batch_size,
+        tile=config.tile,
+        overlap=config.overlap,
+        scales=config.scales,
+        flip=config.flip,
     )
     output = Path(config.output or f"runs/predict-{time.strftime('%Y%m%d-%H%M%S')}")
     output.mkdir(parents=True, exist_ok=True)
@@ -42,7 +55,8 @@ def predict(config: DictConfig) -> int:
             write_picture(output / names[path], found.draw(image))
             entries.append(entry(path, image, found, names[path]))
             print(f"{path}: {found.summary()}")
-    report = {"model": str(config.checkpoint), "pictures": entries, "unreadable": unreadable}
+    model = config.checkpoint or f"{config.model.name} {config.pretrained}"
+    report = {"model": str(model), "pictures": entries, "unreadable": unreadable}
     partial = output / ".predictions.json.partial"
     partial.write_text(json.dumps(report, indent=1))
     os.replace(partial, output / "predictions.json")

@@ -1,6 +1,6 @@
 """`Predictor`: pictures in, what a model finds in them out, with nothing but a model file."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self, overload
 
@@ -11,7 +11,7 @@ from PIL import Image
 from tasks.contracts import Model
 from tasks.data.collate import batch_images
 from tasks.data.images import read_image, to_rgb
-from tasks.harness.architectures import RESULTS, lookup
+from tasks.harness.architectures import RESULTS, TILES, VIEWS, lookup
 from tasks.harness.model_file import Header, load_model
 from tasks.harness.precision import autocast, resolve_device
 
@@ -44,6 +44,10 @@ class Predictor:
 
     `score_threshold` drops weaker objects than the model itself would; up to `batch_size` pictures go
     through the network at once, those of one size together.
+
+    For small objects in large pictures, `tile` cuts each into tiles of so many pixels a side, neighbours sharing
+    `overlap` of it, and puts together what is found in them and in the whole. For accuracy at the price of time,
+    `scales` looks at each picture in several sizes (1 is the model's own) and `flip` at its mirror image as well.
     """
 
     def __init__(
@@ -54,9 +58,23 @@ class Predictor:
         precision: str = "auto",
         score_threshold: float = 0.0,
         batch_size: int = 8,
+        tile: int | None = None,
+        overlap: float = 0.2,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
     ) -> None:
         if not 0 <= score_threshold <= 1:
             raise ValueError(f"score_threshold={score_threshold} must be between 0 and 1")
+        if tile is not None and tile < 1:
+            raise ValueError(f"tile={tile} must be at least 1, or null for whole pictures")
+        if not 0 <= overlap < 1:
+            raise ValueError(
+                f"overlap={overlap} must be at least 0 and less than 1, a share of the tile's side"
+            )
+        self.tile = tile
+        self.overlap = overlap
+        self._find_in_tiles = None if tile is None else for_objects(TILES, f"tile={tile}", model.header.task)
+        model = with_views(model, scales, flip)
         self.device = resolve_device(device)
         self.precision = precision
         self.score_threshold = score_threshold
@@ -81,7 +99,15 @@ class Predictor:
         (H, W, 3). Raises `ValueError` or `FileNotFoundError` for anything else, naming it.
         """
         if isinstance(pictures, str | Path | Image.Image | np.ndarray):
-            return self._predict([_pixels(pictures)])[0]
+            return self([pictures])[0]
+        if self._find_in_tiles is not None:
+            return [
+                self._find_in_tiles(_pixels(picture), self._in_batches, self.tile, self.overlap)
+                for picture in pictures
+            ]
+        return self._in_batches(pictures)
+
+    def _in_batches(self, pictures: Sequence[Picture]) -> list[Any]:
         found: list[Any] = []
         for start in range(0, len(pictures), self.batch_size):
             images = [_pixels(p) for p in pictures[start : start + self.batch_size]]
@@ -101,6 +127,25 @@ class Predictor:
             found = self.model(batch)
         results = self._results(found, batch, self.header.class_names)
         return [result.above(self.score_threshold) for result in results]
+
+
+def with_views(model: Model, scales: Sequence[float], flip: bool) -> Model:
+    """`model`, or one around it that looks at several views of each image (`tasks.detection.views.ManyViews`)."""
+    scales = [float(scale) for scale in scales]
+    if scales == [1.0] and not flip:
+        return model
+    settings = f"scales={scales} flip={str(flip).lower()}"
+    return for_objects(VIEWS, settings, model.header.task)(model, scales=scales, flip=flip)
+
+
+def for_objects(table: Mapping[str, str], setting: str, task: str) -> Any:
+    """What `table` holds for `task`; ValueError, naming the `setting` that asked for it, where that is nothing."""
+    if task not in table:
+        raise ValueError(
+            f"{setting}: this works where objects are found (task={' or task='.join(table)}), and the model is for "
+            f"task={task}; leave it out"
+        )
+    return lookup(table, "task", task)
 
 
 def _pixels(picture: Picture) -> np.ndarray:

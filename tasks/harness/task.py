@@ -1,5 +1,6 @@
 """`Task`: the steps of training and validation, the same for every task; a subclass holds what differs."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,15 +14,17 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from tasks.contracts import Batch, Metric, Model
+from tasks.harness.drawing import Shown
+from tasks.harness.guards import LossGuard, check_boxes
 from tasks.harness.model_file import METADATA_KEY, Header
 from tasks.harness.optim import build_optimizer
+from tasks.metrics.ranks import gathered
 
 
 class Task(pl.LightningModule):
     """Drives a `contracts.Model`. A batch passes `training_step` on its way to `model.losses`, nothing between.
 
-    Logged names: `train/loss` and `train/<loss>` every `Trainer.log_every_n_steps`, `val/loss`,
-    `val/<loss>` and `val/<metric>` per validation.
+    docs/logging.md lists the names of everything logged.
     """
 
     monitor: ClassVar[str]
@@ -52,7 +55,8 @@ class Task(pl.LightningModule):
         self.config = config or {}
         self.metric: Metric | None = None
         self.numbers: dict[str, float] = {}
-        self._val_losses: list[dict[str, Tensor]] = []
+        self.guard = LossGuard(None)
+        self._val_losses: list[tuple[Tensor, dict[str, Tensor]]] = []
 
     # What a subclass says.
 
@@ -68,6 +72,10 @@ class Task(pl.LightningModule):
     def draw(self, image: np.ndarray, predictions: Any, index: int) -> np.ndarray:
         """`image` (uint8 (H, W, 3), original size) with row `index` of `predictions` drawn on it."""
 
+    def shown(self, predictions: Any, index: int, size: tuple[int, int]) -> Shown:
+        """Row `index` of `predictions`, for an image of `size` (height, width), as loggers draw it themselves."""
+        return Shown()
+
     @abstractmethod
     def report(self, numbers: dict[str, float]) -> str:
         """The numbers of a validation as a table for the terminal."""
@@ -78,8 +86,13 @@ class Task(pl.LightningModule):
 
     # What all share.
 
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        check_boxes(batch)  # here, because on the device it would have to be waited for
+        return batch
+
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         losses = self.model.losses(self.model.features(batch), batch)
+        self.guard.watch(losses, batch)
         total = torch.stack(list(losses.values())).sum()
         if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             # One call, and only on the steps that are written: each logged value costs about 0.3 ms.
@@ -89,6 +102,22 @@ class Task(pl.LightningModule):
             )
         return total
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        gradients = [
+            p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+        ]
+        if not self.guard.check(self.trainer.global_step, gradients, self._losses_again):
+            optimizer.zero_grad()  # parameters without a gradient are left as they are
+
+    @torch.no_grad()
+    def _losses_again(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses of a batch, with nothing changed by asking."""
+        self.model.eval()
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            losses = self.model.losses(self.model.features(batch), batch)
+        self.model.train()
+        return losses
+
     def on_validation_start(self) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         self.metric = self.build_metric(data.split(data.eval_split).annotations)
@@ -97,9 +126,8 @@ class Task(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_index: int) -> Any:
         assert self.metric is not None
         features = self.model.features(batch)
-        self._val_losses.append(
-            {k: v.detach().float() for k, v in self.model.losses(features, batch).items()}
-        )
+        losses = self.model.losses(features, batch)
+        self._val_losses.append((batch.image_ids, {k: v.detach().float() for k, v in losses.items()}))
         predictions = self.to_original(self.model.predictions(features, batch), batch)
         self.metric.update(predictions, batch)
         return predictions
@@ -108,15 +136,9 @@ class Task(pl.LightningModule):
         if self.trainer.sanity_checking or self.metric is None:
             return
         self.numbers = self.metric.compute()
-        losses = {
-            f"val/{name}": torch.stack([losses[name] for losses in self._val_losses]).mean()
-            for name in (self._val_losses[0] if self._val_losses else ())
-        }
-        if losses:
-            losses["val/loss"] = torch.stack(list(losses.values())).sum()
-        # The metric has gathered over ranks already; the losses are means of each rank's batches.
-        self.log_dict(losses, sync_dist=self.trainer.world_size > 1)
-        self.log_dict({f"val/{name}": value for name, value in self.numbers.items()}, rank_zero_only=True)
+        losses = mean_losses(self._val_losses)
+        # The same on every rank, as all have gathered: each knows what is best, and nothing is averaged again.
+        self.log_dict({f"val/{name}": value for name, value in (losses | self.numbers).items()})
 
     def configure_optimizers(self) -> Any:
         assert self.optimizer is not None and self.schedule is not None, "training needs both"
@@ -127,3 +149,28 @@ class Task(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[METADATA_KEY] = vars(self.header) | {"metrics": dict(self.numbers)}
         checkpoint["config"] = self.config
+
+
+def mean_losses(batches: list[tuple[Tensor, dict[str, Tensor]]]) -> dict[str, float]:
+    """The mean over images of the losses of all ranks' batches, and `loss`, their sum.
+
+    Summed exactly and so in any order: as long as batches hold the same images, how many ranks shared them out
+    does not show.
+
+    Args:
+        batches: image ids (B,) and losses of each batch of this rank.
+    """
+    names = list(batches[0][1]) if batches else []
+    mine = []
+    if batches:
+        values = torch.stack([torch.stack([losses[name] for name in names]) for _, losses in batches])
+        mine = [(len(ids), *row) for (ids, _), row in zip(batches, values.tolist(), strict=True)]
+    ranks = gathered((names, mine))
+    names = next((theirs for theirs, _ in ranks if theirs), [])
+    every = [row for _, rows in ranks for row in rows]
+    total = sum(count for count, *_ in every)
+    means = {
+        name: math.fsum(row[0] * row[1 + column] for row in every) / total
+        for column, name in enumerate(names)
+    }
+    return means | ({"loss": math.fsum(means.values())} if means else {})

@@ -10,27 +10,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from backbones.fpn import conv_norm
+from backbones.layers import Norm
 from tasks.detection.roi_align import multilevel_roi_align
 
 
 class MaskHead(nn.Module):
-    """Convolutions, an upsampling by two, and one map for each class (Mask R-CNN, figure 4, right)."""
+    """Convolutions, an upsampling by two, and one map for each class (Mask R-CNN, figure 4, right).
 
-    def __init__(self, channels: int, *, num_classes: int, roi_size: int, layers: int, width: int):
+    `norm` follows each convolution, or None does.
+    """
+
+    def __init__(
+        self, channels: int, *, num_classes: int, roi_size: int, layers: int, width: int, norm: Norm | None
+    ):
         super().__init__()
         self.num_classes = num_classes
         self.roi_size = roi_size
         blocks: list[nn.Module] = []
         for i in range(layers):
-            blocks += [nn.Conv2d(width if i else channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+            blocks += conv_norm(width if i else channels, width, 3, norm, relu=True)
         self.convs = nn.Sequential(*blocks)
         self.upsample = nn.ConvTranspose2d(width if layers else channels, width, 2, stride=2)
         self.masks = nn.Conv2d(width, num_classes, 1)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-                assert layer.bias is not None
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def forward(
         self, maps: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, valid: Tensor, labels: Tensor

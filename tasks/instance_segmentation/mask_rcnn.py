@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backbones.checks import check_choice
+from backbones.layers import NORMS, Norm
 from tasks.contracts import Batch, Detections
 from tasks.detection.faster_rcnn import FasterRCNN, faster_rcnn
 from tasks.detection.matching import take_matched
@@ -20,6 +22,7 @@ def mask_rcnn(
     mask_roi_size: int = 14,
     mask_layers: int = 4,
     mask_width: int = 256,
+    mask_norm: Norm | None = None,
     **detector: Any,
 ) -> "MaskRCNN":
     """A Mask R-CNN from plain values: those of `faster_rcnn`, and those of the mask branch.
@@ -28,6 +31,7 @@ def mask_rcnn(
         mask_roi_size: cells along each side of what is pooled from a box; its mask has twice as many.
         mask_layers: convolutions before the upsampling.
         mask_width: their channels.
+        mask_norm: norm after each of them, "batch" in torchvision's `maskrcnn_resnet50_fpn_v2`; None for none.
         **detector: the arguments of `tasks.detection.faster_rcnn.faster_rcnn`.
 
     Raises:
@@ -38,6 +42,7 @@ def mask_rcnn(
             f"model.mask_roi_size={mask_roi_size} and model.mask_width={mask_width} must be at least 1, "
             f"model.mask_layers={mask_layers} at least 0"
         )
+    check_choice("model.mask_norm", mask_norm, (None, *NORMS))
     base = faster_rcnn(**detector)
     channels = next(iter(base.backbone.feature_info.values())).channels  # type: ignore[union-attr]
     head = MaskHead(
@@ -46,6 +51,7 @@ def mask_rcnn(
         roi_size=mask_roi_size,
         layers=mask_layers,
         width=mask_width,
+        norm=mask_norm,
     )
     return MaskRCNN(base, head)
 

@@ -1,5 +1,6 @@
 """What an instance segmenter finds in single pictures: for programs, as JSON, in words and drawn."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,18 @@ class Instances(Objects):
         kept = [mask for mask, score in zip(self.bitmaps, self.scores, strict=True) if score >= threshold]
         return Instances(**vars(super().above(threshold)), bitmaps=kept, size=self.size)
 
+    def placed(self, left: int, top: int, size: tuple[int, int]) -> "Instances":
+        moved = [ObjectMask(left + mask.left, top + mask.top, mask.bitmap) for mask in self.bitmaps]
+        return Instances(**vars(super().placed(left, top, size)), bitmaps=moved, size=size)
+
+    @classmethod
+    def gathered(cls, parts: "Sequence[Objects]", groups: Sequence[Sequence[int]]) -> "Instances":
+        """As `Objects.gathered`; a mask is the union of those of its group."""
+        instances = [part for part in parts if isinstance(part, Instances)]
+        masks = [mask for part in instances for mask in part.bitmaps]
+        joined = [union([masks[row] for row in rows]) for rows in groups]
+        return Instances(**vars(Objects.gathered(parts, groups)), bitmaps=joined, size=instances[0].size)
+
     def draw(self, image: np.ndarray) -> np.ndarray:
         """`image` (uint8 (H, W, 3)) with masks, boxes, names and scores."""
         return draw_instances(
@@ -50,6 +63,19 @@ class Instances(Objects):
                 "counts": encode(mask, *self.size).decode(),
             }
         return report
+
+
+def union(masks: Sequence[ObjectMask]) -> ObjectMask:
+    """The pixels of any of `masks`, of which there is at least one."""
+    if len(masks) == 1:
+        return masks[0]
+    left, top = min(mask.left for mask in masks), min(mask.top for mask in masks)
+    right = max(mask.left + mask.bitmap.shape[1] for mask in masks)
+    bottom = max(mask.top + mask.bitmap.shape[0] for mask in masks)
+    bitmap = np.zeros((bottom - top, right - left), np.uint8)
+    for x, y, part in masks:
+        bitmap[y - top : y - top + part.shape[0], x - left : x - left + part.shape[1]] |= part
+    return ObjectMask(left, top, bitmap)
 
 
 def results(found: Detections, batch: Batch, class_names: list[str]) -> list[Instances]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tasks.contracts import Batch, Detections
+from tasks.harness.drawing import Shown
 from tasks.harness.task import Task
 from tasks.metrics.table import coco_table
 
@@ -41,6 +42,18 @@ class InstanceSegmentationTask(Task):
             predictions.scores[index, shown].float().cpu().numpy(),
             self.header.class_names,
         )
+
+    def shown(self, predictions: Detections, index: int, size: tuple[int, int]) -> Shown:
+        assert predictions.masks is not None
+        clear = predictions.scores[index] >= MIN_SCORE
+        boxes = predictions.boxes[index, clear].float().cpu()
+        labels = predictions.labels[index, clear].cpu().numpy()
+        class_map = np.full(size, -1)
+        masks = list(bitmaps(predictions.masks[index, clear], boxes, *size))
+        for mask, label in zip(reversed(masks), labels[::-1], strict=True):  # the best on top
+            area = class_map[mask.top : mask.top + len(mask.bitmap), mask.left :][:, : mask.bitmap.shape[1]]
+            area[mask.bitmap.astype(bool)] = label
+        return Shown(boxes.numpy(), labels, predictions.scores[index, clear].float().cpu().numpy(), class_map)
 
     def write_results(self, folder: Path) -> None:
         assert isinstance(self.metric, InstanceSegmentationMetric)

@@ -1,4 +1,4 @@
-"""Puts the weights of torchvision's `maskrcnn_resnet50_fpn`, or of any ResNet with its FPN, into our model."""
+"""Puts the weights of torchvision's `maskrcnn_resnet50_fpn` or its `_v2`, on any ResNet, into our model."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,9 @@ from tasks.detection.torchvision_weights import class_slots
 
 from .mask_rcnn import MaskRCNN
 
-_CONVOLUTION = re.compile(
-    r"roi_heads\.mask_head\.(?:mask_fcn(\d+)|(\d+)\.0)\.(weight|bias)"
-)  # before 0.13, after
+_LAYER = re.compile(  # before 0.13, after; with norms 1 is the norm
+    r"roi_heads\.mask_head\.(?:mask_fcn(\d+)|(\d+)\.([01]))\.(\w+)"
+)
 _NAMES = {
     "roi_heads.mask_predictor.conv5_mask.": "mask_head.upsample.",
     "roi_heads.mask_predictor.mask_fcn_logits.": "mask_head.masks.",
@@ -30,7 +30,8 @@ def load_torchvision_weights(
     Raises:
         ValueError: another number of classes, or weights of another architecture. The model is then unchanged.
     """
-    weights = {_rename(key): value for key, value in state_dict.items()}
+    per_block = 3 if "roi_heads.mask_head.0.1.weight" in state_dict else 2  # convolution, norm, ReLU
+    weights = {_rename(key, per_block): value for key, value in state_dict.items()}
     if "mask_head.masks.bias" not in weights:
         raise ValueError(
             "these are not the weights of a torchvision Mask R-CNN: there is no mask predictor; give the state dict "
@@ -42,11 +43,11 @@ def load_torchvision_weights(
     detection.load_torchvision_weights(model, weights, category_ids=category_ids)
 
 
-def _rename(key: str) -> str:
-    if found := _CONVOLUTION.fullmatch(key):
-        old, new, name = found.groups()
-        index = int(old) - 1 if old is not None else int(new)
-        return f"mask_head.convs.{2 * index}.{name}"
+def _rename(key: str, per_block: int) -> str:
+    if found := _LAYER.fullmatch(key):
+        old, new, part, name = found.groups()
+        index = per_block * (int(old) - 1) if old is not None else per_block * int(new) + int(part)
+        return f"mask_head.convs.{index}.{name}"
     for theirs, ours in _NAMES.items():
         if key.startswith(theirs):
             return ours + key.removeprefix(theirs)

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from tasks.contracts import Batch, PixelScores
+from tasks.harness.drawing import Shown
 from tasks.harness.task import Task
 
 from .drawing import draw_class_map
@@ -29,6 +30,9 @@ class SemanticSegmentationTask(Task):
 
     def draw(self, image: np.ndarray, predictions: list[Tensor], index: int) -> np.ndarray:
         return draw_class_map(image, predictions[index].cpu().numpy(), self.header.class_names)
+
+    def shown(self, predictions: list[Tensor], index: int, size: tuple[int, int]) -> Shown:
+        return Shown(class_map=predictions[index].cpu().numpy().astype(np.int64))
 
     def report(self, numbers: dict[str, float]) -> str:
         return iou_table(numbers)

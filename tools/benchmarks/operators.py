@@ -107,9 +107,9 @@ def assign(arguments: Namespace) -> Iterator[Result]:
 
             def ours(boxes: Tensor = boxes, anchors: Tensor = anchors) -> Tensor:
                 valid = torch.ones(boxes.shape[:2], dtype=torch.bool, device=boxes.device)
-                return match(
-                    anchors, boxes, valid, foreground_iou=0.7, background_iou=0.3, low_quality=True
-                )[0]
+                return match(anchors, boxes, valid, foreground_iou=0.7, background_iou=0.3, low_quality=True)[
+                    0
+                ]
 
             def theirs(boxes: Tensor = boxes, anchors: Tensor = anchors, matcher: Any = matcher) -> Tensor:
                 return matcher(box_iou(boxes[0], anchors))

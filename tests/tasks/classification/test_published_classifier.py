@@ -186,7 +186,7 @@ def test_backbone_that_is_not_that_of_the_weights(weights: Path) -> None:
         (["task=classification", "pretrained=V9", "backbone=resnet18"], "pretrained='V9' is neither a file nor"),
         (["task=classification", "pretrained=nowhere.pth"], "there are no weights at nowhere.pth"),
         (["pretrained=true"], "published weights are scored with task=classification"),
-        (["task=detection", "pretrained=true"], "published weights are scored with task=classification"),
+        (["task=semantic_segmentation", "pretrained=true"], "published weights are scored with task=classification"),
     ],
 )  # fmt: skip
 def test_evaluation_without_a_model_says_so(words: list[str], message: str, tmp_path: Path) -> None:

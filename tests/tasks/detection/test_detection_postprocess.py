@@ -2,7 +2,13 @@ import pytest
 import torch
 from torchvision.ops import batched_nms
 
-from tasks.detection.postprocess import best_of_each_image, candidates, detect, suppress
+from tasks.detection.postprocess import (
+    Selection,
+    best_of_each_image,
+    candidates,
+    detect,
+    suppress,
+)
 
 
 def random_boxes(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,13 +48,13 @@ def test_classes_do_not_suppress_each_other_and_thin_boxes_are_dropped() -> None
     found = candidates(scores, 0.05)
     assert found.group_sizes == [3, 1]
     chosen = scores[found.images, found.indices, found.labels]
-    detections = detect(found, boxes[found.indices], chosen, 1, nms_threshold=0.5, max_detections=4)
+    detections = detect(found, boxes[found.indices], chosen, 1, Selection(0.05, 0.5, 4, False, None))
     assert detections.labels.tolist() == [[0, 1, -1, -1]]
     torch.testing.assert_close(detections.scores, torch.tensor([[0.9, 0.6, 0, 0]]))
 
 
 def test_no_candidates() -> None:
     found = candidates(torch.zeros(2, 5, 3), 0.05)
-    detections = detect(found, torch.zeros(0, 4), torch.zeros(0), 2, nms_threshold=0.5, max_detections=7)
+    detections = detect(found, torch.zeros(0, 4), torch.zeros(0), 2, Selection(0.05, 0.5, 7, False, None))
     assert detections.boxes.shape == (2, 7, 4)
     assert (detections.labels == -1).all()

@@ -32,6 +32,13 @@ def make_batch(objects: list[list[tuple]], *, crowd: bool = False) -> Batch:
     )  # fmt: skip
 
 
+V2 = {  # torchvision's second version, narrow
+    "pyramid": {"name": "fpn", "channels": 16, "norm": "batch"},
+    "rpn_convs": 2,
+    "box_convs": 2,
+    "box_linears": 1,
+    "box_norm": "batch",
+}
 USUAL = [[(0, 10, 10, 60, 70), (2, 50, 20, 120, 90)], [(1, 5, 5, 40, 40)]]
 BATCHES = {
     "usual": lambda: make_batch(USUAL),
@@ -51,10 +58,11 @@ def losses(model: FasterRCNN, batch: Batch, bf16: bool = False) -> dict[str, Ten
         return model.losses(model.features(batch), batch)
 
 
+@pytest.mark.parametrize("options", [{}, V2], ids=["v1", "v2"])
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("kind", BATCHES)
-def test_finite_losses_and_a_gradient_for_every_parameter(kind: str, bf16: bool) -> None:
-    model, batch = build().train(), BATCHES[kind]()
+def test_finite_losses_and_a_gradient_for_every_parameter(kind: str, bf16: bool, options: dict) -> None:
+    model, batch = build(**options).train(), BATCHES[kind]()
     found = losses(model, batch, bf16)
     assert list(found) == ["loss_objectness", "loss_rpn_box", "loss_class", "loss_box"]
     total = torch.stack(list(found.values())).sum()
@@ -91,6 +99,28 @@ def test_no_proposals_and_nothing_above_the_threshold() -> None:
         model = build().eval()
         model.rpn.deltas.bias.fill_(float("nan"))  # no proposal is usable
         assert (model(batch).labels == -1).all()
+
+
+def test_padding_is_no_part_of_the_statistics_of_a_batch_norm() -> None:
+    """Boxes that are none must not move what norms of the box head learn, nor what it says of the others."""
+    torch.manual_seed(0)
+    head = build(**V2).train().roi_head
+    maps, boxes = (
+        [torch.randn(1, 16, 24, 32)],
+        torch.tensor([[[8.0, 8.0, 60.0, 70.0], [20.0, 4.0, 90.0, 80.0]]]),
+    )
+    valid = torch.tensor([[True, True]])
+    alone = head(maps, [4], boxes, valid)
+    mean = head.head.convs[0][1].running_mean.clone()
+    head.head.convs[0][1].reset_running_stats()
+    padded = torch.cat((boxes, torch.zeros(1, 3, 4)), dim=1)
+    among = head(maps, [4], padded, torch.cat((valid, torch.zeros(1, 3, dtype=torch.bool)), dim=1))
+    torch.testing.assert_close(head.head.convs[0][1].running_mean, mean)
+    for one, other in zip(alone, among, strict=True):
+        torch.testing.assert_close(one, other[:, :2])
+    nothing = head(maps, [4], padded, torch.zeros(1, 5, dtype=torch.bool))
+    assert nothing[0].shape == (1, 5, 4)
+    assert head.head.convs[0][1].running_mean.isfinite().all()
 
 
 def test_predictions_read_no_targets_and_do_not_depend_on_the_rest_of_the_batch() -> None:
@@ -134,6 +164,8 @@ def test_training_learns_one_batch() -> None:
     [
         ({"anchor_sizes": [8, 16]}, "anchor_sizes has 2 values.*the pyramid has 5 levels"),
         ({"backbone": {"name": "resnet51"}}, "resnet51.*resnet50"),
+        ({"rpn_convs": 0}, "model.rpn_convs=0 and model.box_linears=2 must be at least 1"),
+        ({"box_norm": "layer"}, "model.box_norm='layer' is unknown; choose one of None, 'batch'"),
         ({"pyramid": {"name": "fpm"}}, "fpm.*fpn"),
         ({"backbone": {"name": "resnet18", "nrom": "batch"}}, "nrom.*norm"),
     ],

@@ -14,7 +14,19 @@ from tasks.detection.torchvision_weights import load_torchvision_weights
 
 NUM_CLASSES = 5
 ALL = 10**6  # a budget so large that every candidate is sampled, on both sides
+FEW = 200  # proposals of an image, for speed
 SIZES = [(200, 300), (250, 180), (220, 220)]
+V2 = {
+    "pyramid": {"name": "fpn", "norm": "batch"},
+    "rpn_convs": 2,
+    "box_convs": 4,
+    "box_linears": 1,
+    "box_norm": "batch",
+}
+VARIANTS = {  # torchvision's builder, and our options for its network
+    "v1": (oracle.fasterrcnn_resnet50_fpn, {"pyramid": {"name": "fpn"}}),
+    "v2": (oracle.fasterrcnn_resnet50_fpn_v2, V2),
+}
 OBJECTS = [
     ([[20.0, 30.0, 120.0, 150.0], [150.5, 60.25, 260.0, 190.0], [200.0, 10.0, 216.0, 30.0]], [0, 3, 4]),
     ([[10.0, 100.0, 90.0, 240.0], [60.0, 20.0, 175.0, 120.0]], [2, 0]),
@@ -49,10 +61,16 @@ def to_torchvision(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]
     return images, targets
 
 
-def build_oracle(**options) -> oracle.FasterRCNN:
+def build_oracle(variant: str, **options) -> oracle.FasterRCNN:
     torch.manual_seed(0)
-    model = oracle.fasterrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=NUM_CLASSES + 1, **options
+    build = VARIANTS[variant][0]
+    model = build(
+        weights=None,
+        weights_backbone=None,
+        num_classes=NUM_CLASSES + 1,
+        rpn_post_nms_top_n_train=FEW,
+        rpn_post_nms_top_n_test=FEW,
+        **options,
     )
     model.transform.resize = lambda image, target: (image, target)  # images come in their final size
     return model
@@ -72,7 +90,10 @@ def livelier(model: oracle.FasterRCNN, batch: Batch) -> None:
     for norm in norms:
         norm.momentum = 1.0
     with torch.no_grad():
-        model.train().backbone(padded)
+        maps = model.train().backbone(padded)
+        model.roi_heads.box_head(
+            F.adaptive_avg_pool2d(maps["0"], 7)
+        )  # for the statistics of V2's norms, or for nothing
         for norm in norms:
             norm.momentum = 0.1
         model.rpn.head.cls_logits.weight *= 40
@@ -81,22 +102,26 @@ def livelier(model: oracle.FasterRCNN, batch: Batch) -> None:
         model.roi_heads.box_predictor.bbox_pred.weight *= 3
 
 
-def build_ours(weights: dict[str, Tensor], **options) -> FasterRCNN:
+def build_ours(variant: str, weights: dict[str, Tensor], **options) -> FasterRCNN:
+    backbone = {"name": "resnet50", "norm": "batch"}
     model = faster_rcnn(
         num_classes=NUM_CLASSES,
-        backbone={"name": "resnet50", "norm": "batch"},
-        pyramid={"name": "fpn"},
+        backbone=backbone,
+        rpn_post_nms_train=FEW,
+        rpn_post_nms_test=FEW,
+        **VARIANTS[variant][1],
         **options,
     )
     load_torchvision_weights(model, weights)
     return model
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("batch_statistics", [True, False])
-def test_losses_equal_torchvisions(batch: Batch, batch_statistics: bool) -> None:
-    theirs = build_oracle(rpn_batch_size_per_image=ALL, box_batch_size_per_image=ALL)
+def test_losses_equal_torchvisions(batch: Batch, batch_statistics: bool, variant: str) -> None:
+    theirs = build_oracle(variant, rpn_batch_size_per_image=ALL, box_batch_size_per_image=ALL)
     livelier(theirs, batch)
-    ours = build_ours(theirs.state_dict(), rpn_samples=ALL, box_samples=ALL)
+    ours = build_ours(variant, theirs.state_dict(), rpn_samples=ALL, box_samples=ALL)
     images, targets = to_torchvision(batch)
     for model in (theirs, ours):
         model.train()
@@ -117,10 +142,11 @@ def test_losses_equal_torchvisions(batch: Batch, batch_statistics: bool) -> None
         torch.testing.assert_close(losses[name], expected[their_name], rtol=1e-4, atol=0)
 
 
-def test_detections_equal_torchvisions(batch: Batch) -> None:
-    theirs = build_oracle()
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_detections_equal_torchvisions(batch: Batch, variant: str) -> None:
+    theirs = build_oracle(variant)
     livelier(theirs, batch)
-    ours = build_ours(theirs.state_dict())
+    ours = build_ours(variant, theirs.state_dict())
     images, _ = to_torchvision(batch)
     with torch.no_grad():
         expected = theirs.eval()(images)

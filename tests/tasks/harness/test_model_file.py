@@ -2,13 +2,15 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from tasks import load_model
+from tasks import load_model, load_predictor
 from tasks.harness.architectures import build_model, resolved_spec
 from tasks.harness.model_file import FORMAT_VERSION, METADATA_KEY, Header, read, save_model
 from tasks.preprocessing import Preprocessing
@@ -27,6 +29,21 @@ def saved(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     save_model(path, model, header)
     return path, model, header
+
+
+def test_a_file_of_version_1_still_predicts_the_same() -> None:
+    """`version_1.safetensors` was written by vertebra 0.1.0, and its JSON says what it found then. Neither is ever
+    written again: files of users are as old."""
+    folder = Path(__file__).parent
+    expected = json.loads((folder / "version_1.json").read_text())
+    predictor = load_predictor(folder / "version_1.safetensors", device="cpu", precision="32-true")
+    assert (predictor.header.class_names, predictor.header.category_ids) == (["cat", "dog"], [17, 18])
+    image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
+    found = predictor(image)
+    count = len(expected["scores"])
+    assert found.class_names[:count] == expected["class_names"]
+    np.testing.assert_allclose(found.scores[:count], expected["scores"], rtol=1e-4)
+    np.testing.assert_allclose(found.boxes[:count], expected["boxes"], atol=0.01)
 
 
 def altered(saved, tmp_path, **changes):

@@ -22,12 +22,27 @@ from tasks.instance_segmentation.torchvision_weights import load_torchvision_wei
 
 NUM_CLASSES = 4
 ALL = 10**6  # a budget so large that every candidate is sampled, on both sides
+FEW = 200  # proposals of an image, for speed
 SIZES = [(160, 240), (200, 144)]
 HEIGHT, WIDTH = 224, 256
 OBJECTS = [
     ([[20.0, 30.0, 120.0, 150.0], [130.5, 40.25, 239.0, 159.0], [200.0, 10.0, 216.0, 30.0]], [0, 3, 2]),
     ([], []),
 ]
+
+
+V2 = {
+    "pyramid": {"name": "fpn", "norm": "batch"},
+    "rpn_convs": 2,
+    "box_convs": 4,
+    "box_linears": 1,
+    "box_norm": "batch",
+    "mask_norm": "batch",
+}
+VARIANTS = {  # torchvision's builder, and our options for its network
+    "v1": (oracle.maskrcnn_resnet50_fpn, {"pyramid": {"name": "fpn"}}),
+    "v2": (oracle.maskrcnn_resnet50_fpn_v2, V2),
+}
 
 
 def ellipse(box: list[float], height: int, width: int) -> np.ndarray:
@@ -90,10 +105,16 @@ def to_torchvision(batch: Batch, masks: list[np.ndarray]) -> tuple[list[Tensor],
     return images, targets
 
 
-def build_oracle(batch: Batch, masks: list[np.ndarray], **options: Any) -> Any:
+def build_oracle(variant: str, batch: Batch, masks: list[np.ndarray], **options: Any) -> Any:
     torch.manual_seed(0)
-    model = oracle.maskrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=NUM_CLASSES + 1, **options
+    build = VARIANTS[variant][0]
+    model = build(
+        weights=None,
+        weights_backbone=None,
+        num_classes=NUM_CLASSES + 1,
+        rpn_post_nms_top_n_train=FEW,
+        rpn_post_nms_top_n_test=FEW,
+        **options,
     )
     model.transform.resize = lambda image, target: (image, target)  # images come in their final size
     images, _ = to_torchvision(batch, masks)
@@ -107,7 +128,9 @@ def build_oracle(batch: Batch, masks: list[np.ndarray], **options: Any) -> Any:
     with torch.no_grad():
         for norm in norms:
             norm.momentum = 1.0
-        model.train().backbone(padded)
+        maps = model.train().backbone(padded)
+        for head, size in ((model.roi_heads.box_head, 7), (model.roi_heads.mask_head, 14)):
+            head(F.adaptive_avg_pool2d(maps["0"], size))  # for the statistics of V2's norms, or for nothing
         model.rpn.head.cls_logits.weight *= 40
         model.rpn.head.bbox_pred.weight *= 5
         model.roi_heads.box_predictor.cls_score.weight *= 12
@@ -116,9 +139,15 @@ def build_oracle(batch: Batch, masks: list[np.ndarray], **options: Any) -> Any:
     return model.eval()
 
 
-def build_ours(weights: dict[str, Tensor], **options: Any) -> MaskRCNN:
+def build_ours(variant: str, weights: dict[str, Tensor], **options: Any) -> MaskRCNN:
+    backbone = {"name": "resnet50"}
     model = mask_rcnn(
-        num_classes=NUM_CLASSES, backbone={"name": "resnet50"}, pyramid={"name": "fpn"}, **options
+        num_classes=NUM_CLASSES,
+        backbone=backbone,
+        rpn_post_nms_train=FEW,
+        rpn_post_nms_test=FEW,
+        **VARIANTS[variant][1],
+        **options,
     )
     load_torchvision_weights(model, weights)
     return model.eval()
@@ -136,12 +165,13 @@ def their_sampling(masks: list[np.ndarray]) -> Callable[..., Tensor]:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("their_targets", [False, True], ids=["our targets", "their targets"])
 def test_losses_equal_torchvisions(
-    batch: Batch, masks: list[np.ndarray], their_targets: bool, monkeypatch: pytest.MonkeyPatch
+    batch: Batch, masks: list[np.ndarray], their_targets: bool, variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    theirs = build_oracle(batch, masks, rpn_batch_size_per_image=ALL, box_batch_size_per_image=ALL)
-    ours = build_ours(theirs.state_dict(), rpn_samples=ALL, box_samples=ALL)
+    theirs = build_oracle(variant, batch, masks, rpn_batch_size_per_image=ALL, box_batch_size_per_image=ALL)
+    ours = build_ours(variant, theirs.state_dict(), rpn_samples=ALL, box_samples=ALL)
     theirs.train()
     for norm in theirs.modules():
         if isinstance(norm, nn.BatchNorm2d):
@@ -181,9 +211,10 @@ def test_targets_of_small_boxes_equal_torchvisions(batch: Batch, masks: list[np.
 
 
 @torch.no_grad()
-def test_detections_and_masks_equal_torchvisions(batch: Batch, masks: list[np.ndarray]) -> None:
-    theirs = build_oracle(batch, masks)
-    ours = build_ours(theirs.state_dict())
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_detections_and_masks_equal_torchvisions(batch: Batch, masks: list[np.ndarray], variant: str) -> None:
+    theirs = build_oracle(variant, batch, masks)
+    ours = build_ours(variant, theirs.state_dict())
     expected = theirs(to_torchvision(batch, masks)[0])
     detections = ours(batch)
     for i, (theirs_found, (height, width)) in enumerate(zip(expected, SIZES, strict=True)):

@@ -113,33 +113,6 @@ def test_data_without_class_maps_stops_before_a_folder_is_made(tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_coco_boxes_without_masks_stop_before_a_folder_is_made(tmp_path, monkeypatch) -> None:
-    content = {
-        "images": [{"id": 1, "file_name": "x.png", "width": 8, "height": 8}],
-        "annotations": [
-            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 4], "area": 16, "iscrowd": 0}
-        ],
-        "categories": [{"id": 1, "name": "cat"}],
-    }
-    data = tmp_path / "data"
-    (data / "annotations").mkdir(parents=True)
-    for split in ("train2017", "val2017"):
-        (data / split).mkdir()
-        Image.new("RGB", (8, 8)).save(data / split / "x.png")
-        (data / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-    with pytest.raises(ValueError, match="train split has boxes but no masks.*task=detection"):
-        train(
-            compose(
-                "train",
-                ["task=semantic_segmentation", "data=coco", f"data.root={data}", "loader.batch_size=1"],
-            )
-        )
-    assert list(work.iterdir()) == []
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "coco446").is_dir(), reason="needs the real photographs (VERTEBRA_DATA)")
 @pytest.mark.parametrize("model", ["semantic_fpn", "deeplabv3"])

@@ -1,0 +1,150 @@
+"""FCOS on any backbone with a pyramid: `fcos` builds it, `FCOS` is the network.
+
+FCOS: Fully Convolutional One-Stage Object Detection (Tian et al., 2019), with what its extended version (A
+Simple and Strong Anchor-Free Object Detector, 2020) adds: centre sampling, centre-ness beside the boxes, GIoU.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tasks.contracts import Batch
+from tasks.preprocessing import Preprocessing
+
+from .boxes import decode_distances, encode_distances
+from .dense_detector import DenseDetector
+from .dense_head import DenseHead, DensePredictions
+from .losses import BoxLoss, ClassLoss, box_losses, dense_class_losses
+from .matching import take_matched, trainable
+from .point_matching import centerness, match_points
+from .postprocess import Selection
+from .pyramid import detector_pyramid
+
+_PYRAMID = {"levels": ("c3", "c4", "c5"), "extra": "conv_p5"}  # P3 to P7 (section 3.2)
+
+
+def fcos(
+    *,
+    num_classes: int,
+    backbone: Mapping[str, Any],
+    pyramid: Mapping[str, Any] | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    center_radius: float = 1.5,
+    head_layers: int = 4,
+    head_norm: str | None = "group",
+    class_loss: ClassLoss = "focal",
+    box_loss: BoxLoss = "giou",
+    pre_nms: int = 1000,
+    score_threshold: float = 0.2,
+    nms_threshold: float = 0.6,
+    max_detections: int = 100,
+    class_agnostic_nms: bool = False,
+    soft_nms_sigma: float | None = None,
+) -> "FCOS":
+    """An FCOS from plain values. Defaults are torchvision's, so that its weights act as they did there.
+
+    Args:
+        num_classes: K, without background.
+        backbone: what `backbones.create` takes, such as `{"name": "resnet50", "norm": "frozen"}`.
+        pyramid: what `backbones.create_pyramid` takes; what it leaves open of an FPN gives P3 to P7.
+        preprocessing: how pixels reach the network, or its values; None for the defaults.
+        center_radius: points this many strides around an object's centre stand for it.
+        head_layers: convolutions of each of the two towers of the head.
+        head_norm: norm after each of them, or None.
+        class_loss: "focal", or "cross_entropy" of the same sigmoids.
+        box_loss: of boxes, "iou", "giou", "diou" or "ciou"; or of distances in strides, "l1" or "smooth_l1".
+        pre_nms: best candidates of each level that go into suppression.
+        score_threshold: detections need a higher score, the geometric mean of class and centre-ness.
+        nms_threshold: detections that overlap a better one of their class more than this are dropped.
+        max_detections: most detections of an image.
+        class_agnostic_nms: boxes of other classes suppress each other as well.
+        soft_nms_sigma: instead of dropping boxes that overlap a better one, lower their scores by this Gaussian
+            (0.5 in Soft-NMS); then `nms_threshold` is not used.
+
+    Raises:
+        ValueError: an unknown backbone, pyramid, option or loss.
+    """
+    if isinstance(preprocessing, Mapping):
+        preprocessing = Preprocessing(**preprocessing)
+    extractor, channels, strides = detector_pyramid("fcos", backbone, pyramid, _PYRAMID)
+    head = DenseHead(
+        channels,
+        num_classes=num_classes,
+        num_anchors=1,
+        layers=head_layers,
+        width=channels,
+        norm=head_norm,
+        bias=True,
+        with_quality=True,
+    )
+    return FCOS(
+        extractor,
+        [head],
+        preprocessing or Preprocessing(),
+        anchor_sizes=strides,
+        center_radius=center_radius,
+        class_loss=class_loss,
+        box_loss=box_loss,
+        pre_nms=pre_nms,
+        selection=Selection(
+            score_threshold, nms_threshold, max_detections, class_agnostic_nms, soft_nms_sigma
+        ),
+    )
+
+
+class FCOS(DenseDetector):
+    """The network. Its losses are sums over the points of the batch, divided by those that stand for an object."""
+
+    def __init__(self, *parts: Any, center_radius: float, **settings: Any):
+        super().__init__(*parts, **settings)
+        self.center_radius = center_radius
+
+    def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
+        return encode_distances(boxes, anchors)
+
+    def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
+        return decode_distances(deltas, anchors)
+
+    def scores(self, found: DensePredictions) -> Tensor:
+        assert found.quality is not None
+        return (found.logits.float().sigmoid() * found.quality.float().sigmoid()[..., None]).sqrt()
+
+    def dense_predictions(self, features: dict[str, Tensor], batch: Batch) -> DensePredictions:
+        found = super().dense_predictions(features, batch)
+        return found._replace(deltas=found.deltas.relu())  # a point lies inside its box
+
+    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        found = self.dense_predictions(features, batch)
+        assert found.quality is not None
+        with torch.no_grad():
+            matches = match_points(
+                found.anchors,
+                found.level_sizes,
+                batch.boxes,
+                trainable(batch.boxes, batch.labels, batch.is_crowd),
+                radius=self.center_radius,
+            )
+            labels = take_matched(batch.labels, matches, self.num_classes)
+            images, indices = (matches >= 0).nonzero().unbind(1)  # the one wait for the device
+            points, gt_boxes = found.anchors[indices], batch.boxes[images, matches[images, indices]]
+            centers = centerness(gt_boxes, points)
+        boxes = box_losses(
+            found.deltas[images, indices],
+            points,
+            gt_boxes,
+            self.box_loss,
+            encode=self.encode,
+            decode=self.decode,
+        )
+        quality = F.binary_cross_entropy_with_logits(
+            found.quality[images, indices].float(), centers, reduction="sum"
+        )
+        count = max(1, len(images))
+        return {
+            "loss_class": dense_class_losses(found.logits, labels, self.class_loss).sum() / count,
+            "loss_box": boxes.sum() / count,
+            "loss_centerness": quality / count,
+        }

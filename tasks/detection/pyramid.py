@@ -1,0 +1,41 @@
+"""The feature maps that a detector stands on: a backbone with a pyramid of equal channels and doubling strides."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import backbones
+
+
+def detector_pyramid(
+    model: str,
+    backbone: Mapping[str, Any],
+    pyramid: Mapping[str, Any] | None,
+    defaults: Mapping[str, Any] | None = None,
+) -> tuple[backbones.FeatureExtractor, int, list[int]]:
+    """The extractor for `backbone` and `pyramid`, the channels of its maps and their strides, finest first.
+
+    `defaults` are what `model` takes for whatever `pyramid` leaves open of an "fpn" or "pafpn".
+
+    Raises:
+        ValueError: an unknown backbone, pyramid or option, or maps that no detector of this kind can use.
+    """
+    extractor = backbones.create(**backbone)
+    given = dict(pyramid or {})
+    if given.get("name", "fpn") in ("fpn", "pafpn"):
+        given = {**(defaults or {}), **given}
+        if pyramid is None or "levels" not in pyramid:  # a network for tiny images has others
+            levels = [level for level in given.get("levels", ()) if level in extractor.feature_info]
+            given["levels"] = levels or None
+    built = backbones.create_pyramid(extractor, **given)
+    infos = built.feature_info.values()
+    strides = [info.stride for info in infos]
+    if len({info.channels for info in infos}) != 1 or any(
+        coarse != 2 * fine for fine, coarse in pairwise(strides)
+    ):
+        found = ", ".join(f"{k} {v.channels} at stride {v.stride}" for k, v in built.feature_info.items())
+        raise ValueError(
+            f"{model} needs maps of equal channels with strides that double from level to level; the "
+            f"pyramid gives {found}: choose a pyramid and backbone options that do (no output_stride)"
+        )
+    return built, next(iter(infos)).channels, strides

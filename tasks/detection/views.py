@@ -1,0 +1,123 @@
+"""Test-time augmentation: each image in several sizes, mirrored too, and one set of detections of all these views."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import batched_nms
+
+from tasks.contracts import Batch, Detections, Model
+from tasks.harness.model_file import Header
+from tasks.preprocessing import Preprocessing
+
+
+class ManyViews(Model):
+    """A detector whose predictions come from several views of each image, merged by non-maximum suppression.
+
+    Images come in the largest of the sizes (`preprocessing` says so), and the others are made of them, on their
+    device. A mask stays with the box that it was found in. Losses are of the images as they come.
+    """
+
+    def __init__(self, model: Model, *, scales: Sequence[float] = (1.0,), flip: bool = False):
+        """`scales` are sizes relative to the model's own; `flip` adds the mirror image of each.
+
+        Raises:
+            ValueError: no scales, or one that is not positive.
+        """
+        super().__init__()
+        if not scales or min(scales) <= 0:
+            raise ValueError(
+                f"scales={list(scales)} must be one or more positive numbers, 1 the model's own size"
+            )
+        self.model = model
+        own, largest = model.preprocessing, max(scales)
+        if own.short_side is None:  # images come as they are stored
+            self.preprocessing, largest = own, 1.0
+        else:
+            short_side = max(1, round(own.short_side * largest))
+            self.preprocessing = replace(
+                own, short_side=short_side, max_size=max(short_side, round(own.max_size * largest))
+            )
+        self.views = [(scale / largest, flipped) for scale in scales for flipped in (False, True)[: 1 + flip]]
+        self.header = Header(**{**asdict(model.header), "preprocessing": self.preprocessing.to_dict()})
+        self.nms_threshold: float = model.header.model.get("nms_threshold", 0.5)
+
+    def features(self, batch: Batch) -> dict[str, Tensor]:
+        return self.model.features(batch)
+
+    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        return self.model.losses(features, batch)
+
+    def predictions(self, features: dict[str, Tensor], batch: Batch) -> Detections:
+        found = []
+        for factor, flipped in self.views:
+            if factor == 1 and not flipped:
+                found.append(self.model.predictions(features, batch))
+            else:
+                view = view_of(batch, self.preprocessing, factor, flipped)
+                found.append(seen_from(self.model(view), view.sizes, batch.sizes, flipped))
+        return merge_views(found, self.nms_threshold)
+
+
+def view_of(batch: Batch, preprocessing: Preprocessing, factor: float, flipped: bool) -> Batch:
+    """The images of `batch`, without targets, `factor` times as large and, if `flipped`, mirrored left to right."""
+    sizes = [
+        (max(1, round(height * factor)), max(1, round(width * factor)))
+        for height, width in batch.sizes.tolist()
+    ]
+    images = batch.images.new_zeros(len(batch), 3, *preprocessing.padded_size(sizes))
+    for view, image, old, new in zip(images, batch.images, batch.sizes.tolist(), sizes, strict=True):
+        pixels = image[:, : old[0], : old[1]]
+        if new != tuple(old):
+            resized = F.interpolate(pixels[None].float(), new, mode="bilinear", antialias=True)[0]
+            pixels = resized.round().clamp(0, 255).to(torch.uint8)
+        view[:, : new[0], : new[1]] = pixels.flip(-1) if flipped else pixels
+    return Batch(
+        images=images.contiguous(memory_format=torch.channels_last),
+        sizes=torch.tensor(sizes, device=batch.sizes.device),
+        original_sizes=batch.original_sizes,
+        image_ids=batch.image_ids,
+        boxes=batch.boxes[:, :0],
+        labels=batch.labels[:, :0],
+        is_crowd=batch.is_crowd[:, :0],
+    )
+
+
+def seen_from(found: Detections, sizes: Tensor, batch_sizes: Tensor, flipped: bool) -> Detections:
+    """Detections in a view with images of `sizes` (B, 2), in pixels of the batch with those of `batch_sizes`."""
+    boxes, masks = found.boxes, found.masks
+    if flipped:
+        left, top, right, bottom = boxes.unbind(-1)
+        width = sizes[:, 1:].to(boxes)
+        boxes = torch.stack((width - right, top, width - left, bottom), dim=-1)
+        boxes = boxes.where((found.labels >= 0)[..., None], 0)
+        masks = None if masks is None else masks.flip(-1)
+    return replace(found, boxes=boxes, masks=masks).to_original(sizes, batch_sizes)
+
+
+def merge_views(found: Sequence[Detections], nms_threshold: float) -> Detections:
+    """The best of all these detections of the same images, as many rows as each has. Of detections of one class
+    that overlap more than `nms_threshold`, only the best stays."""
+    boxes, scores, labels = (
+        torch.cat([getattr(one, name) for one in found], dim=1) for name in ("boxes", "scores", "labels")
+    )
+    all_masks = [one.masks for one in found if one.masks is not None]
+    masks = torch.cat(all_masks, dim=1) if all_masks else None
+    num_images, most = found[0].labels.shape
+    merged = Detections(
+        boxes=boxes.new_zeros(num_images, most, 4),
+        scores=scores.new_zeros(num_images, most),
+        labels=labels.new_full((num_images, most), -1),
+        masks=None if masks is None else masks.new_zeros(num_images, most, *masks.shape[2:]),
+    )
+    for i in range(num_images):
+        rows = (labels[i] >= 0).nonzero()[:, 0]
+        kept = rows[batched_nms(boxes[i, rows], scores[i, rows], labels[i, rows], nms_threshold)[:most]]
+        merged.boxes[i, : len(kept)] = boxes[i, kept]
+        merged.scores[i, : len(kept)] = scores[i, kept]
+        merged.labels[i, : len(kept)] = labels[i, kept]
+        if masks is not None and merged.masks is not None:
+            merged.masks[i, : len(kept)] = masks[i, kept]
+    return merged

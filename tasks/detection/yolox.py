@@ -1,0 +1,180 @@
+"""YOLOX on any backbone with a pyramid: `yolox` builds it, `YOLOX` is the network.
+
+YOLOX: Exceeding YOLO Series in 2021 (Ge et al., 2021), section 2.1: a decoupled head for each level, one point a
+cell instead of anchors, SimOTA. The backbone is any of ours in place of the paper's.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tasks.contracts import Batch
+from tasks.preprocessing import Preprocessing
+
+from .boxes import Weights, decode, encode
+from .dense_detector import DenseDetector
+from .dense_head import RARE, DenseHead, DensePredictions
+from .losses import BoxLoss, ClassLoss, box_losses, dense_class_losses
+from .matching import trainable
+from .point_matching import assign_by_cost
+from .postprocess import Selection
+from .pyramid import detector_pyramid
+
+_WEIGHTS: Weights = (1.0, 1.0, 1.0, 1.0)
+_WIDTH, _LAYERS = 256, 2  # of the head, before the multipliers
+_BOX_WEIGHT = 5.0  # of the loss of boxes beside the others
+
+
+def yolox(
+    *,
+    num_classes: int,
+    backbone: Mapping[str, Any],
+    pyramid: Mapping[str, Any] | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    width: float = 1.0,
+    depth: float = 1.0,
+    head_norm: str | None = "batch",
+    center_radius: float = 2.5,
+    class_loss: ClassLoss = "cross_entropy",
+    box_loss: BoxLoss = "iou",
+    pre_nms: int = 1000,
+    score_threshold: float = 0.01,
+    nms_threshold: float = 0.65,
+    max_detections: int = 100,
+    class_agnostic_nms: bool = False,
+    soft_nms_sigma: float | None = None,
+) -> "YOLOX":
+    """A YOLOX from plain values.
+
+    Args:
+        num_classes: K, without background.
+        backbone: what `backbones.create` takes, such as `{"name": "resnet50"}`.
+        pyramid: what `backbones.create_pyramid` takes, "pafpn" as in the paper or "fpn"; what it leaves open
+            gives P3 to P5 with batch norm and as many channels as the head.
+        preprocessing: how pixels reach the network, or its values; None for the defaults.
+        width: times 256 are the channels of head and pyramid; the paper's sizes are 0.5 (S), 0.75 (M), 1 (L) and
+            1.25 (X), here with a backbone to match.
+        depth: times 2, rounded and at least 1, are the convolutions of each of the two towers of a head.
+        head_norm: norm after each of them, or None.
+        center_radius: points this many strides around an object's centre may stand for it.
+        class_loss: of the sigmoids of points that stand for an object, "cross_entropy" or "focal".
+        box_loss: of boxes, "iou", "giou", "diou" or "ciou"; or of deltas, "l1" or "smooth_l1".
+        pre_nms: best candidates of each level that go into suppression.
+        score_threshold: detections need a higher score, class times objectness.
+        nms_threshold: detections that overlap a better one of their class more than this are dropped.
+        max_detections: most detections of an image.
+        class_agnostic_nms: boxes of other classes suppress each other as well.
+        soft_nms_sigma: instead of dropping boxes that overlap a better one, lower their scores by this Gaussian
+            (0.5 in Soft-NMS); then `nms_threshold` is not used.
+
+    Raises:
+        ValueError: an unknown backbone, pyramid, option or loss; a multiplier that is not positive.
+    """
+    if not (width > 0 and depth > 0):
+        raise ValueError(
+            f"model.width={width} and model.depth={depth} must be above 0 (0.5 and 0.33 for a small one)"
+        )
+    if isinstance(preprocessing, Mapping):
+        preprocessing = Preprocessing(**preprocessing)
+    channels = max(8, round(_WIDTH * width / 8) * 8)
+    defaults = {"levels": ("c3", "c4", "c5"), "extra": "none", "norm": "batch", "channels": channels}
+    pyramid = {"name": "pafpn", **(pyramid or {})}
+    extractor, inputs, strides = detector_pyramid("yolox", backbone, pyramid, defaults)
+    heads = [
+        DenseHead(
+            inputs,
+            num_classes=num_classes,
+            num_anchors=1,
+            layers=max(1, round(_LAYERS * depth)),
+            width=channels,
+            norm=head_norm,
+            bias=False,
+            activation=nn.SiLU,
+            stem=True,
+            kernel=1,
+            with_quality=True,
+        )
+        for _ in strides
+    ]
+    for head in heads:
+        assert head.quality is not None and head.quality.bias is not None
+        nn.init.constant_(head.quality.bias, RARE)
+    return YOLOX(
+        extractor,
+        heads,
+        preprocessing or Preprocessing(),
+        anchor_sizes=strides,
+        anchor_offset=0.5,
+        center_radius=center_radius,
+        class_loss=class_loss,
+        box_loss=box_loss,
+        pre_nms=pre_nms,
+        selection=Selection(
+            score_threshold, nms_threshold, max_detections, class_agnostic_nms, soft_nms_sigma
+        ),
+    )
+
+
+class YOLOX(DenseDetector):
+    """The network. Its losses are sums over the points of the batch, divided by those that stand for an object.
+
+    Offsets are from the middle of the cell, where the paper's are from its corner: the same up to a constant.
+    """
+
+    closing: bool = False
+    """Whether this is the end of the training, when L1 of the deltas is lost too (section 2.1). The task sets it."""
+
+    def __init__(self, *parts: Any, center_radius: float, **settings: Any):
+        super().__init__(*parts, **settings)
+        self.center_radius = center_radius
+
+    def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
+        return encode(boxes, anchors, _WEIGHTS)
+
+    def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
+        return decode(deltas, anchors, _WEIGHTS)
+
+    def scores(self, found: DensePredictions) -> Tensor:
+        assert found.quality is not None
+        return found.logits.float().sigmoid() * found.quality.float().sigmoid()[..., None]
+
+    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        found = self.dense_predictions(features, batch)
+        assert found.quality is not None
+        with torch.no_grad():
+            matches, overlaps = assign_by_cost(
+                found.anchors,
+                self.decode(found.deltas, found.anchors),
+                self.scores(found).sqrt(),
+                batch.boxes,
+                batch.labels,
+                trainable(batch.boxes, batch.labels, batch.is_crowd),
+                radius=self.center_radius,
+            )
+            images, indices = (matches >= 0).nonzero().unbind(1)  # the one wait for the device
+            rows = matches[images, indices]
+            gt_boxes, labels = batch.boxes[images, rows], batch.labels[images, rows]
+        anchors, deltas = found.anchors[indices], found.deltas[images, indices]
+        count = max(1, len(images))
+
+        def lost(kind: BoxLoss) -> Tensor:
+            return (
+                box_losses(deltas, anchors, gt_boxes, kind, encode=self.encode, decode=self.decode).sum()
+                / count
+            )
+
+        objectness = F.binary_cross_entropy_with_logits(
+            found.quality.float(), (matches >= 0).float(), reduction="sum"
+        )
+        classes = dense_class_losses(
+            found.logits[images, indices], labels, self.class_loss, quality=overlaps[images, indices]
+        )
+        return {
+            "loss_class": classes.sum() / count,
+            "loss_box": _BOX_WEIGHT * lost(self.box_loss),
+            "loss_objectness": objectness / count,
+            **({"loss_l1": lost("l1")} if self.closing else {}),
+        }

@@ -1,0 +1,154 @@
+"""What stops a training that has gone wrong, with what there is to know: losses that are no numbers, memory."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from tasks.contracts import Batch
+
+OnNonfinite = Literal["stop", "skip"]
+MOST_SAVED = 3
+"""Batches that `skip` saves; a training that has diverged would fill the disk."""
+
+
+class NonfiniteLoss(ValueError):
+    """A loss or a gradient is nan or infinite."""
+
+
+class LossGuard:
+    """Looks at the losses of every batch before the optimiser uses their gradients.
+
+    The losses are copied to the CPU while the device goes on to the backward pass, and read when that has been
+    queued: the check waits for the forward pass alone, while the device has work.
+    """
+
+    def __init__(self, folder: Path | None, on_nonfinite: OnNonfinite = "stop") -> None:
+        """`folder` is where a bad batch is saved. `skip` leaves out the step, for which the gradients are looked
+        at as well: that waits for the device once a step."""
+        if on_nonfinite not in get_args(OnNonfinite):
+            raise ValueError(f"on_nonfinite={on_nonfinite} must be one of {', '.join(get_args(OnNonfinite))}")
+        self.folder = folder
+        self.on_nonfinite: OnNonfinite = on_nonfinite
+        self._waiting: list[tuple[list[str], Tensor, torch.cuda.Event | None, Batch]] = []
+        self._num_saved = 0
+
+    def watch(self, losses: dict[str, Tensor], batch: Batch) -> None:
+        """Remembers the losses of a batch for `check`."""
+        values = torch.stack([value.detach().float() for value in losses.values()])
+        event = None
+        if values.is_cuda:
+            values = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        self._waiting.append((list(losses), values, event, batch))
+
+    def check(
+        self, step: int, gradients: list[Tensor], losses_of: Callable[[Batch], dict[str, Tensor]]
+    ) -> bool:
+        """Whether the optimiser may take step `step`, from all that was watched since the last one.
+
+        `losses_of` gives the losses of a batch once more: it tells the images that are at fault.
+
+        Raises:
+            NonfiniteLoss: it may not, and `on_nonfinite` is `stop`.
+        """
+        waiting, self._waiting = self._waiting, []
+        for names, values, event, batch in waiting:
+            if event is not None:
+                event.synchronize()
+            if not values.isfinite().all():
+                self._report(step, dict(zip(names, values.tolist(), strict=True)), batch, losses_of)
+                return False
+        if self.on_nonfinite == "stop" or not gradients:
+            return True
+        if bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
+            return True
+        print(f"step {step} skipped: a gradient is not finite though the losses here are", flush=True)
+        return False
+
+    def _report(
+        self,
+        step: int,
+        losses: dict[str, float],
+        batch: Batch,
+        losses_of: Callable[[Batch], dict[str, Tensor]],
+    ) -> None:
+        rows = [row for row in range(len(batch)) if not _finite(losses_of(batch.select(row)))]
+        alone = bool(rows) and len(rows) < len(batch)
+        rows = rows or list(range(len(batch)))
+        saved = ""
+        if self.folder is not None and self._num_saved < MOST_SAVED:
+            self._num_saved += 1
+            path = self.folder / f"nonfinite-step-{step}.pt"
+            torch.save({"step": step, "losses": losses, "batch": _plain(batch)}, path)
+            saved = f"; the batch is in {path}"
+        found = ", ".join(f"{name} = {value:.4g}" for name, value in losses.items())
+        images = "; ".join(describe_image(batch, row) for row in rows[:4]) + ("; …" if len(rows) > 4 else "")
+        where = "from " if alone else f"from all {len(batch)} images of the batch: "
+        message = f"the loss at step {step} is not finite ({found}), {where}{images}{saved}"
+        if self.on_nonfinite == "skip":
+            print(f"step skipped: {message}", flush=True)
+            return
+        advice = (
+            "look at these images and their annotations"
+            if alone
+            else "lower optimizer.lr, or set precision=32-true"
+        )
+        raise NonfiniteLoss(f"{message}; {advice}, or leave such steps out with on_nonfinite=skip")
+
+
+def check_boxes(batch: Batch) -> None:
+    """Raises `NonfiniteLoss` for boxes that are no numbers, which on a GPU end in an error that names nothing."""
+    bad = ~batch.boxes.flatten(1).isfinite().all(dim=1)
+    if bad.any():
+        images = "; ".join(describe_image(batch, row) for row in bad.nonzero().flatten().tolist())
+        raise NonfiniteLoss(f"boxes are not finite after augmentation: {images}; mend or remove them")
+
+
+def describe_image(batch: Batch, row: int) -> str:
+    """Image id and boxes of one image of a batch, for a message."""
+    found = batch.labels[row] >= 0
+    boxes = batch.boxes[row, found].tolist()
+    shown = ", ".join("[" + ", ".join(f"{x:.6g}" for x in box) + "]" for box in boxes[:5])
+    more = f" and {len(boxes) - 5} more" if len(boxes) > 5 else ""
+    what = f" (boxes {shown}{more})" if boxes else ""
+    return f"image {int(batch.image_ids[row])}{what}"
+
+
+def memory_advice(config: dict[str, Any], device: str, *, batch_size: int, has_checkpointing: bool) -> str:
+    """One sentence for a training that ran out of memory: what to lower, of `config` and in which order."""
+    accumulated = config["trainer"].get("accumulate_grad_batches", 1)
+    half = batch_size // 2
+    ways = []
+    if half:
+        ways.append(
+            f"loader.batch_size={half} with trainer.accumulate_grad_batches={2 * accumulated} (the same "
+            "learning, half of the memory)"
+        )
+    if has_checkpointing and not config["backbone"].get("checkpoint_stages"):
+        ways.append("backbone.checkpoint_stages=[1,2] (maps computed again, a quarter slower)")
+    side = config["preprocessing"].get("short_side")
+    ways.append("a smaller preprocessing.short_side and max_size" + (f" than {side}" if side else ""))
+    return f"{device} has not enough memory for batches of {batch_size}; lower what it holds: " + ", ".join(
+        ways
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the machine had no memory left."""
+    words = ("can't allocate memory", "not enough memory")  # of torch's allocator for the CPU
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
+def _finite(losses: dict[str, Tensor]) -> bool:
+    return all(math.isfinite(float(value)) for value in losses.values())
+
+
+def _plain(batch: Batch) -> dict[str, Any]:
+    return {key: value.cpu() for key, value in vars(batch).items() if isinstance(value, Tensor)}
