@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tasks.contracts import Batch
+
+from .pairs import make_batch
 from .timing import Result, in_turns
 
 TOOLS = Path(__file__).parents[1]
@@ -35,7 +38,8 @@ def startup(arguments: Namespace) -> Iterator[Result]:
 
 def trainer_overhead(arguments: Namespace) -> Iterator[Result]:
     """Milliseconds a step of `Task` under the Trainer of tools/train.py, with five losses logged, above those of
-    a plain loop over the same network and batches."""
+    a plain loop over the same network and batches; of the main thread's own time, which others on the machine do
+    not take."""
     import lightning.pytorch as pl
 
     from tasks.harness.run import _quiet
@@ -60,12 +64,17 @@ class FiveLosses(nn.Module):
         super().__init__()
         self.backbone = nn.Linear(8, 8)
 
-    def features(self, batch: Tensor) -> dict[str, Tensor]:
-        return {"p2": self.backbone(batch)}
+    def features(self, batch: Batch) -> dict[str, Tensor]:
+        return {"p2": self.backbone(batch.boxes.repeat(1, 1, 2))}
 
-    def losses(self, features: dict[str, Tensor], batch: Tensor) -> dict[str, Tensor]:
+    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         loss = features["p2"].square().mean()
         return {f"loss_{i}": loss * i for i in range(1, 6)}
+
+
+def _batches(number: int) -> Any:
+    one = make_batch(1, 8, 8, 1, masks=False)
+    return torch.utils.data.DataLoader([one] * number, batch_size=None)  # pyright: ignore[reportArgumentType]
 
 
 def _plain_loop(steps: int) -> float:
@@ -74,27 +83,26 @@ def _plain_loop(steps: int) -> float:
     model: Any = FiveLosses()
     optimizer = build_optimizer(model, partial(torch.optim.AdamW, lr=1e-3))
     schedule = warmup_cosine(optimizer, steps)
-    batches = torch.utils.data.DataLoader(torch.ones(steps + 50, 8), batch_size=1)  # pyright: ignore[reportArgumentType]
+    batches = _batches(steps + 50)
     began = 0.0
     for index, batch in enumerate(batches):
         if index == 50:
-            began = time.perf_counter()
+            began = time.thread_time()
         total = torch.stack(list(model.losses(model.features(batch), batch).values())).sum()
         optimizer.zero_grad()
         total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
         schedule.step()
-    return time.perf_counter() - began
+    return time.thread_time() - began
 
 
 def _trainer(steps: int) -> float:
-    import lightning.pytorch as pl
     from hydra.utils import instantiate
     from lightning.pytorch.callbacks import Callback
 
     from tasks.harness import run
-    from tasks.harness.checkpoints import LastCheckpoint
+    from tasks.harness.checkpoints import checkpoints
     from tasks.harness.cli import compose
     from tasks.harness.task import Task
 
@@ -111,25 +119,25 @@ def _trainer(steps: int) -> float:
 
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
             if batch_idx == 50:
-                self.began = time.perf_counter()
+                self.began = time.thread_time()
 
         def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
             if trainer.global_step == steps + 50:
-                self.took = time.perf_counter() - self.began
+                self.took = time.thread_time() - self.began
 
     with TemporaryDirectory() as folder:
         config = compose("train", [
-            f"trainer.max_steps={steps + 50}", "trainer.accelerator=cpu", "precision=32-true", f"run_dir={folder}",
+            f"trainer.max_steps={steps + 50}", "trainer.accelerator=cpu", "precision=32-true", f"run_dir={folder}", "loader.batch_size=1",
         ])  # fmt: skip
-        trainer = run._trainer(config, Path(folder), "AP", LastCheckpoint(Path(folder) / "c"), resumes=False)
+        _, last = checkpoints(Path(folder) / "checkpoints", "val/AP")
+        trainer, _ = run._trainer(config, Path(folder), [last], resumes=False)
         clock = Clock()
         trainer.callbacks.append(clock)  # type: ignore[attr-defined]
         model: Any = FiveLosses()
         task = Bench(
             model, optimizer=instantiate(config.optimizer), schedule=instantiate(config.schedule)
         )
-        batches = torch.utils.data.DataLoader(torch.ones(steps + 50, 8), batch_size=1)  # pyright: ignore[reportArgumentType]
+        batches = _batches(steps + 50)
         trainer.limit_val_batches = 0
         trainer.fit(task, batches)
-        del pl
         return clock.took
