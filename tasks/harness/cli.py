@@ -267,7 +267,12 @@ def _arguments(node: DictConfig, key: str) -> set[str]:
         kinds = [kind for kind in lookup(TASKS, "task", node.name).__mro__ if "__init__" in vars(kind)]
         own = kinds[: [kind.__name__ for kind in kinds].index("Task") + 1]
         parameters = [p for kind in own for p in inspect.signature(kind).parameters.values()]
-        return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"optimizer", "schedule", "config", "metric"}
+        return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {
+            "optimizer",
+            "schedule",
+            "config",
+            "metric",
+        }
     if root == "metric":
         from tasks.harness.architectures import TASKS, lookup
 

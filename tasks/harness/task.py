@@ -73,7 +73,9 @@ class Task(pl.LightningModule):
         for name in options:
             if name not in cls.metric_arguments:
                 taken = ", ".join(f"metric.{known}" for known in cls.metric_arguments) or "no settings"
-                raise ValueError(f"metric.{name} means nothing to this task, whose metric takes {taken}; leave it out")
+                raise ValueError(
+                    f"metric.{name} means nothing to this task, whose metric takes {taken}; leave it out"
+                )
         if "backend" in options:
             evaluator(options["backend"])
         return options

@@ -61,9 +61,7 @@ def encode(mask: ObjectMask, height: int, width: int) -> bytes:
     row, column = np.divmod(np.flatnonzero(changes), columns)
     ends = (mask.left + column) * height + mask.top + row  # starts and ends of runs in turn
     ends.sort()
-    if (
-        len(ends) > 2 and rows == height
-    ):  # a run to the bottom goes on at the top of the next column
+    if len(ends) > 2 and rows == height:  # a run to the bottom goes on at the top of the next column
         touching = np.flatnonzero(ends[1:-1:2] == ends[2::2])
         ends = np.delete(ends, np.concatenate([2 * touching + 1, 2 * touching + 2]))
     counts = np.diff(ends, prepend=0, append=height * width)

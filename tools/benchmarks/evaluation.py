@@ -26,7 +26,7 @@ SIZE = (480, 640)
 SHAPES, SHIFTS = 200, 8  # ellipses that masks are taken from, and places that each is moved to
 
 
-def eval(arguments: Namespace) -> Iterator[Result]:  # noqa: A001 (the command's name)
+def eval(arguments: Namespace) -> Iterator[Result]:
     """A result for boxes and one for masks."""
     for kind in arguments.type:
         setting = {"type": kind, "images": arguments.images, "dets": arguments.images * arguments.dets}
@@ -49,7 +49,12 @@ def eval(arguments: Namespace) -> Iterator[Result]:  # noqa: A001 (the command's
         pairs = [("ours", name) for name in arguments.against]
         shares = {name: round(peaks["ours"] / peaks[name], 3) for name in arguments.against}
         yield Result(
-            "eval", setting, check.rstrip("; "), seconds, pairs, {"peak_bytes": peaks, "share_of_memory": shares}
+            "eval",
+            setting,
+            check.rstrip("; "),
+            seconds,
+            pairs,
+            {"peak_bytes": peaks, "share_of_memory": shares},
         )
 
 
@@ -59,7 +64,9 @@ def in_a_fresh_process(name: str, kind: str, arguments: Namespace) -> tuple[floa
         return pool.apply(measure, (name, kind, arguments.images, arguments.dets))
 
 
-def measure(name: str, kind: str, num_images: int, num_detections: int) -> tuple[float, int, list[np.ndarray]]:
+def measure(
+    name: str, kind: str, num_images: int, num_detections: int
+) -> tuple[float, int, list[np.ndarray]]:
     """Scores the same random data set with the evaluator called `name`. The detections come as a model gives
     them: as tensors of a batch to us, as a list of dicts to the others."""
     masks = kind == "segm"
@@ -69,7 +76,9 @@ def measure(name: str, kind: str, num_images: int, num_detections: int) -> tuple
     if name == "ours":
         metric = CocoMetric(truth, masks=masks)
         for first in range(0, num_images, 50):
-            batch, found, run_lengths = random_detections(truth, range(first, min(first + 50, num_images)), num_detections)
+            batch, found, run_lengths = random_detections(
+                truth, range(first, min(first + 50, num_images)), num_detections
+            )
             began = time.perf_counter()
             metric.update(found, batch, run_lengths if masks else None)
             taken += time.perf_counter() - began
@@ -176,7 +185,9 @@ def random_detections(truth: Any, images: range, number: int) -> tuple[Batch, De
     return batch, Detections(found, torch.tensor(scores), torch.tensor(labels)), run_lengths
 
 
-def to_records(batch: Batch, found: Detections, run_lengths: list[bytes], *, masks: bool) -> list[dict[str, Any]]:
+def to_records(
+    batch: Batch, found: Detections, run_lengths: list[bytes], *, masks: bool
+) -> list[dict[str, Any]]:
     """The detections as COCO's tools take them."""
     boxes = found.boxes.double()
     boxes[..., 2:] -= boxes[..., :2]

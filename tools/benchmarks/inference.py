@@ -29,10 +29,11 @@ def infer(arguments: Namespace) -> Iterator[Result]:
     for height, width in arguments.size:
         for num_images in arguments.batch:
             batch = make_batch(num_images, height, width, 1, masks=False)
+            ours: Any
             ours, theirs = detector_pair(arguments.model, batch)
             ours.roi_head.max_detections = theirs.roi_heads.detections_per_img = arguments.dets
             batch = batch.to(device)
-            ours.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+            ours.to(device, memory_format=torch.channels_last).eval()
             theirs.to(device).eval()
             best = deepcopy(theirs).to(memory_format=torch.channels_last)
             if arguments.compile:
@@ -55,7 +56,9 @@ def infer(arguments: Namespace) -> Iterator[Result]:
             yield Result("infer", setting, check, seconds, pairs, {"peak_bytes": peaks})
 
 
-def variant(run: Callable[..., Found], model: Any, given: Any, precision: str, device: str) -> Callable[[], None]:
+def variant(
+    run: Callable[..., Found], model: Any, given: Any, precision: str, device: str
+) -> Callable[[], None]:
     """`run` under a precision."""
 
     def once() -> None:
@@ -83,7 +86,7 @@ def run_ours(model: Any, batch: Batch) -> Found:
 
 @torch.inference_mode()
 def run_theirs(model: Any, images: list[torch.Tensor]) -> Found:
-    """torchvision's detections."""
+    """Torchvision's detections."""
     results = []
     for found in model(images):
         masks = []

@@ -47,7 +47,9 @@ def roi_align(arguments: Namespace) -> Iterator[Result]:
             def theirs(
                 maps: list[Tensor] = maps, boxes: Tensor = boxes, sizes: Any = sizes, pooler: Any = pooler
             ) -> Tensor:
-                return pooler({str(i): m for i, m in enumerate(maps)}, list(boxes), sizes)
+                return pooler(
+                    {str(i): m.float() for i, m in enumerate(maps)}, list(boxes), sizes
+                )  # as autocast does
 
             with torch.no_grad():
                 difference = float((ours().float() - theirs().float()).abs().max())
@@ -56,7 +58,8 @@ def roi_align(arguments: Namespace) -> Iterator[Result]:
             gradient = gradient.contiguous(memory_format=torch.channels_last)
 
             def both_ways(forward: Any, maps: list[Tensor] = maps, gradient: Tensor = gradient) -> None:
-                torch.autograd.grad(forward(), maps, gradient)
+                pooled = forward()
+                torch.autograd.grad(pooled, maps, gradient.to(pooled.dtype))
 
             seconds, peaks = in_turns(
                 {"ours": lambda: both_ways(ours), "torchvision": lambda: both_ways(theirs)},
@@ -82,7 +85,7 @@ def masks(arguments: Namespace) -> Iterator[Result]:
         def ours(grids: Tensor = grids, boxes: Tensor = boxes, size: Any = (height, width)) -> list[bytes]:
             return [encode(mask, *size) for mask in bitmaps(grids[:, 0], boxes, *size)]
 
-        def theirs(grids: Tensor = grids, boxes: Tensor = boxes, size: Any = (height, width)) -> list[bytes]:
+        def theirs(grids: Tensor = grids, boxes: Tensor = boxes, size: Any = (height, width)) -> list[Any]:
             pasted = (paste_masks_in_image(grids, boxes, size) > 0.5)[:, 0].numpy()
             return [
                 coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]  # pyright: ignore[reportArgumentType]

@@ -51,7 +51,12 @@ def trainer_overhead(arguments: Namespace) -> Iterator[Result]:
         seconds["plain loop"].append(_plain_loop(arguments.steps) / arguments.steps)
         seconds["Trainer"].append(_trainer(arguments.steps) / arguments.steps)
     more = [a - b for a, b in zip(seconds["Trainer"], seconds["plain loop"], strict=True)]
-    others = {"overhead_ms": {"median": round(sorted(more)[len(more) // 2] * 1e3, 3), "min": round(min(more) * 1e3, 3)}}
+    others = {
+        "overhead_ms": {
+            "median": round(sorted(more)[len(more) // 2] * 1e3, 3),
+            "min": round(min(more) * 1e3, 3),
+        }
+    }
     yield Result("trainer-overhead", {"steps": arguments.steps}, "", seconds, others=others)
 
 
@@ -121,22 +126,23 @@ def _trainer(steps: int) -> float:
             if batch_idx == 50:
                 self.began = time.thread_time()
 
-        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        def on_train_batch_end(
+            self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
             if trainer.global_step == steps + 50:
                 self.took = time.thread_time() - self.began
 
     with TemporaryDirectory() as folder:
         config = compose("train", [
-            f"trainer.max_steps={steps + 50}", "trainer.accelerator=cpu", "precision=32-true", f"run_dir={folder}", "loader.batch_size=1",
+            f"trainer.max_steps={steps + 50}", "trainer.accelerator=cpu", "precision=32-true", f"run_dir={folder}",
+            "loader.batch_size=1",
         ])  # fmt: skip
         _, last = checkpoints(Path(folder) / "checkpoints", "val/AP")
         trainer, _ = run._trainer(config, Path(folder), [last], resumes=False)
         clock = Clock()
         trainer.callbacks.append(clock)  # type: ignore[attr-defined]
         model: Any = FiveLosses()
-        task = Bench(
-            model, optimizer=instantiate(config.optimizer), schedule=instantiate(config.schedule)
-        )
+        task = Bench(model, optimizer=instantiate(config.optimizer), schedule=instantiate(config.schedule))
         batches = _batches(steps + 50)
         trainer.limit_val_batches = 0
         trainer.fit(task, batches)
