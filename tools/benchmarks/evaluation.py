@@ -47,7 +47,7 @@ def eval(arguments: Namespace) -> Iterator[Result]:
                 assert max(differences) <= (0 if name == "pycocotools" else 1e-6), differences
                 check += f"precision and recall differ from {name} by {max(differences):.0e}; "
         pairs = [("ours", name) for name in arguments.against]
-        shares = {name: round(peaks["ours"] / peaks[name], 3) for name in arguments.against}
+        shares = {name: round(peaks["ours"] / max(peaks[name], 1), 3) for name in arguments.against}
         yield Result(
             "eval",
             setting,

@@ -80,7 +80,8 @@ def masks(arguments: Namespace) -> Iterator[Result]:
         coarse = torch.rand(arguments.dets, 1, 5, 5, generator=generator)
         grids = torch.nn.functional.interpolate(coarse, (28, 28), mode="bicubic").clamp(0, 1)
         boxes = make_batch(1, height, width, arguments.dets, masks=False).boxes[0]
-        boxes[:5] += torch.tensor([-30.0, -20, -30, -20])  # some leave the image
+        sides = boxes[:5, 2:] - boxes[:5, :2]
+        boxes[:5] -= (boxes[:5, :2] + 0.3 * sides).repeat(1, 2)  # some begin outside the image
 
         def ours(grids: Tensor = grids, boxes: Tensor = boxes, size: Any = (height, width)) -> list[bytes]:
             return [encode(mask, *size) for mask in bitmaps(grids[:, 0], boxes, *size)]
