@@ -66,8 +66,8 @@ def conv_then_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
 class ConvNormSequential(nn.Sequential):
     """Layers one after another, each norm that follows a convolution taken together with it."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        layers = list(self)
+    def forward(self, input: Tensor) -> Tensor:
+        x, layers = input, list(self)
         while layers:
             layer = layers.pop(0)
             if layers and isinstance(layer, nn.Conv2d):

@@ -54,6 +54,24 @@ def pictures(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
+def test_the_output_names_who_scored(run: Path, tmp_path: Path, backend: str) -> None:
+    words = [f"checkpoint={run / 'model.safetensors'}", "data.num_val=6", f"metric.backend={backend}"]
+    result = tool(
+        "evaluate", *words, "trainer.accelerator=cpu", "precision=32-true", "run_dir=out", cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    assert f"\nScored by {backend}\n" in result.stdout
+
+
+def test_an_unknown_evaluator_is_refused_before_the_folder_exists(run: Path, tmp_path: Path) -> None:
+    words = [f"checkpoint={run / 'model.safetensors'}", "data.num_val=6", "metric.backend=coco"]
+    result = tool("evaluate", *words, "run_dir=out", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "metric backend 'coco' is unknown: take auto, hotcoco or pycocotools" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_run_folder_holds_everything(run: Path) -> None:
     names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}
     assert names == {

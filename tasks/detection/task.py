@@ -19,6 +19,7 @@ class DetectionTask(Task):
     """Trains and evaluates any model whose predictions are `Detections`."""
 
     monitor = "AP"
+    metric_arguments = ("backend",)
 
     def __init__(self, model: Model, *, closing: float = 0.05, **options: Any) -> None:
         """`closing` is the share of the steps at the end in which a YOLOX loses L1 as well (15 of the paper's 300
@@ -36,7 +37,7 @@ class DetectionTask(Task):
         return super().training_step(batch, batch_index)
 
     def build_metric(self, annotations: Any) -> CocoMetric:
-        return CocoMetric(annotations)
+        return CocoMetric(annotations, **self.metric_options)
 
     def to_original(self, predictions: Detections, batch: Batch) -> Detections:
         return predictions.to_original(batch.sizes, batch.original_sizes)
@@ -64,4 +65,5 @@ class DetectionTask(Task):
         self.metric.write_results(folder / "detections.json")
 
     def report(self, numbers: dict[str, float]) -> str:
-        return coco_table(numbers)
+        assert isinstance(self.metric, CocoMetric)
+        return f"{coco_table(numbers)}\n\nScored by {self.metric.backend_used}"

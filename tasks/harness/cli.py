@@ -271,11 +271,16 @@ def _arguments(node: DictConfig, key: str) -> set[str]:
         kinds = [kind for kind in lookup(TASKS, "task", node.name).__mro__ if "__init__" in vars(kind)]
         own = kinds[: [kind.__name__ for kind in kinds].index("Task") + 1]
         parameters = [p for kind in own for p in inspect.signature(kind).parameters.values()]
-        return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"optimizer", "schedule", "config"}
+        of_others = {"optimizer", "schedule", "config", "metric"}
+        return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - of_others
     if root == "loader":
         from tasks.data.datamodule import LOADER_OPTIONS
 
         return set(LOADER_OPTIONS)
+    if root == "metric":
+        from tasks.harness.architectures import TASKS, lookup
+
+        return {name for task in TASKS for name in lookup(TASKS, "task", task).metric_arguments}
     if root == "checkpointing":
         from tasks.harness.checkpoints import checkpoints
 

@@ -65,6 +65,7 @@ def train(config: DictConfig) -> None:
     pl.seed_everything(config.seed, workers=True, verbose=False)
     preprocessing = Preprocessing(**config.preprocessing)
     kind: type[Task] = lookup(TASKS, "task", config.task.name)
+    kind.check_metric(_plain(config.get("metric")))
     finds_batch_size = config.loader.batch_size == "auto"
     data = DataModule(
         instantiate(config.data),
@@ -152,8 +153,8 @@ def evaluate(config: DictConfig) -> None:
     data.split(config.split)
     if config.checkpoint is not None:
         check_classes(header, data.class_names, config.checkpoint)
+    task = lookup(TASKS, "task", header.task)(views, metric=_plain(config.get("metric")))
     folder = run_folder(config)
-    task = lookup(TASKS, "task", header.task)(views)
     with _first_rank_speaks():
         trainer = instantiate(
             config.trainer,
@@ -373,6 +374,7 @@ def _task(config: DictConfig, kind: type[Task], model: Model, rate: float) -> Ta
         optimizer=instantiate(config.optimizer, lr=rate),
         schedule=instantiate(config.schedule),
         config=_plain(config),
+        metric=_plain(config.get("metric")),
         **options,
     )
 

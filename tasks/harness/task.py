@@ -18,6 +18,7 @@ from tasks.harness.drawing import Shown
 from tasks.harness.guards import LossGuard, check_boxes
 from tasks.harness.model_file import METADATA_KEY, Header
 from tasks.harness.optim import build_optimizer
+from tasks.metrics.average_precision import evaluator
 from tasks.metrics.ranks import gathered
 
 
@@ -33,6 +34,9 @@ class Task(pl.LightningModule):
     data_options: ClassVar[Mapping[str, Any]] = {}
     """Arguments of `DataModule` that give its targets what this task learns from."""
 
+    metric_arguments: ClassVar[tuple[str, ...]] = ()
+    """What the metric of this task can be told under `metric` in a configuration."""
+
     def __init__(
         self,
         model: Model,
@@ -41,9 +45,11 @@ class Task(pl.LightningModule):
         schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
         backbone_lr_scale: float = 1.0,
         config: dict[str, Any] | None = None,
+        metric: Mapping[str, Any] | None = None,
     ) -> None:
         """`model` carries its `header`. `optimizer` and `schedule` are partials, needed for training only;
-        `config` is the composed configuration as plain containers, kept in every checkpoint.
+        `config` is the composed configuration as plain containers, kept in every checkpoint; `metric` is what
+        the metric is told (`check_metric`).
         """
         super().__init__()
         # NHWC weights make every convolution run in that layout, up to three times faster (docs/performance).
@@ -53,10 +59,26 @@ class Task(pl.LightningModule):
         self.schedule = schedule
         self.backbone_lr_scale = backbone_lr_scale
         self.config = config or {}
+        self.metric_options = self.check_metric(metric)
         self.metric: Metric | None = None
         self.numbers: dict[str, float] = {}
         self.guard = LossGuard(None)
         self._val_losses: list[tuple[Tensor, dict[str, Tensor]]] = []
+
+    @classmethod
+    def check_metric(cls, options: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The options of the metric, None for none. ValueError, before anything has run, for one that it does not
+        take and for a backend that is not installed."""
+        options = dict(options or {})
+        for name in options:
+            if name not in cls.metric_arguments:
+                taken = ", ".join(f"metric.{known}" for known in cls.metric_arguments) or "no settings"
+                raise ValueError(
+                    f"metric.{name} means nothing to this task, whose metric takes {taken}; leave it out"
+                )
+        if "backend" in options:
+            evaluator(options["backend"])
+        return options
 
     # What a subclass says.
 

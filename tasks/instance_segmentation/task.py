@@ -22,10 +22,11 @@ class InstanceSegmentationTask(Task):
     """Trains and evaluates any model whose predictions are `Detections` with masks."""
 
     monitor = "mask_AP"
+    metric_arguments = ("backend",)
     data_options = MappingProxyType({"masks": True})
 
     def build_metric(self, annotations: Any) -> InstanceSegmentationMetric:
-        return InstanceSegmentationMetric(annotations)
+        return InstanceSegmentationMetric(annotations, **self.metric_options)
 
     def to_original(self, predictions: Detections, batch: Batch) -> Detections:
         return predictions.to_original(batch.sizes, batch.original_sizes)
@@ -62,4 +63,6 @@ class InstanceSegmentationTask(Task):
     def report(self, numbers: dict[str, float]) -> str:
         boxes = {name: value for name, value in numbers.items() if not name.startswith("mask_")}
         masks = {name[5:]: value for name, value in numbers.items() if name.startswith("mask_")}
-        return f"Boxes\n{coco_table(boxes)}\n\nMasks\n{coco_table(masks)}"
+        assert isinstance(self.metric, InstanceSegmentationMetric)
+        backend = self.metric.coco.backend_used
+        return f"Boxes\n{coco_table(boxes)}\n\nMasks\n{coco_table(masks)}\n\nScored by {backend}"

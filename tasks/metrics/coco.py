@@ -162,15 +162,22 @@ class CocoMetric:
         Raises:
             ValueError: when an image of the annotations was missed or seen more than once.
         """
-        found = self._found()
-        numbers = self._numbers(self._truth, replace(found, masks=None))
-        if self._mask_truth is not None:
-            of_masks = self._numbers(self._mask_truth, found)
+        numbers = self._numbers(*self.precision_and_recall())
+        if self.masks:
+            of_masks = self._numbers(*self.precision_and_recall(masks=True))
             numbers |= {f"mask_{name}": value for name, value in of_masks.items()}
         return numbers
 
-    def _numbers(self, truth: Truth, found: Found) -> dict[str, float]:
-        precision, recall = self._evaluate(truth, found, self.max_detections)
+    def precision_and_recall(self, *, masks: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """COCO's arrays behind the numbers, of boxes or of masks: precision (10 IoU thresholds, 101 recall
+        thresholds, K, 4 ranges of area, 3 limits) and recall (10, K, 4, 3), -1 wherever no object counts.
+        Classes are in order of their category ids."""
+        found = self._found()
+        truth = self._mask_truth if masks else self._truth
+        assert truth is not None, "the metric was made without masks"
+        return self._evaluate(truth, found if masks else replace(found, masks=None), self.max_detections)
+
+    def _numbers(self, precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
         numbers = {"AP": _mean(precision[..., 0, 2])}
         numbers["AP50"] = _mean(precision[0, ..., 0, 2])
         numbers["AP75"] = _mean(precision[5, ..., 0, 2])

@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tasks.contracts import Batch
 from tasks.detection import matching, postprocess
 
 from .pairs import compare_losses, detector_pair, make_batch, to_images, to_targets
@@ -42,20 +44,26 @@ def counts(arguments: Namespace) -> Iterator[Result]:
         theirs.to(memory_format=torch.channels_last)
         images, targets = to_images(batch), to_targets(batch)
         for precision in arguments.precision:
-
-            def losses(precision: str = precision) -> Tensor:
-                with autocast(precision, "cpu"):
-                    return torch.stack(list(ours.losses(ours.features(batch), batch).values())).sum()
-
-            def torchvision_losses(precision: str = precision) -> Tensor:
-                with autocast(precision, "cpu"):
-                    return torch.stack(list(theirs(images, targets).values())).sum()
-
-            found = {"ours": count(losses), "torchvision": count(torchvision_losses)}
+            found = {
+                "ours": count(partial(our_losses, ours, batch, precision)),
+                "torchvision": count(partial(their_losses, theirs, images, targets, precision)),
+            }
             for numbers in found.values():
                 numbers["saved_bytes_an_image"] = numbers.pop("saved_bytes") // num_images
             setting = {"model": arguments.model, "batch": num_images, "precision": precision}
             yield Result("counts", setting, check, others=found)
+
+
+def our_losses(model: Any, batch: Batch, precision: str) -> Tensor:
+    """The total of our losses."""
+    with autocast(precision, "cpu"):
+        return torch.stack(list(model.losses(model.features(batch), batch).values())).sum()
+
+
+def their_losses(model: Any, images: Any, targets: Any, precision: str) -> Tensor:
+    """The total of torchvision's."""
+    with autocast(precision, "cpu"):
+        return torch.stack(list(model(images, targets).values())).sum()
 
 
 def count(losses: Callable[[], Tensor]) -> dict[str, Any]:

@@ -47,7 +47,9 @@ def roi_align(arguments: Namespace) -> Iterator[Result]:
             def theirs(
                 maps: list[Tensor] = maps, boxes: Tensor = boxes, sizes: Any = sizes, pooler: Any = pooler
             ) -> Tensor:
-                return pooler({str(i): m for i, m in enumerate(maps)}, list(boxes), sizes)
+                return pooler(
+                    {str(i): m.float() for i, m in enumerate(maps)}, list(boxes), sizes
+                )  # as autocast does
 
             with torch.no_grad():
                 difference = float((ours().float() - theirs().float()).abs().max())
@@ -56,7 +58,8 @@ def roi_align(arguments: Namespace) -> Iterator[Result]:
             gradient = gradient.contiguous(memory_format=torch.channels_last)
 
             def both_ways(forward: Any, maps: list[Tensor] = maps, gradient: Tensor = gradient) -> None:
-                torch.autograd.grad(forward(), maps, gradient)
+                pooled = forward()
+                torch.autograd.grad(pooled, maps, gradient.to(pooled.dtype))
 
             seconds, peaks = in_turns(
                 {"ours": lambda: both_ways(ours), "torchvision": lambda: both_ways(theirs)},
@@ -77,12 +80,13 @@ def masks(arguments: Namespace) -> Iterator[Result]:
         coarse = torch.rand(arguments.dets, 1, 5, 5, generator=generator)
         grids = torch.nn.functional.interpolate(coarse, (28, 28), mode="bicubic").clamp(0, 1)
         boxes = make_batch(1, height, width, arguments.dets, masks=False).boxes[0]
-        boxes[:5] += torch.tensor([-30.0, -20, -30, -20])  # some leave the image
+        sides = boxes[:5, 2:] - boxes[:5, :2]
+        boxes[:5] -= (boxes[:5, :2] + 0.3 * sides).repeat(1, 2)  # some begin outside the image
 
         def ours(grids: Tensor = grids, boxes: Tensor = boxes, size: Any = (height, width)) -> list[bytes]:
             return [encode(mask, *size) for mask in bitmaps(grids[:, 0], boxes, *size)]
 
-        def theirs(grids: Tensor = grids, boxes: Tensor = boxes, size: Any = (height, width)) -> list[bytes]:
+        def theirs(grids: Tensor = grids, boxes: Tensor = boxes, size: Any = (height, width)) -> list[Any]:
             pasted = (paste_masks_in_image(grids, boxes, size) > 0.5)[:, 0].numpy()
             return [
                 coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,125 @@
+"""From images to detections, masks as run lengths: ours beside torchvision's with pycocotools."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torchvision.ops import box_iou
+
+from tasks.contracts import Batch
+from tasks.instance_segmentation.run_lengths import bitmaps, encode
+
+from .pairs import detector_pair, make_batch, to_images
+from .timing import Result, in_turns
+from .training import autocast
+
+Found = list[tuple[torch.Tensor, torch.Tensor, list[bytes]]]
+"""Boxes (N, 4), scores (N,) and run lengths of each image."""
+
+
+def infer(arguments: Namespace) -> Iterator[Result]:
+    """A result for each size and batch."""
+    device = arguments.device
+    for height, width in arguments.size:
+        for num_images in arguments.batch:
+            batch = make_batch(num_images, height, width, 1, masks=False)
+            ours: Any
+            ours, theirs = detector_pair(arguments.model, batch)
+            ours.roi_head.max_detections = theirs.roi_heads.detections_per_img = arguments.dets
+            batch = batch.to(device)
+            ours.to(device, memory_format=torch.channels_last).eval()
+            theirs.to(device).eval()
+            best = deepcopy(theirs).to(memory_format=torch.channels_last)
+            if arguments.compile:
+                for model in (ours, theirs, best):
+                    model.backbone.compile()
+            images = to_images(batch)
+            check = compare(run_ours(ours, batch), run_theirs(theirs, images), (height, width))
+            variants = {"torchvision fp32 NCHW": variant(run_theirs, theirs, images, "fp32", device)}
+            pairs = []
+            for precision in arguments.precision:
+                name = f"ours {precision}"
+                variants[name] = variant(run_ours, ours, batch, precision, device)
+                pairs.append((name, "torchvision fp32 NCHW"))
+                if precision == "bf16":
+                    other = "torchvision bf16 channels_last"
+                    variants[other] = variant(run_theirs, best, images, precision, device)
+                    pairs.append((name, other))
+            seconds, peaks = in_turns(variants, arguments.repeats, device)
+            setting = {"model": arguments.model, "size": f"{height}x{width}", "batch": num_images}
+            yield Result("infer", setting, check, seconds, pairs, {"peak_bytes": peaks})
+
+
+def variant(
+    run: Callable[..., Found], model: Any, given: Any, precision: str, device: str
+) -> Callable[[], None]:
+    """`run` under a precision."""
+
+    def once() -> None:
+        with autocast(precision, device):
+            run(model, given)
+
+    return once
+
+
+@torch.inference_mode()
+def run_ours(model: Any, batch: Batch) -> Found:
+    """Our detections."""
+    found = model(batch).to_original(batch.sizes, batch.original_sizes)
+    results = []
+    for i, (height, width) in enumerate(batch.original_sizes.tolist()):
+        rows = found.labels[i] >= 0
+        boxes, masks = found.boxes[i, rows], []
+        if found.masks is not None:
+            masks = [
+                encode(mask, height, width) for mask in bitmaps(found.masks[i, rows], boxes, height, width)
+            ]
+        results.append((boxes, found.scores[i, rows], masks))
+    return results
+
+
+@torch.inference_mode()
+def run_theirs(model: Any, images: list[torch.Tensor]) -> Found:
+    """Torchvision's detections."""
+    results = []
+    for found in model(images):
+        masks = []
+        if "masks" in found:
+            pasted = (found["masks"][:, 0] > 0.5).cpu().numpy()
+            masks = [
+                coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]  # pyright: ignore[reportArgumentType]
+                for mask in pasted
+            ]
+        results.append((found["boxes"], found["scores"], masks))
+    return results
+
+
+def compare(ours: Found, theirs: Found, size: tuple[int, int]) -> str:
+    """Raises AssertionError unless both found the same."""
+    number, pixels = 0, 0.0
+    for (boxes, scores, masks), (their_boxes, their_scores, their_masks) in zip(ours, theirs, strict=True):
+        assert len(scores) == len(their_scores) > 0, (len(scores), len(their_scores))
+        torch.testing.assert_close(scores, their_scores, rtol=0, atol=1e-4)
+        overlap = box_iou(boxes.float(), their_boxes)
+        # Boxes of equal scores may stand in another order.
+        assert overlap.amax(dim=1).min() > 0.999, overlap.amax(dim=1).min()
+        number += len(scores)
+        if masks:
+            row = overlap.argmax(dim=1).tolist()
+            ious = [
+                coco_mask.iou([_rle(mine, size)], [_rle(their_masks[other], size)], [0])[0, 0]  # pyright: ignore
+                for mine, other in zip(masks, row, strict=True)
+            ]
+            pixels = max(pixels, 1 - float(np.median(ious)))
+    assert pixels < 0.01, pixels
+    return f"{number} detections equal"
+
+
+def _rle(counts: bytes, size: tuple[int, int]) -> dict[str, Any]:
+    return {"size": list(size), "counts": counts}
