@@ -37,7 +37,20 @@ def outline(segmentation: Any, height: int, width: int) -> list[float] | None:
     fine = np.kron(mask.bitmap, np.ones((UPSCALE, UPSCALE), np.uint8))
     contours, _ = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     rings = [(c.reshape(-1, 2) + 0.5) / UPSCALE + [mask.left, mask.top] for c in contours if len(c) > 2]
-    return join(sorted(rings, key=len, reverse=True))
+    ring = join(sorted(rings, key=len, reverse=True))
+    if isinstance(
+        segmentation, list
+    ):  # the pixels that polygons fill may end up to one before or behind them
+        points = np.concatenate([np.array(r, np.float64).reshape(-1, 2) for r in segmentation])
+        ring = stretch(ring, points.min(axis=0).clip(0), points.max(axis=0).clip(None, [width, height]))
+    return ring
+
+
+def stretch(ring: list[float], low: np.ndarray, high: np.ndarray) -> list[float]:
+    """The ring with its outermost points moved onto the sides of a box, so that this is the box around it."""
+    points = np.array(ring).reshape(-1, 2)
+    left_top, right_bottom = points == points.min(axis=0), points == points.max(axis=0)
+    return np.where(left_top, low, np.where(right_bottom, high, points)).reshape(-1).tolist()
 
 
 def join(rings: list[np.ndarray]) -> list[float]:

@@ -498,6 +498,7 @@ def _quiet() -> None:
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",  # decoding is cheap beside a detector; loader.num_workers says otherwise
+        ".*could not find the monitored key in the returned metrics.*",  # an epoch before the first validation
         ".*GPU available but not used.*",
         ".*Checkpoint directory .* exists and is not empty.*",  # of a run that goes on
         ".*overridden `on_before_batch_transfer` in `LightningModule`.*",  # and the module's is the one meant

@@ -36,7 +36,9 @@ def gradients(output: Tensor, module: nn.Module, x: Tensor) -> dict[str, Tensor]
     weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(3))
     (output * weights).sum().backward()
     assert x.grad is not None
-    found = {"x": x.grad.clone()} | {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
+    found = {"x": x.grad.clone()} | {
+        n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None
+    }
     x.grad = None
     return found
 

@@ -258,6 +258,21 @@ def test_an_outline_fills_what_the_mask_fills(seed: int) -> None:
     np.testing.assert_allclose([*points.min(axis=0), *points.max(axis=0)], edges, atol=0.5)
 
 
+def test_overlapping_polygons_keep_their_box() -> None:
+    parts = [ring(10.3, 20.7, 30.4, 20.2), ring(30.1, 25.3, 30.6, 40.45)]
+    found = outline(parts, HEIGHT, WIDTH)
+    assert found is not None
+    points = np.array(found).reshape(-1, 2)
+    np.testing.assert_allclose(
+        [*points.min(axis=0), *points.max(axis=0)], [10.3, 20.7, 60.7, 65.75], atol=0.1
+    )
+    filled, wanted = (
+        coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(rings, HEIGHT, WIDTH)))  # type: ignore[arg-type]
+        for rings in ([found], parts)
+    )
+    assert (filled & wanted).sum() / (filled | wanted).sum() >= 0.98
+
+
 def test_outlines_of_nothing() -> None:
     assert outline(None, 10, 10) is None
     assert outline([], 10, 10) is None

@@ -155,6 +155,6 @@ def test_rounds_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
     at_once = both()
     assert (at_once[0] >= 0).any()
     assert (at_once[1] >= 0).sum() > 9
-    monkeypatch.setattr(matching, "_CHUNK_CPU", 200)
+    monkeypatch.setattr(matching, "_BLOCK_CPU", 200)
     for a, b in zip(at_once, both(), strict=True):
         assert a.equal(b)

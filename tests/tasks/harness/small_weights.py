@@ -72,30 +72,30 @@ def publish(monkeypatch, name: str, tag: str) -> bytes:
 
 
 def write_coco(folder: Path, categories: dict[str, int], *, num_images: int = 3, size: int = 96) -> Path:
-    """A COCO folder of noise with a bright square for each category in each image, masks included."""
+    """A COCO folder of noise with a bright square for each category in each image, masks included; its images are
+    called val_0.png and so on."""
     rng = np.random.default_rng(0)
-    images, annotations = [], []
-    for split in ("train2017", "val2017"):
-        (folder / split).mkdir(parents=True)
-    (folder / "annotations").mkdir()
-    for i in range(num_images):
-        pixels = rng.integers(0, 60, (size, size + 16, 3), dtype=np.uint8)
-        for j, category_id in enumerate(categories.values()):
-            x, y = 4 + 30 * j, int(rng.integers(4, size - 30))
-            pixels[y : y + 24, x : x + 24, j % 3] = 220
-            corners = [x, y, x + 24, y, x + 24, y + 24, x, y + 24]
-            annotations.append(
-                {"id": len(annotations) + 1, "image_id": i + 1, "category_id": category_id, "iscrowd": 0,
-                 "bbox": [x, y, 24, 24], "area": 576, "segmentation": [corners]}
-            )  # fmt: skip
-        for split in ("train2017", "val2017"):
-            Image.fromarray(pixels).save(folder / split / f"{i}.png")
-        images.append({"id": i + 1, "file_name": f"{i}.png", "height": size, "width": size + 16})
-    content = {
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": category_id, "name": name} for name, category_id in categories.items()],
-    }
-    for split in ("train2017", "val2017"):
-        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    (folder / "annotations").mkdir(parents=True)
+    for first_id, split in ((1, "train"), (101, "val")):
+        images, annotations = [], []
+        (folder / f"{split}2017").mkdir()
+        for i in range(num_images):
+            pixels = rng.integers(0, 60, (size, size + 16, 3), dtype=np.uint8)
+            for j, category_id in enumerate(categories.values()):
+                x, y = 4 + 30 * j, int(rng.integers(4, size - 30))
+                pixels[y : y + 24, x : x + 24, j % 3] = 220
+                corners = [x, y, x + 24, y, x + 24, y + 24, x, y + 24]
+                annotations.append(
+                    {"id": len(annotations) + 1, "image_id": first_id + i, "category_id": category_id, "iscrowd": 0,
+                     "bbox": [x, y, 24, 24], "area": 576, "segmentation": [corners]}
+                )  # fmt: skip
+            name = f"{split}_{i}.png"
+            Image.fromarray(pixels).save(folder / f"{split}2017" / name)
+            images.append({"id": first_id + i, "file_name": name, "height": size, "width": size + 16})
+        content = {
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": category_id, "name": name} for name, category_id in categories.items()],
+        }
+        (folder / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
     return folder

@@ -127,7 +127,7 @@ def test_one_batch_is_learnt_by_heart(tmp_path) -> None:
 def test_trainers(choice: str, tmp_path) -> None:
     folder = tmp_path / "run"
     words = [word for word in TINY["classification"] if not word.startswith("trainer.")]
-    train(compose("train", [*words, f"trainer={choice}", "+trainer.accelerator=cpu", "trainer.max_steps=3",
+    train(compose("train", [*words, f"trainer={choice}", "trainer.accelerator=cpu", "trainer.max_steps=3",
                             f"run_dir={folder}"]))  # fmt: skip
     assert checkpoint(folder)["global_step"] == 3
 

@@ -147,7 +147,7 @@ def test_prediction_with_nothing_but_the_name(
     assert objects
     assert {entry["class"] for entry in objects} <= set(coco_classes())
     predictor = tasks.published_predictor("faster_rcnn", "COCO_V1", device="cpu", precision="32-true")
-    found = predictor(coco / "val2017" / "0.png")
+    found = predictor(coco / "val2017" / "val_0.png")
     assert [round(float(s), 4) for s in found.scores] == [
         round(entry["score"], 4) for entry in report["pictures"][0]["objects"]
     ]
@@ -204,7 +204,7 @@ def test_what_is_asked_for_goes_before_what_was_published(mirror: Path, monkeypa
     put(mirror, monkeypatch, "faster_rcnn", "COCO_V2")
     spec = {"name": "faster_rcnn", "score_threshold": 0.3, "backbone": {"name": "resnet18", "norm": "batch"}}
     model = published_model(spec, "COCO_V2", class_names=["dog", "cat"])
-    assert model.roi_head.score_threshold == 0.3
+    assert model.roi_head.selection.score_threshold == 0.3
     assert model.header.model["backbone"]["norm"] == "batch"
     assert model.header.model["pyramid"]["norm"] == "batch"
     assert model.header.category_ids == [18, 17]
