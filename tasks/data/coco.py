@@ -185,7 +185,7 @@ class CocoData:
             self.raw(name)  # says so
         assert images is not None and annotation_file is not None
         folder = self.root / images
-        declared = [f for other, (_, f) in self.paths.items() if f is not None and self.declares(other)]
+        files = {self.root / file for _, file in self.paths.values() if file is not None}
         annotations = cached(
             self.root / annotation_file,
             partial(usable_annotations, self, name, self.on_bad, self.check_images),
@@ -198,7 +198,7 @@ class CocoData:
                 "partition": repr(self.partition),
                 "images": {k: v for k, (v, _) in self.paths.items()},
             },
-            beside=[self.root / file for file in declared],
+            beside=sorted(file for file in files if file.is_file()),
             is_true=lambda found: (
                 not open_store(folder).missing([file.decode() for file in found.file_names.tolist()])
             ),

@@ -75,6 +75,17 @@ def test_what_the_result_depends_on_is_kept_apart(coco_root: Path, parsed: list[
     assert parsed == ["train"] * 5
 
 
+def test_a_data_set_that_splits_itself(coco_root: Path, parsed: list[str]) -> None:
+    options: dict[str, Any] = {"split": "0.5/0.5", "val_annotations": "annotations/nowhere.json"}
+    for _ in range(2):
+        source = CocoData(coco_root, **options)
+        parts = [source.split(name).annotations.image_ids.tolist() for name in ("train", "val")]
+        assert sorted(parts[0] + parts[1]) == [5, 12, 700, 900]
+    assert parsed == ["train", "val"]
+    CocoData(coco_root, **{**options, "split": "0.75/0.25"}).split("train")
+    assert len(parsed) == 3
+
+
 def test_files_that_went_away_are_missed(coco_root: Path, parsed: list[str]) -> None:
     CocoData(coco_root).split("train")
     (coco_root / "train2017/deeper/grey.png").unlink()
