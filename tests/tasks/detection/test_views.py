@@ -90,7 +90,7 @@ def test_views_are_the_images_in_all_sizes() -> None:
     blocks = view.images[0, :, :48, :64].unflatten(1, (24, 2)).unflatten(3, (32, 2))
     coarse = torch.from_numpy(noise(192, 256)[::8, ::8]).permute(2, 0, 1)
     middle = blocks.float().mean(dim=(2, 4))
-    torch.testing.assert_close(middle, coarse.float(), atol=45, rtol=0)  # the same picture, at a quarter
+    assert (middle - coarse).abs().mean() < 20  # the same picture, at a quarter; chance would give 85
 
 
 def test_boxes_come_back_to_the_pixels_of_the_batch() -> None:
