@@ -17,6 +17,7 @@ WITH = {
     "nothing": [],
     "average": ["ema=0.9"],
     "workers": ["loader.num_workers=2"],
+    "threads": ["loader.num_workers=2", "loader.workers=thread"],
     "workers_average": ["loader.num_workers=2", "ema=0.9"],
     "accumulation": ["trainer.accumulate_grad_batches=2"],
     "checkpointing": ["backbone.checkpoint_stages=[1,2]"],

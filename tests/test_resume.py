@@ -20,15 +20,13 @@ from tests.tiny_runs import TINY
 ROOT = Path(__file__).parents[1]
 STEPS = 30
 KILLED_AFTER = 13  # in the second epoch
-SMALL = [
-    "data.num_train=40", "data.num_val=4", "data.num_test=1", "loader.batch_size=4", f"trainer.max_steps={STEPS}",
-    "data.size=96", "preprocessing.short_side=96", "pyramid.channels=16", "precision=32-true",
-    "trainer.accelerator=cpu", "trainer.log_every_n_steps=1", "checkpointing.every_steps=1",
+SMALL = [  # of a network whose checkpoints, one after every step, take no time to write
+    *TINY["detection"], "backbone.widths=[32,64,128,256]", f"trainer.max_steps={STEPS}", "checkpointing.every_steps=1",
 ]  # fmt: skip
 
 
 def start(words: list[str], cwd: Path) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, str(ROOT / "tools" / "train.py"), *words]
     return subprocess.Popen(
         command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -71,7 +69,7 @@ def rows(folder: Path) -> list[dict[str, float]]:
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("straight")
-    finish(["task=detection", *SMALL, "run_dir=run"], place)
+    finish([*SMALL, "run_dir=run"], place)
     return place / "run"
 
 
@@ -92,7 +90,7 @@ def assert_same_run(a: Path, b: Path) -> None:
     ],
 )
 def test_killed_and_resumed_equals_straight_on(straight: Path, tmp_path: Path, workers: str) -> None:
-    words = ["task=detection", *SMALL, *workers.split(), "run_dir=run"]
+    words = [*SMALL, *workers.split(), "run_dir=run"]
     status, _ = interrupt(words, tmp_path, tmp_path / "run", signal.SIGKILL)
     assert status == -signal.SIGKILL
     assert KILLED_AFTER <= steps_saved(tmp_path / "run") < STEPS
@@ -102,7 +100,7 @@ def test_killed_and_resumed_equals_straight_on(straight: Path, tmp_path: Path, w
 
 
 def test_asked_to_stop_it_saves_and_says_how_to_go_on(straight: Path, tmp_path: Path) -> None:
-    words = ["task=detection", *SMALL[:-1], "checkpointing.every_steps=13", "run_dir=run"]
+    words = [*SMALL[:-1], "checkpointing.every_steps=13", "run_dir=run"]
     status, output = interrupt(words, tmp_path, tmp_path / "run", signal.SIGTERM)
     assert status == 128 + signal.SIGTERM
     assert "stopped by SIGTERM after step" in output
@@ -140,13 +138,14 @@ def test_killed_at_any_moment_it_goes_on(tmp_path: Path) -> None:
     words = [*TINY["detection"], "trainer.max_steps=2000", "checkpointing.every_steps=1", "run_dir=run"]
     folder, reached, kills = tmp_path / "run", 0, 0
     while kills < 20:
-        process = start([*words] if not reached else ["resume=run"], tmp_path)
+        process = start(words if not reached else ["resume=run"], tmp_path)
         deadline = time.monotonic() + 120
         while steps_saved(folder) <= reached:
             assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
             time.sleep(0.01)
-        for _ in range(3):  # further kills would each cost a start; so the moment is drawn among a few steps
-            time.sleep(moments.uniform(0, 0.1))
+        time.sleep(
+            moments.uniform(0, 0.3)
+        )  # in the first steps, while one checkpoint after the other is written
         process.kill()
         process.communicate()
         kills += 1
