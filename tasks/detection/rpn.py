@@ -89,16 +89,15 @@ class RegionProposalNetwork(nn.Module):
         assert self.objectness.bias is not None and self.deltas.bias is not None
         bias = torch.cat((self.objectness.bias, self.deltas.bias)).to(maps[0].dtype)
         num_ratios = len(self.anchor_ratios)
-        objectness, deltas = [], []
-        for level in maps:
-            cells = F.conv2d(self.convs(level), weight, bias).permute(0, 2, 3, 1).flatten(1, 2)
-            objectness.append(cells[..., :num_ratios].flatten(1))
-            deltas.append(cells[..., num_ratios:].unflatten(2, (num_ratios, 4)).flatten(1, 2))
+        levels = [F.conv2d(self.convs(level), weight, bias).permute(0, 2, 3, 1).flatten(1, 2) for level in maps]
+        cells = torch.cat(levels, dim=1)
+        objectness = cells[..., :num_ratios].flatten(1)
+        deltas = cells[..., num_ratios:].unflatten(2, (num_ratios, 4)).flatten(1, 2)
         map_sizes = tuple((level.shape[2], level.shape[3]) for level in maps)
         device = maps[0].device
         anchors = make_anchors(image_size, map_sizes, self.anchor_sizes, self.anchor_ratios, device)
-        level_sizes = tuple(level.shape[1] for level in objectness)
-        return AnchorPredictions(anchors, torch.cat(objectness, 1), torch.cat(deltas, 1), level_sizes)
+        level_sizes = tuple(level.shape[1] * num_ratios for level in levels)
+        return AnchorPredictions(anchors, objectness, deltas, level_sizes)
 
     @torch.no_grad()
     def propose(
