@@ -89,7 +89,9 @@ class RegionProposalNetwork(nn.Module):
         assert self.objectness.bias is not None and self.deltas.bias is not None
         bias = torch.cat((self.objectness.bias, self.deltas.bias)).to(maps[0].dtype)
         num_ratios = len(self.anchor_ratios)
-        levels = [F.conv2d(self.convs(level), weight, bias).permute(0, 2, 3, 1).flatten(1, 2) for level in maps]
+        levels = [
+            F.conv2d(self.convs(level), weight, bias).permute(0, 2, 3, 1).flatten(1, 2) for level in maps
+        ]
         cells = torch.cat(levels, dim=1)
         objectness = cells[..., :num_ratios].flatten(1)
         deltas = cells[..., num_ratios:].unflatten(2, (num_ratios, 4)).flatten(1, 2)

@@ -84,8 +84,10 @@ def train(config: DictConfig) -> None:
     started_from = _start_from(config, model) if checkpoint is None else [f"going on from {checkpoint}"]
     if config.compile:
         model.backbone.compile()  # in place: names of weights stay
+    task = _task(config, kind, model)
     folder = run_folder(config) if checkpoint is None else checkpoint.parents[1]
     config.run_dir = str(folder)
+    task.config = _plain(config)
     with _first_rank_speaks(), logged(folder / "log.txt") if _is_first() else contextlib.nullcontext():
         best, last = checkpoints(
             folder / "checkpoints", f"val/{kind.monitor}", **_plain(config.checkpointing)
@@ -96,7 +98,7 @@ def train(config: DictConfig) -> None:
             callbacks.append(EarlyStopping(f"val/{kind.monitor}", mode="max", patience=config.early_stopping))
         trainer, remarks = _trainer(config, folder, [*callbacks, best, last], resumes=checkpoint is not None)
         rate, sentence = _learning_rate(config, data, trainer)
-        task = _task(config, kind, model, rate)
+        task.optimizer = instantiate(config.optimizer, lr=rate)  # now that the number of devices is known
         task.guard = LossGuard(folder, config.on_nonfinite)
         lines = [_summary(task, data, trainer, folder), *said, *sentence, *remarks, *started_from]
         print("\n".join(lines), flush=True)
@@ -367,11 +369,11 @@ def _learning_rate(config: DictConfig, data: DataModule, trainer: pl.Trainer) ->
     return scaled_rate(rate, reference, math.prod(counts)), [rate_sentence(rate, reference, *counts)]
 
 
-def _task(config: DictConfig, kind: type[Task], model: Model, rate: float) -> Task:
+def _task(config: DictConfig, kind: type[Task], model: Model) -> Task:
     options = {key: value for key, value in _plain(config.task).items() if key != "name"}
     return kind(
         model,
-        optimizer=instantiate(config.optimizer, lr=rate),
+        optimizer=instantiate(config.optimizer),
         schedule=instantiate(config.schedule),
         config=_plain(config),
         metric=_plain(config.get("metric")),
