@@ -24,8 +24,8 @@ def check_data(config: DictConfig) -> int:
     source = instantiate(config.data)
     if not hasattr(source, "raw"):
         raise ValueError(
-            f"{type(source).__name__} has no annotation files that could be checked; give data=coco, data=voc, "
-            "data=yolo or data=image_folder, with data.root=DIR"
+            f"{type(source).__name__} has no annotation files that could be checked; give data=coco, data=voc or "
+            "data=yolo with data.root=DIR"
         )
     report = examine(source, Preprocessing(**config.preprocessing))
     folder = Path(config.run_dir or Path("runs") / f"check_data-{time.strftime('%Y%m%d-%H%M%S')}")
