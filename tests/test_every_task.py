@@ -205,9 +205,9 @@ def test_coco_boxes_without_masks_stop_before_a_folder_is_made(task: str, tmp_pa
     }
     data = tmp_path / "data"
     (data / "annotations").mkdir(parents=True)
-    for split in ("train2017", "val2017"):
+    for split, colour in (("train2017", "red"), ("val2017", "blue")):
         (data / split).mkdir()
-        Image.new("RGB", (8, 8)).save(data / split / "x.png")
+        Image.new("RGB", (8, 8), colour).save(data / split / "x.png")
         (data / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
     work = tmp_path / "work"
     work.mkdir()
