@@ -135,7 +135,13 @@ def test_resume_without_a_checkpoint(straight: Path, tmp_path: Path) -> None:
 def test_killed_at_any_moment_it_goes_on(tmp_path: Path) -> None:
     """Twenty kills, many of them while a checkpoint is written, as one is written after every step."""
     moments = random.Random(0)
-    words = [*TINY["detection"], "trainer.max_steps=2000", "checkpointing.every_steps=1", "run_dir=run"]
+    words = [
+        *TINY["detection"],
+        "trainer.max_steps=2000",
+        "trainer.max_epochs=-1",
+        "checkpointing.every_steps=1",
+        "run_dir=run",
+    ]
     folder, reached, kills = tmp_path / "run", 0, 0
     while kills < 20:
         process = start(words if not reached else ["resume=run"], tmp_path)
