@@ -9,7 +9,7 @@ demo: .venv/ready
 	$(BIN)/python tools/train.py task=detection
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --durations 25
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ import torch
 from tasks.harness.checkpoints import WholeCheckpoints
 from tasks.harness.cli import compose
 from tasks.harness.run import train
-from tests.tiny_runs import TINY, checkpoint, rows, tiny_run
+from tests.tiny_runs import TASKS, TINY, checkpoint, rows, tiny_run
 
 STEPS = 30
 LEFT_AFTER = 13  # in the second of three epochs
@@ -29,7 +29,13 @@ FAST = [(task, "average") for task in TINY] + [
     ("detection", "validations"),
     ("classification", "accumulation"),
 ]
-ALL = [(task, extra) for task in TINY for extra in WITH if (task, extra) not in FAST]
+OF_EACH_DETECTOR = ("nothing", "workers", "workers_average")
+ALL = [
+    (name, extra)
+    for name in TINY
+    for extra in (WITH if name in TASKS else OF_EACH_DETECTOR)
+    if (name, extra) not in FAST
+]
 OF_ONE = [  # what only some tasks have
     ("classification", ["task.mixup=0.2", "task.cutmix=1.0"]),
     (

@@ -14,9 +14,17 @@ ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "tasks.contracts": {"tasks.preprocessing"},
     "tasks.preprocessing": set(),
+    "tasks.ranks": set(),
     "tasks.data": {"tasks.contracts", "tasks.preprocessing"},
-    "tasks.metrics": {"tasks.contracts"},
-    "tasks.harness": {"tasks.contracts", "tasks.preprocessing", "tasks.data", "tasks.metrics", "backbones"},
+    "tasks.metrics": {"tasks.contracts", "tasks.ranks"},
+    "tasks.harness": {
+        "tasks.contracts",
+        "tasks.preprocessing",
+        "tasks.ranks",
+        "tasks.data",
+        "tasks.metrics",
+        "backbones",
+    },
 }
 BELOW_TASKS = {*MAY_IMPORT, "backbones"}
 MAY_IMPORT |= {

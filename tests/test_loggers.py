@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_runs import TINY, rows, tiny_run
+from tests.tiny_runs import TASKS, rows, tiny_run
 
 NUMBERS = {"train/loss", "val/loss", "perf/images_per_second", "perf/data_wait", "perf/memory_gib"}
 
@@ -47,7 +47,7 @@ def test_tensorboard(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", TINY)
+@pytest.mark.parametrize("task", TASKS)
 def test_wandb_without_a_key_and_a_network(task: str, tmp_path: Path, monkeypatch) -> None:
     import wandb
     from wandb.proto import wandb_internal_pb2

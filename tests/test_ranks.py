@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny_runs import TINY, checkpoint, tiny_run
+from tests.tiny_runs import TASKS, TINY, checkpoint, tiny_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,7 +25,7 @@ def tool(name: str, *words: object, cwd: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", TINY)
+@pytest.mark.parametrize("task", TASKS)
 def test_seven_images_over_one_two_and_three_ranks(task: str, tmp_path: Path) -> None:
     """Batches of one image, so that every rank computes what one rank would: the rest must then be exact."""
     tiny_run(task, tmp_path / "run", steps=4)
@@ -122,18 +122,35 @@ run.train(compose("train", sys.argv[1:]))
 """
 
 
+GROUP_NORM = ["norm=group", "pyramid.norm=null"]
+EVERY_SAMPLE = [  # none left to chance
+    f"model.{part}_{what}" for part in ("rpn", "box") for what in ("samples=100000", "positive_fraction=1.0")
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["classification", "semantic_segmentation"])
-def test_gradients_of_two_ranks_are_those_of_one(task: str, tmp_path: Path) -> None:
-    """The same eight images: four on each of two ranks, or all on one."""
+@pytest.mark.parametrize(
+    ("task", "settings"),
+    [
+        pytest.param("classification", ["norm=group"], id="classification"),
+        pytest.param(
+            "semantic_segmentation", [*GROUP_NORM, "model.loss=cross_entropy"], id="semantic_segmentation"
+        ),
+        pytest.param("detection", [*GROUP_NORM, *EVERY_SAMPLE], id="faster_rcnn"),
+        pytest.param("retinanet", [*GROUP_NORM, "model.head_norm=group"], id="retinanet"),
+        pytest.param("fcos", [*GROUP_NORM, "model.head_norm=group"], id="fcos"),
+        pytest.param("yolox", [*GROUP_NORM, "model.head_norm=group"], id="yolox"),
+        pytest.param("instance_segmentation", [*GROUP_NORM, *EVERY_SAMPLE], id="mask_rcnn"),
+    ],
+)
+def test_gradients_of_two_ranks_are_those_of_one(task: str, settings: list[str], tmp_path: Path) -> None:
+    """The same eight images, with unlike numbers of objects: four on each of two ranks, or all on one."""
     script = tmp_path / "gradients.py"
     script.write_text(GRADIENTS.format(root=str(ROOT)))
     for ranks in (1, 2):
-        words = [*TINY[task], "norm=group", "pyramid.norm=null" if task != "classification" else "seed=0",
-                 "data.num_train=8", f"loader.batch_size={8 // ranks}", "trainer.max_steps=1",
-                 f"trainer.devices={ranks}", f"+trainer.strategy={'ddp' if ranks > 1 else 'auto'}",
-                 "model.loss=cross_entropy" if task != "classification" else "seed=0",
-                 f"run_dir=run{ranks}"]  # fmt: skip
+        words = [*TINY[task], *settings, "data.num_train=8", f"loader.batch_size={8 // ranks}",
+                 "trainer.max_steps=1", f"trainer.devices={ranks}",
+                 f"+trainer.strategy={'ddp' if ranks > 1 else 'auto'}", f"run_dir=run{ranks}"]  # fmt: skip
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         environment.pop("VERTEBRA_RUN_DIR", None)
         result = subprocess.run(

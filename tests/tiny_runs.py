@@ -1,4 +1,4 @@
-"""Settings of runs that take seconds, one for each task, and what they leave."""
+"""Settings of runs that take seconds, one for each task and detector, and what they leave."""
 
 import csv
 from pathlib import Path
@@ -34,7 +34,11 @@ TINY = {
         "task=instance_segmentation", *SCENES, *FEW_PROPOSALS, "model.mask_width=8", "model.mask_layers=1",
     ],
     "semantic_segmentation": ["task=semantic_segmentation", *SCENES, "model.channels=8"],
+    "retinanet": ["task=detection", "model=retinanet", *SCENES, "model.head_layers=1"],
+    "fcos": ["task=detection", "model=fcos", *SCENES, "model.head_layers=1"],
+    "yolox": ["task=detection", "model=yolox", *SCENES, "model.width=0.0625"],
 }  # fmt: skip
+TASKS = ("classification", "detection", "instance_segmentation", "semantic_segmentation")
 
 
 def tiny_run(task: str, folder: Path, *words: str, steps: int = 4) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 from tasks.contracts import Batch, Classification
 from tasks.data.image_labels import ImageLabels
 from tasks.metrics.accuracy import AccuracyMetric
-from tasks.metrics.ranks import gathered
+from tasks.ranks import gathered
 
 NUM_BEST = 5
 

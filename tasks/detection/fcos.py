@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from tasks.contracts import Batch
 from tasks.preprocessing import Preprocessing
+from tasks.ranks import mean_count
 
 from .boxes import decode_distances, encode_distances
 from .dense_detector import DenseDetector
@@ -142,7 +143,7 @@ class FCOS(DenseDetector):
         quality = F.binary_cross_entropy_with_logits(
             found.quality[images, indices].float(), centers, reduction="sum"
         )
-        count = max(1, len(images))
+        count = mean_count((matches >= 0).sum())
         return {
             "loss_class": dense_class_losses(found.logits, labels, self.class_loss).sum() / count,
             "loss_box": boxes.sum() / count,

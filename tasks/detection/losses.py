@@ -1,7 +1,7 @@
 """Losses of detectors: of classes and of boxes, by name; padding and background are masked, not selected.
 
-Those over samples are sums divided by the number of samples of the whole batch, so they stay connected to
-their inputs (with a gradient of zero) when nothing is left to sum. Computed in float32.
+Those over samples are sums divided by the number of samples of the whole batch, all ranks' together, so they stay
+connected to their inputs (with a gradient of zero) when nothing is left to sum. Computed in float32.
 
 Legend:
     B  images     S  samples of each image     A  anchors of an image     N  boxes, each with its object
@@ -20,6 +20,8 @@ from torchvision.ops import (
     generalized_box_iou_loss,
     sigmoid_focal_loss,
 )
+
+from tasks.ranks import mean_count
 
 ClassLoss = Literal["cross_entropy", "focal"]
 BoxLoss = Literal["l1", "smooth_l1", "iou", "giou", "diou", "ciou"]
@@ -42,7 +44,7 @@ def check_losses(class_loss: str, box_loss: str, box_option: str = "box_loss") -
 def objectness_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
     """Binary cross-entropy of `logits` (B, S) with `positive` (B, S), averaged over `valid` (B, S)."""
     losses = F.binary_cross_entropy_with_logits(logits.float(), positive.float(), reduction="none")
-    return (losses * valid).sum() / valid.sum().clamp(min=1)
+    return (losses * valid).sum() / mean_count(valid.sum())
 
 
 def class_loss(logits: Tensor, labels: Tensor, valid: Tensor, kind: ClassLoss = "cross_entropy") -> Tensor:
@@ -53,7 +55,7 @@ def class_loss(logits: Tensor, labels: Tensor, valid: Tensor, kind: ClassLoss = 
     losses = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none")
     if kind == "focal":
         losses = losses * (1 - torch.exp(-losses)) ** _GAMMA
-    return (losses * valid.flatten()).sum() / valid.sum().clamp(min=1)
+    return (losses * valid.flatten()).sum() / mean_count(valid.sum())
 
 
 def dense_class_losses(
@@ -111,7 +113,7 @@ def sampled_box_loss(
     anchors, gt_boxes = (rows.where(positive[..., None], place) for rows in (anchors, gt_boxes))
     deltas = deltas.where(positive[..., None], 0)
     losses = box_losses(deltas, anchors, gt_boxes, kind, encode=encode, decode=decode)
-    return (losses * positive).sum() / num_samples.clamp(min=1)
+    return (losses * positive).sum() / mean_count(num_samples)
 
 
 def l1(deltas: Tensor, targets: Tensor, kind: BoxLoss) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from tasks.contracts import Batch
 from tasks.preprocessing import Preprocessing
+from tasks.ranks import mean_count
 
 from .boxes import Weights, decode, encode
 from .dense_detector import DenseDetector
@@ -158,7 +159,7 @@ class YOLOX(DenseDetector):
             rows = matches[images, indices]
             gt_boxes, labels = batch.boxes[images, rows], batch.labels[images, rows]
         anchors, deltas = found.anchors[indices], found.deltas[images, indices]
-        count = max(1, len(images))
+        count = mean_count((matches >= 0).sum())
 
         def lost(kind: BoxLoss) -> Tensor:
             return (

@@ -17,7 +17,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 
 from tasks.data.loader import ResumableLoader
-from tasks.metrics.ranks import gathered
+from tasks.ranks import gathered
 
 # Ctrl-C, the end, and the warning that schedulers send before it.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)

@@ -19,7 +19,7 @@ from tasks.harness.guards import LossGuard, check_boxes
 from tasks.harness.model_file import METADATA_KEY, Header
 from tasks.harness.optim import build_optimizer
 from tasks.metrics.average_precision import evaluator
-from tasks.metrics.ranks import gathered
+from tasks.ranks import gathered
 
 
 class Task(pl.LightningModule):

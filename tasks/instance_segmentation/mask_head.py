@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from backbones.fpn import conv_norm
 from backbones.layers import Norm
 from tasks.detection.roi_align import multilevel_roi_align
+from tasks.ranks import mean_count
 
 
 class MaskHead(nn.Module):
@@ -51,6 +52,6 @@ class MaskHead(nn.Module):
 def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Binary cross-entropy, the mean over all cells of `logits` and `targets` (P, S, S); 0 for no box at all,
     with a gradient of 0 for every parameter (Mask R-CNN, section 3)."""
-    if not len(logits):
-        return logits.sum().float()
-    return F.binary_cross_entropy_with_logits(logits.float(), targets)
+    total = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum")
+    masks = mean_count(torch.full((), len(logits), device=logits.device))
+    return total / (masks * logits.shape[1] * logits.shape[2])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tasks.metrics.confusion import ConfusionMatrix, mean_of_known, shares
-from tasks.metrics.ranks import gathered
+from tasks.ranks import gathered
 
 
 class AccuracyMetric:

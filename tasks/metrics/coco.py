@@ -13,8 +13,8 @@ import numpy as np
 
 from tasks.contracts import Batch, Detections
 from tasks.metrics.average_precision import Found, Truth, evaluator
-from tasks.metrics.ranks import gathered
 from tasks.metrics.seen import check_each_once, some
+from tasks.ranks import gathered
 
 _AREAS = ("all", "small", "medium", "large")  # COCO's: below 32², up to 96², above, in square pixels
 

@@ -10,17 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tasks.contracts import IGNORE_LABEL
+from tasks.ranks import mean_count
 
 
 def cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
     """Mean over the known pixels of the batch; 0 where there are none."""
     total = F.cross_entropy(logits.float(), truth.long(), ignore_index=IGNORE_LABEL, reduction="sum")
-    return total / (truth != IGNORE_LABEL).sum().clamp(min=1)
+    return total / mean_count((truth != IGNORE_LABEL).sum())
 
 
 def dice(logits: Tensor, truth: Tensor) -> Tensor:
-    """1 - 2 |p ∩ t| / (|p| + |t|), from probabilities p over all known pixels of the batch, mean over the
-    classes that are there; 0 where none is.
+    """1 - 2 |p ∩ t| / (|p| + |t|), from probabilities p over all known pixels of the batch (of this rank), mean
+    over the classes that are there; 0 where none is.
 
     Every class counts the same however few pixels it has (V-Net, Milletari et al. 2016, section 3, with sums
     instead of sums of squares in the denominator).
