@@ -4,6 +4,7 @@ The data pipeline and prediction resize by `output_size` and pad to `padded_size
 `normalize` on its own device. A model file carries the description, so all of them agree.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -45,6 +46,11 @@ class Preprocessing:
                 f"preprocessing.center_crop={self.center_crop} must be between 1 and preprocessing.short_side="
                 f"{self.short_side}, or there would be images smaller than the crop; set short_side as well"
             )
+
+    @classmethod
+    def of(cls, value: "Preprocessing | Mapping[str, Any] | None") -> "Preprocessing":
+        """From itself or its values; None for the defaults."""
+        return value if isinstance(value, Preprocessing) else cls(**(value or {}))
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) after resizing and before cropping; the shape is kept up to rounding down, never

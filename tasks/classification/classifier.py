@@ -53,15 +53,13 @@ def classifier(
             f"model.class_weights={list(class_weights)} must be {num_classes} numbers, one per class, none "
             "negative and not all 0"
         )
-    if isinstance(preprocessing, Mapping):
-        preprocessing = Preprocessing(**preprocessing)
     extractor = backbones.create(**backbone)
     if pyramid is not None:
         extractor = backbones.create_pyramid(extractor, **pyramid)
     return Classifier(
         extractor,
         num_classes=num_classes,
-        preprocessing=preprocessing or Preprocessing(),
+        preprocessing=Preprocessing.of(preprocessing),
         label_smoothing=label_smoothing,
         class_weights=class_weights,
         dropout=dropout,

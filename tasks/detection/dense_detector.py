@@ -13,7 +13,7 @@ from .anchors import Sizes, make_anchors
 from .boxes import clip
 from .dense_head import DenseHead, DensePredictions, predict_levels
 from .losses import BoxLoss, ClassLoss, check_losses
-from .postprocess import Selection, best_of_each_level, candidates, detect
+from .postprocess import DenseSelection, best_of_each_level, candidates, detect
 
 
 class DenseDetector(Model):
@@ -21,7 +21,6 @@ class DenseDetector(Model):
     anchors stand for which object, and what is lost.
 
     Anchors have `anchor_sizes` on each level and lie in their cells as `anchor_offset` says (`make_anchors`).
-    The `pre_nms` best candidates of each level of each image go into suppression.
     """
 
     def __init__(
@@ -35,13 +34,10 @@ class DenseDetector(Model):
         anchor_offset: float = 0.0,
         class_loss: ClassLoss,
         box_loss: BoxLoss,
-        pre_nms: int,
-        selection: Selection,
+        selection: DenseSelection,
     ):
         super().__init__()
         check_losses(class_loss, box_loss)
-        if pre_nms < 1:
-            raise ValueError(f"model.pre_nms={pre_nms} must be at least 1")
         self.backbone = backbone
         self.heads = nn.ModuleList(heads)
         self.preprocessing = preprocessing
@@ -52,8 +48,7 @@ class DenseDetector(Model):
         self.anchor_offset = anchor_offset
         self.class_loss: ClassLoss = class_loss
         self.box_loss: BoxLoss = box_loss
-        self.pre_nms = pre_nms
-        self.selection = selection.check()
+        self.selection = selection
 
     @abstractmethod
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
@@ -87,7 +82,7 @@ class DenseDetector(Model):
         found = self.dense_predictions(features, batch)
         scores = self.scores(found)
         chosen = candidates(scores, self.selection.score_threshold)
-        chosen = best_of_each_level(chosen, scores, found.level_sizes, self.pre_nms)
+        chosen = best_of_each_level(chosen, scores, found.level_sizes, self.selection.pre_nms)
         images, labels, indices, _ = chosen
         boxes = self.decode(found.deltas[images, indices], found.anchors[indices])
         return detect(

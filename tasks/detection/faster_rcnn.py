@@ -11,10 +11,11 @@ from backbones.layers import NORMS, Norm
 from tasks.contracts import Batch, Detections, Model
 from tasks.preprocessing import Preprocessing
 
+from .arguments import takes_arguments_of
 from .losses import BoxLoss, ClassLoss, check_losses
 from .matching import trainable
 from .postprocess import Selection
-from .pyramid import detector_pyramid
+from .pyramid import check_one_a_level, detector_pyramid
 from .roi_head import RoIHead, RoISamples
 from .rpn import AnchorPredictions, RegionProposalNetwork
 
@@ -22,6 +23,7 @@ from .rpn import AnchorPredictions, RegionProposalNetwork
 _LAST_POOLED_STRIDE = 32
 
 
+@takes_arguments_of(Selection)
 def faster_rcnn(
     *,
     num_classes: int,
@@ -51,11 +53,7 @@ def faster_rcnn(
     class_loss: ClassLoss = "cross_entropy",
     box_loss: BoxLoss = "smooth_l1",
     rpn_box_loss: BoxLoss = "smooth_l1",
-    score_threshold: float = 0.05,
-    nms_threshold: float = 0.5,
-    max_detections: int = 100,
-    class_agnostic_nms: bool = False,
-    soft_nms_sigma: float | None = None,
+    **selection: Any,
 ) -> "FasterRCNN":
     """A Faster R-CNN from plain values. Defaults are torchvision's, so that its weights act as they did there.
 
@@ -88,12 +86,7 @@ def faster_rcnn(
         class_loss: of the softmax of the box head, "cross_entropy" or "focal".
         box_loss: of the box head's deltas, "l1" or "smooth_l1"; or of its boxes, "iou", "giou", "diou" or "ciou".
         rpn_box_loss: the same for proposals.
-        score_threshold: detections need a higher score.
-        nms_threshold: detections that overlap a better one of their class more than this are dropped.
-        max_detections: most detections of an image.
-        class_agnostic_nms: boxes of other classes suppress each other as well.
-        soft_nms_sigma: instead of dropping boxes that overlap a better one, lower their scores by this Gaussian
-            (0.5 in Soft-NMS); then `nms_threshold` is not used.
+        **selection: those of `Selection`, what makes a box a detection.
 
     torchvision's `fasterrcnn_resnet50_fpn_v2` (Li et al., 2021, Benchmarking Detection Transfer Learning with
     Vision Transformers, section 2) is `rpn_convs=2, box_convs=4, box_linears=1, box_norm="batch"` on a pyramid
@@ -110,16 +103,10 @@ def faster_rcnn(
             f"model.box_convs={box_convs} at least 0"
         )
     check_choice("model.box_norm", box_norm, (None, *NORMS))
-    if isinstance(preprocessing, Mapping):
-        preprocessing = Preprocessing(**preprocessing)
     extractor, channels, strides = detector_pyramid("faster_rcnn", backbone, pyramid)
     if anchor_sizes is None:
         anchor_sizes = [8 * stride for stride in strides]
-    if len(anchor_sizes) != len(strides):
-        raise ValueError(
-            f"anchor_sizes has {len(anchor_sizes)} values {list(anchor_sizes)}; the pyramid has {len(strides)} "
-            f"levels ({', '.join(extractor.feature_info)}) and each needs one"
-        )
+    check_one_a_level("anchor_sizes", anchor_sizes, extractor)
     return FasterRCNN(
         extractor,
         RegionProposalNetwork(
@@ -147,11 +134,9 @@ def faster_rcnn(
             positive_fraction=box_positive_fraction,
             class_loss=class_loss,
             box_loss=box_loss,
-            selection=Selection(
-                score_threshold, nms_threshold, max_detections, class_agnostic_nms, soft_nms_sigma
-            ),
+            selection=Selection(**selection),
         ),
-        preprocessing or Preprocessing(),
+        Preprocessing.of(preprocessing),
         proposals_train=(rpn_pre_nms_train, rpn_post_nms_train),
         proposals_test=(rpn_pre_nms_test, rpn_post_nms_test),
     )

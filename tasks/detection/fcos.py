@@ -15,18 +15,20 @@ from tasks.contracts import Batch
 from tasks.preprocessing import Preprocessing
 from tasks.ranks import mean_count
 
+from .arguments import takes_arguments_of
 from .boxes import decode_distances, encode_distances
 from .dense_detector import DenseDetector
 from .dense_head import DenseHead, DensePredictions
 from .losses import BoxLoss, ClassLoss, box_losses, dense_class_losses
 from .matching import take_matched, trainable
 from .point_matching import centerness, match_points
-from .postprocess import Selection
+from .postprocess import DenseSelection
 from .pyramid import detector_pyramid
 
 _PYRAMID = {"levels": ("c3", "c4", "c5"), "extra": "conv_p5"}  # P3 to P7 (section 3.2)
 
 
+@takes_arguments_of(DenseSelection)
 def fcos(
     *,
     num_classes: int,
@@ -38,12 +40,9 @@ def fcos(
     head_norm: str | None = "group",
     class_loss: ClassLoss = "focal",
     box_loss: BoxLoss = "giou",
-    pre_nms: int = 1000,
     score_threshold: float = 0.2,
     nms_threshold: float = 0.6,
-    max_detections: int = 100,
-    class_agnostic_nms: bool = False,
-    soft_nms_sigma: float | None = None,
+    **selection: Any,
 ) -> "FCOS":
     """An FCOS from plain values. Defaults are torchvision's, so that its weights act as they did there.
 
@@ -57,19 +56,13 @@ def fcos(
         head_norm: norm after each of them, or None.
         class_loss: "focal", or "cross_entropy" of the same sigmoids.
         box_loss: of boxes, "iou", "giou", "diou" or "ciou"; or of distances in strides, "l1" or "smooth_l1".
-        pre_nms: best candidates of each level that go into suppression.
         score_threshold: detections need a higher score, the geometric mean of class and centre-ness.
         nms_threshold: detections that overlap a better one of their class more than this are dropped.
-        max_detections: most detections of an image.
-        class_agnostic_nms: boxes of other classes suppress each other as well.
-        soft_nms_sigma: instead of dropping boxes that overlap a better one, lower their scores by this Gaussian
-            (0.5 in Soft-NMS); then `nms_threshold` is not used.
+        **selection: the others of `DenseSelection`, what makes a box a detection.
 
     Raises:
         ValueError: an unknown backbone, pyramid, option or loss.
     """
-    if isinstance(preprocessing, Mapping):
-        preprocessing = Preprocessing(**preprocessing)
     extractor, channels, strides = detector_pyramid("fcos", backbone, pyramid, _PYRAMID)
     head = DenseHead(
         channels,
@@ -84,15 +77,12 @@ def fcos(
     return FCOS(
         extractor,
         [head],
-        preprocessing or Preprocessing(),
+        Preprocessing.of(preprocessing),
         anchor_sizes=strides,
         center_radius=center_radius,
         class_loss=class_loss,
         box_loss=box_loss,
-        pre_nms=pre_nms,
-        selection=Selection(
-            score_threshold, nms_threshold, max_detections, class_agnostic_nms, soft_nms_sigma
-        ),
+        selection=DenseSelection(score_threshold=score_threshold, nms_threshold=nms_threshold, **selection),
     )
 
 

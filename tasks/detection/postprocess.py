@@ -6,6 +6,7 @@ Legend:
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -126,22 +127,23 @@ def best_of_each_level(
     return Candidates(images, labels, indices, counts.tolist())
 
 
-class Selection(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Selection:
     """What makes a box a detection: arguments of every detector, under these names."""
 
-    score_threshold: float
+    score_threshold: float = 0.05
     """Detections need a higher score."""
-    nms_threshold: float
+    nms_threshold: float = 0.5
     """Boxes that overlap a better one of their class more than this are dropped."""
-    max_detections: int
+    max_detections: int = 100
     """Most detections of an image."""
-    class_agnostic_nms: bool
-    """Boxes of other classes count as well, so that no two detections share a place."""
-    soft_nms_sigma: float | None
-    """Lower the scores of boxes that overlap a better one instead of dropping them; see `soften`."""
+    class_agnostic_nms: bool = False
+    """Boxes of other classes suppress each other as well, so that no two detections share a place."""
+    soft_nms_sigma: float | None = None
+    """Instead of dropping boxes that overlap a better one, lower their scores by this Gaussian (0.5 in Soft-NMS);
+    then `nms_threshold` is not used. See `soften`."""
 
-    def check(self) -> "Selection":
-        """Itself; raises `ValueError` for values out of range."""
+    def __post_init__(self) -> None:
         if not (0 <= self.score_threshold <= 1 and 0 <= self.nms_threshold <= 1 and self.max_detections >= 1):
             raise ValueError(
                 f"model.score_threshold={self.score_threshold} and model.nms_threshold={self.nms_threshold} must "
@@ -152,7 +154,19 @@ class Selection(NamedTuple):
                 f"model.soft_nms_sigma={self.soft_nms_sigma} must be above 0 (0.5 in the paper), or null for plain "
                 "suppression"
             )
-        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseSelection(Selection):
+    """The same from boxes at every cell of every level: arguments of every one-stage detector."""
+
+    pre_nms: int = 1000
+    """Best candidates of each level that go into suppression."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pre_nms < 1:
+            raise ValueError(f"model.pre_nms={self.pre_nms} must be at least 1")
 
 
 def detect(

@@ -1,6 +1,6 @@
 """The feature maps that a detector stands on: a backbone with a pyramid of equal channels and doubling strides."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -39,3 +39,13 @@ def detector_pyramid(
             f"pyramid gives {found}: choose a pyramid and backbone options that do (no output_stride)"
         )
     return built, next(iter(infos)).channels, strides
+
+
+def check_one_a_level(option: str, values: Sequence[float], extractor: backbones.FeatureExtractor) -> None:
+    """Raises `ValueError` unless the maps of `extractor` are as many as the `values` of `option`."""
+    levels = extractor.feature_info
+    if len(values) != len(levels):
+        raise ValueError(
+            f"{option} has {len(values)} values {list(values)}; the pyramid has {len(levels)} "
+            f"levels ({', '.join(levels)}) and each needs one"
+        )

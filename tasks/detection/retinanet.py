@@ -12,19 +12,21 @@ from torch import Tensor
 from tasks.contracts import Batch
 from tasks.preprocessing import Preprocessing
 
+from .arguments import takes_arguments_of
 from .boxes import Weights, decode, encode
 from .dense_detector import DenseDetector
 from .dense_head import DenseHead, DensePredictions
 from .losses import BoxLoss, ClassLoss, box_losses, dense_class_losses
 from .matching import IGNORED, match, take_matched, trainable
-from .postprocess import Selection
-from .pyramid import detector_pyramid
+from .postprocess import DenseSelection
+from .pyramid import check_one_a_level, detector_pyramid
 
 _WEIGHTS: Weights = (1.0, 1.0, 1.0, 1.0)
 # P3 to P7: P2 would have most of all anchors (section 4).
 _PYRAMID = {"levels": ("c3", "c4", "c5"), "extra": "conv_p5"}
 
 
+@takes_arguments_of(DenseSelection)
 def retinanet(
     *,
     num_classes: int,
@@ -40,12 +42,8 @@ def retinanet(
     head_norm: str | None = None,
     class_loss: ClassLoss = "focal",
     box_loss: BoxLoss = "l1",
-    pre_nms: int = 1000,
-    score_threshold: float = 0.05,
-    nms_threshold: float = 0.5,
     max_detections: int = 300,
-    class_agnostic_nms: bool = False,
-    soft_nms_sigma: float | None = None,
+    **selection: Any,
 ) -> "RetinaNet":
     """A RetinaNet from plain values. Defaults are torchvision's, so that its weights act as they did there;
     its second version is `pyramid={"extra": "conv_c5"}, head_norm="group", box_loss="giou"`.
@@ -64,27 +62,16 @@ def retinanet(
         head_norm: norm after each of them, which then has no bias: "batch", "group", "sync", "frozen".
         class_loss: "focal", or "cross_entropy" of the same sigmoids.
         box_loss: of deltas, "l1" or "smooth_l1"; or of boxes, "iou", "giou", "diou" or "ciou".
-        pre_nms: best candidates of each level that go into suppression.
-        score_threshold: detections need a higher score.
-        nms_threshold: detections that overlap a better one of their class more than this are dropped.
         max_detections: most detections of an image.
-        class_agnostic_nms: boxes of other classes suppress each other as well.
-        soft_nms_sigma: instead of dropping boxes that overlap a better one, lower their scores by this Gaussian
-            (0.5 in Soft-NMS); then `nms_threshold` is not used.
+        **selection: the others of `DenseSelection`, what makes a box a detection.
 
     Raises:
         ValueError: an unknown backbone, pyramid, option or loss; settings that do not fit the pyramid's levels.
     """
-    if isinstance(preprocessing, Mapping):
-        preprocessing = Preprocessing(**preprocessing)
     extractor, channels, strides = detector_pyramid("retinanet", backbone, pyramid, _PYRAMID)
     if anchor_sizes is None:
         anchor_sizes = [4 * stride for stride in strides]
-    if len(anchor_sizes) != len(strides):
-        raise ValueError(
-            f"anchor_sizes has {len(anchor_sizes)} values {list(anchor_sizes)}; the pyramid has {len(strides)} "
-            f"levels ({', '.join(extractor.feature_info)}) and each needs one"
-        )
+    check_one_a_level("anchor_sizes", anchor_sizes, extractor)
     head = DenseHead(
         channels,
         num_classes=num_classes,
@@ -97,7 +84,7 @@ def retinanet(
     return RetinaNet(
         extractor,
         [head],
-        preprocessing or Preprocessing(),
+        Preprocessing.of(preprocessing),
         # Rounded down, as torchvision does.
         anchor_sizes=[
             tuple(int(size * 2 ** (n / anchors_per_octave)) for n in range(anchors_per_octave))
@@ -108,10 +95,7 @@ def retinanet(
         background_iou=background_iou,
         class_loss=class_loss,
         box_loss=box_loss,
-        pre_nms=pre_nms,
-        selection=Selection(
-            score_threshold, nms_threshold, max_detections, class_agnostic_nms, soft_nms_sigma
-        ),
+        selection=DenseSelection(max_detections=max_detections, **selection),
     )
 
 

@@ -103,7 +103,7 @@ class RoIHead(nn.Module):
         self.positive_fraction = positive_fraction
         self.class_loss: ClassLoss = class_loss
         self.box_loss: BoxLoss = box_loss
-        self.selection = selection.check()
+        self.selection = selection
         self.head = BoxHead(channels, roi_size, representation_size, convs=convs, linears=linears, norm=norm)
         self.classes = nn.Linear(self.head.out_features, num_classes + 1)
         self.deltas = nn.Linear(self.head.out_features, num_classes * 4)

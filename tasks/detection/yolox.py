@@ -15,13 +15,14 @@ from tasks.contracts import Batch
 from tasks.preprocessing import Preprocessing
 from tasks.ranks import mean_count
 
+from .arguments import takes_arguments_of
 from .boxes import Weights, decode, encode
 from .dense_detector import DenseDetector
 from .dense_head import RARE, DenseHead, DensePredictions
 from .losses import BoxLoss, ClassLoss, box_losses, dense_class_losses
 from .matching import trainable
 from .point_matching import assign_by_cost
-from .postprocess import Selection
+from .postprocess import DenseSelection
 from .pyramid import detector_pyramid
 
 _WEIGHTS: Weights = (1.0, 1.0, 1.0, 1.0)
@@ -29,6 +30,7 @@ _WIDTH, _LAYERS = 256, 2  # of the head, before the multipliers
 _BOX_WEIGHT = 5.0  # of the loss of boxes beside the others
 
 
+@takes_arguments_of(DenseSelection)
 def yolox(
     *,
     num_classes: int,
@@ -41,12 +43,9 @@ def yolox(
     center_radius: float = 2.5,
     class_loss: ClassLoss = "cross_entropy",
     box_loss: BoxLoss = "iou",
-    pre_nms: int = 1000,
     score_threshold: float = 0.01,
     nms_threshold: float = 0.65,
-    max_detections: int = 100,
-    class_agnostic_nms: bool = False,
-    soft_nms_sigma: float | None = None,
+    **selection: Any,
 ) -> "YOLOX":
     """A YOLOX from plain values.
 
@@ -63,13 +62,9 @@ def yolox(
         center_radius: points this many strides around an object's centre may stand for it.
         class_loss: of the sigmoids of points that stand for an object, "cross_entropy" or "focal".
         box_loss: of boxes, "iou", "giou", "diou" or "ciou"; or of deltas, "l1" or "smooth_l1".
-        pre_nms: best candidates of each level that go into suppression.
         score_threshold: detections need a higher score, class times objectness.
         nms_threshold: detections that overlap a better one of their class more than this are dropped.
-        max_detections: most detections of an image.
-        class_agnostic_nms: boxes of other classes suppress each other as well.
-        soft_nms_sigma: instead of dropping boxes that overlap a better one, lower their scores by this Gaussian
-            (0.5 in Soft-NMS); then `nms_threshold` is not used.
+        **selection: the others of `DenseSelection`, what makes a box a detection.
 
     Raises:
         ValueError: an unknown backbone, pyramid, option or loss; a multiplier that is not positive.
@@ -78,8 +73,6 @@ def yolox(
         raise ValueError(
             f"model.width={width} and model.depth={depth} must be above 0 (0.5 and 0.33 for a small one)"
         )
-    if isinstance(preprocessing, Mapping):
-        preprocessing = Preprocessing(**preprocessing)
     channels = max(8, round(_WIDTH * width / 8) * 8)
     defaults = {"levels": ("c3", "c4", "c5"), "extra": "none", "norm": "batch", "channels": channels}
     pyramid = {"name": "pafpn", **(pyramid or {})}
@@ -106,16 +99,13 @@ def yolox(
     return YOLOX(
         extractor,
         heads,
-        preprocessing or Preprocessing(),
+        Preprocessing.of(preprocessing),
         anchor_sizes=strides,
         anchor_offset=0.5,
         center_radius=center_radius,
         class_loss=class_loss,
         box_loss=box_loss,
-        pre_nms=pre_nms,
-        selection=Selection(
-            score_threshold, nms_threshold, max_detections, class_agnostic_nms, soft_nms_sigma
-        ),
+        selection=DenseSelection(score_threshold=score_threshold, nms_threshold=nms_threshold, **selection),
     )
 
 

@@ -1,6 +1,5 @@
 """Mask R-CNN (He et al., 2017): `mask_rcnn` builds it, `MaskRCNN` is the network."""
 
-import inspect
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 from backbones.checks import check_choice
 from backbones.layers import NORMS, Norm
 from tasks.contracts import Batch, Detections
+from tasks.detection.arguments import takes_arguments_of
 from tasks.detection.faster_rcnn import FasterRCNN, faster_rcnn
 from tasks.detection.matching import take_matched
 from tasks.detection.roi_head import RoISamples
@@ -17,6 +17,7 @@ from .mask_head import MaskHead, mask_loss
 from .mask_targets import sample_masks
 
 
+@takes_arguments_of(faster_rcnn)
 def mask_rcnn(
     *,
     mask_roi_size: int = 14,
@@ -54,13 +55,6 @@ def mask_rcnn(
         norm=mask_norm,
     )
     return MaskRCNN(base, head)
-
-
-# Every argument by its name, for who asks what can be set; the defaults stay where they are.
-_OWN = [p for p in inspect.signature(mask_rcnn).parameters.values() if p.kind is p.KEYWORD_ONLY]
-mask_rcnn.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-    [*inspect.signature(faster_rcnn).parameters.values(), *_OWN]
-)
 
 
 class MaskRCNN(FasterRCNN):

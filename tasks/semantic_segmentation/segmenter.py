@@ -112,11 +112,9 @@ class Segmenter(Model):
         super().__init__()
         if loss not in get_args(Loss):
             raise ValueError(f"model.loss={loss} is unknown; wanted one of {', '.join(get_args(Loss))}")
-        if isinstance(preprocessing, Mapping):
-            preprocessing = Preprocessing(**preprocessing)
         self.backbone = backbone
         self.head = head
-        self.preprocessing = preprocessing or Preprocessing()
+        self.preprocessing = Preprocessing.of(preprocessing)
         self.loss_names = loss.split("+")
 
     def class_layers(self) -> dict[str, int]:

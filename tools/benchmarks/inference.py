@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,8 @@ def infer(arguments: Namespace) -> Iterator[Result]:
             batch = make_batch(num_images, height, width, 1, masks=False)
             ours: Any
             ours, theirs = detector_pair(arguments.model, batch)
-            ours.roi_head.max_detections = theirs.roi_heads.detections_per_img = arguments.dets
+            ours.roi_head.selection = replace(ours.roi_head.selection, max_detections=arguments.dets)
+            theirs.roi_heads.detections_per_img = arguments.dets
             batch = batch.to(device)
             ours.to(device, memory_format=torch.channels_last).eval()
             theirs.to(device).eval()

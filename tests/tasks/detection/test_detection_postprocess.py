@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -52,14 +53,14 @@ def test_classes_do_not_suppress_each_other_and_thin_boxes_are_dropped() -> None
     found = candidates(scores, 0.05)
     assert found.group_sizes == [3, 1]
     chosen = scores[found.images, found.indices, found.labels]
-    detections = detect(found, boxes[found.indices], chosen, 1, Selection(0.05, 0.5, 4, False, None))
+    detections = detect(found, boxes[found.indices], chosen, 1, Selection(max_detections=4))
     assert detections.labels.tolist() == [[0, 1, -1, -1]]
     torch.testing.assert_close(detections.scores, torch.tensor([[0.9, 0.6, 0, 0]]))
 
 
 def test_no_candidates() -> None:
     found = candidates(torch.zeros(2, 5, 3), 0.05)
-    detections = detect(found, torch.zeros(0, 4), torch.zeros(0), 2, Selection(0.05, 0.5, 7, False, None))
+    detections = detect(found, torch.zeros(0, 4), torch.zeros(0), 2, Selection(max_detections=7))
     assert detections.boxes.shape == (2, 7, 4)
     assert (detections.labels == -1).all()
 
@@ -81,20 +82,20 @@ PLACES = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 8], [40, 40, 50, 50]]]).rep
 
 def test_class_agnostic_suppression() -> None:
     """The second image is the same as the first and must not be suppressed by it."""
-    kept = Selection(0.05, 0.5, 4, True, None)
+    kept = Selection(max_detections=4, class_agnostic_nms=True)
     assert found_in(TWO, PLACES, kept) == [(0, 0.9), (0, 0.7)]
     assert found_in(TWO.flip(0), PLACES.flip(0), kept) == [(0, 0.9), (0, 0.7)]
-    assert found_in(TWO, PLACES, kept._replace(class_agnostic_nms=False)) == [(0, 0.9), (1, 0.8), (0, 0.7)]
+    assert found_in(TWO, PLACES, replace(kept, class_agnostic_nms=False)) == [(0, 0.9), (1, 0.8), (0, 0.7)]
 
 
 def test_soft_suppression_by_hand() -> None:
     """Overlap 8/10 takes 0.8 to 0.8 exp(-0.64 / 0.5) = 0.2224; below the threshold nothing is left of it."""
-    soft = Selection(0.05, 0.5, 4, True, 0.5)
+    soft = Selection(max_detections=4, class_agnostic_nms=True, soft_nms_sigma=0.5)
     lowered = round(0.8 * math.exp(-0.64 / 0.5), 6)
     assert found_in(TWO, PLACES, soft) == [(0, 0.9), (0, 0.7), (1, pytest.approx(lowered, abs=2e-6))]
-    assert found_in(TWO, PLACES, soft._replace(score_threshold=0.3)) == [(0, 0.9), (0, 0.7)]
-    assert found_in(TWO, PLACES, soft._replace(class_agnostic_nms=False)) == [(0, 0.9), (1, 0.8), (0, 0.7)]
-    assert found_in(TWO, PLACES, soft._replace(max_detections=1)) == [(0, 0.9)]
+    assert found_in(TWO, PLACES, replace(soft, score_threshold=0.3)) == [(0, 0.9), (0, 0.7)]
+    assert found_in(TWO, PLACES, replace(soft, class_agnostic_nms=False)) == [(0, 0.9), (1, 0.8), (0, 0.7)]
+    assert found_in(TWO, PLACES, replace(soft, max_detections=1)) == [(0, 0.9)]
 
 
 def test_soften_equals_the_plain_loop() -> None:
@@ -135,4 +136,4 @@ def test_best_of_each_level_by_hand() -> None:
 )
 def test_bad_selection(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Selection(0.05, 0.5, 100, False, None)._replace(**change).check()
+        Selection(**change)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +166,7 @@ def test_finite_losses_and_a_gradient_for_every_parameter(model: MaskRCNN, batch
 
 def test_predictions_of_nothing(model: MaskRCNN) -> None:
     head = model.eval().roi_head
-    usual, head.selection = head.selection, head.selection._replace(score_threshold=1.0)
+    usual, head.selection = head.selection, replace(head.selection, score_threshold=1.0)
     with torch.no_grad():
         found = model(batch_of(0, 1))
     head.selection = usual
