@@ -1,0 +1,51 @@
+"""tools/compare.py on small trained models."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tasks
+from tests.tiny_runs import tiny_run
+
+TOOL = Path(__file__).parents[1] / "tools" / "compare.py"
+
+
+def compare(*words: object) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, TOOL, *map(str, words)], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> list[Path]:
+    place = tmp_path_factory.mktemp("runs")
+    return [
+        tiny_run("fcos", place / "small", steps=2),
+        tiny_run("fcos", place / "large", "model.head_layers=3", steps=2),
+    ]
+
+
+def test_two_detectors(runs: list[Path], tmp_path: Path) -> None:
+    done = compare(*runs, "--device", "cpu", "--json", tmp_path / "costs.json")
+    assert done.returncode == 0, done.stderr
+    small, large = json.loads((tmp_path / "costs.json").read_text())
+    model = tasks.load_model(runs[0] / "model.safetensors")
+    assert small["parameters"] == sum(p.numel() for p in model.parameters())
+    # Two more layers of 16 channels in each of two towers, with biases and group norms, ...
+    assert large["parameters"] - small["parameters"] == 4 * (16 * 16 * 9 + 16 + 32)
+    # ... at every cell of P3 to P5 of an image of 96 x 96.
+    assert large["multiply_adds"] - small["multiply_adds"] == 4 * 16 * 16 * 9 * (144 + 36 + 9)
+    assert small["metrics"] == json.loads((runs[0] / "metrics.json").read_text())
+    assert small["training_bytes"] > small["predicting_bytes"] >= 0
+    assert small["images_a_second"] > 0
+    table = [line for line in done.stdout.splitlines() if line.startswith("| fcos")]
+    assert len(table) == 2 and all(line.count("|") == 9 for line in table)
+
+
+def test_a_folder_of_no_run(tmp_path: Path) -> None:
+    done = compare(tmp_path)
+    assert done.returncode == 2
+    assert (
+        "has no config.yaml and no metrics.json and no model.safetensors; give folders of runs" in done.stderr
+    )

@@ -1,0 +1,207 @@
+"""Trained models of one data set side by side: what they find and what they cost. Seconds a model.
+
+python tools/compare.py runs/faster runs/fcos …              folders of runs of tools/train.py
+python tools/compare.py runs/sweep-…/[0-9] --json costs.json    those of a sweep
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+NOTES = """AP and other figures are those that training ended with. The rest is measured here, each model in a process
+of its own, with the images, batch size and precision of its run: multiply-adds of convolutions and matrix products
+of one image's prediction; images a second from batch to predictions, the median of {repeats} batches; memory beyond
+the model itself, of predicting a batch and of a training step."""
+REPEATS = 9
+COLUMNS = (
+    "model",
+    "backbone",
+    "figure",
+    "parameters, M",
+    "multiply-adds, G",
+    "images a second",
+    "predicting, MiB",
+    "training, MiB",
+)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=NOTES.format(repeats=REPEATS),
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a folder that tools/train.py made")
+    parser.add_argument("--device", default="auto", help="cpu or cuda")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="writes all of it as JSON, too")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # in the process of one model
+    arguments = parser.parse_args()
+    from tasks.harness.cli import EXIT_USER_ERROR  # imports neither torch nor lightning
+
+    try:
+        if arguments.one:
+            print(json.dumps(measure(arguments.runs[0], arguments.device)))
+            return
+        rows = []
+        for run in arguments.runs:
+            check_run(run)
+        for run in arguments.runs:
+            rows.append(in_own_process(run, arguments.device))
+        print(f"{table(rows)}\n\n{NOTES.format(repeats=REPEATS)}")
+        if arguments.json is not None:
+            arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+
+
+def check_run(run: Path) -> None:
+    """Raises `ValueError` unless `run` is the folder of a run that has ended."""
+    missing = [n for n in ("config.yaml", "metrics.json", "model.safetensors") if not (run / n).is_file()]
+    if missing:
+        raise ValueError(
+            f"{run} has no {' and no '.join(missing)}; give folders of runs of tools/train.py that have ended"
+        )
+
+
+def in_own_process(run: Path, device: str) -> dict[str, Any]:
+    """`measure` where no other model has left memory behind."""
+    command = [sys.executable, __file__, str(run), "--one", "--device", device]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise ValueError(result.stderr.strip().removeprefix("error: "))
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def measure(run: Path, device_name: str) -> dict[str, Any]:
+    """What the model of `run` found and costs."""
+    import torch
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from tasks.data.datamodule import DataModule
+    from tasks.harness.architectures import TASKS, lookup
+    from tasks.harness.model_file import load_model
+    from tasks.harness.precision import autocast, resolve_device, resolve_precision
+    from tasks.preprocessing import Preprocessing
+
+    device = resolve_device(device_name)
+    config = OmegaConf.load(run / "config.yaml")
+    model = load_model(run / "model.safetensors")
+    header = model.header
+    kind = lookup(TASKS, "task", header.task)
+    source, preprocessing = instantiate(config.data), Preprocessing(**header.preprocessing)
+    size = config.loader.batch_size if isinstance(config.loader.batch_size, int) else 8
+    one, batch = (
+        next(iter(DataModule(source, preprocessing, batch_size=n, **kind.data_options).val_dataloader())).to(
+            device
+        )
+        for n in (1, size)
+    )
+    model.to(device, memory_format=torch.channels_last)
+    precision = resolve_precision(config.precision, device)
+
+    @torch.inference_mode()
+    def predict(images: Any) -> None:
+        with autocast(precision, device):
+            model(images)
+
+    def step() -> None:
+        with autocast(precision, device):
+            loss = torch.stack(list(model.losses(model.features(batch), batch).values())).sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    with FlopCounterMode(display=False) as counter:
+        predict(one)
+    predict(batch)
+    predicting = peak(lambda: predict(batch), device)
+    seconds = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        predict(batch)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+    training = peak(step, device)
+    return {
+        "run": str(run),
+        "model": header.model["name"],
+        "backbone": header.model["backbone"]["name"],
+        "monitor": kind.monitor,
+        "metrics": json.loads((run / "metrics.json").read_text()),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "multiply_adds": counter.get_total_flops() // 2,
+        "images_a_second": len(batch) / statistics.median(seconds),
+        "batch": len(batch),
+        "height": batch.images.shape[2],
+        "width": batch.images.shape[3],
+        "predicting_bytes": predicting,
+        "training_bytes": training,
+        "precision": precision,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "torch": torch.__version__,
+    }
+
+
+def peak(work: Any, device: Any) -> int:
+    """The most bytes that `work` holds beyond what was held before."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return torch.cuda.max_memory_allocated() - before
+    status = Path("/proc/self/status")
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark becomes what is held now
+    before = _kilobytes(status.read_text(), "VmRSS")
+    work()
+    return (_kilobytes(status.read_text(), "VmHWM") - before) * 1024
+
+
+def _kilobytes(status: str, name: str) -> int:
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{name}:"))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A line for each model, as Markdown."""
+    lines = [
+        f"| {' | '.join(COLUMNS)} |",
+        f"|{'---|' * len(COLUMNS)}",
+    ]
+    for row in rows:
+        cells = [
+            row["model"],
+            row["backbone"],
+            f"{row['monitor']} {row['metrics'][row['monitor']]:.3f}",
+            f"{row['parameters'] / 1e6:.2f}",
+            f"{row['multiply_adds'] / 1e9:.2f}",
+            f"{row['images_a_second']:.1f}",
+            f"{row['predicting_bytes'] / 2**20:.0f}",
+            f"{row['training_bytes'] / 2**20:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    row = rows[0]
+    lines.append(
+        f"\nBatches of {row['batch']} at {row['height']}x{row['width']}, {row['precision']}, "
+        f"{row['device']}, torch {row['torch']}."
+    )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
