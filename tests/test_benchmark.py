@@ -63,10 +63,29 @@ def test_a_command_compares_and_times(words: tuple[str, ...]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["train-step", "infer"])
-def test_detectors_are_equal_before_they_are_timed(command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "model"),
+    [
+        ("train-step", "mask_rcnn_r50_fpn"),
+        ("train-step", "retinanet_r50_fpn"),
+        ("train-step", "fcos_r50_fpn"),
+        ("infer", "mask_rcnn_r50_fpn"),
+        ("infer", "retinanet_r50_fpn"),
+    ],
+)
+def test_detectors_are_equal_before_they_are_timed(command: str, model: str) -> None:
     status, (result,) = benchmark(
-        command, "--size", "128x160", "--precision", "fp32,bf16", "--repeats", "1", "--min-ratio", "1e9"
+        command,
+        "--model",
+        model,
+        "--size",
+        "128x160",
+        "--precision",
+        "fp32,bf16",
+        "--repeats",
+        "1",
+        "--min-ratio",
+        "1e9",
     )
     assert "equal" in result["check"]
     assert len(result["ratio"]) == 3

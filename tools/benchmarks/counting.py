@@ -42,7 +42,7 @@ def counts(arguments: Namespace) -> Iterator[Result]:
         check = compare_losses(ours, theirs, batch)
         ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         theirs.to(memory_format=torch.channels_last)
-        images, targets = to_images(batch), to_targets(batch)
+        images, targets = to_images(batch), to_targets(batch, theirs)
         for precision in arguments.precision:
             found = {
                 "ours": count(partial(our_losses, ours, batch, precision)),

@@ -32,8 +32,12 @@ def infer(arguments: Namespace) -> Iterator[Result]:
             batch = make_batch(num_images, height, width, 1, masks=False)
             ours: Any
             ours, theirs = detector_pair(arguments.model, batch)
-            ours.roi_head.selection = replace(ours.roi_head.selection, max_detections=arguments.dets)
-            theirs.roi_heads.detections_per_img = arguments.dets
+            selecting = getattr(ours, "roi_head", ours)
+            selecting.selection = replace(selecting.selection, max_detections=arguments.dets)
+            if hasattr(theirs, "roi_heads"):
+                theirs.roi_heads.detections_per_img = arguments.dets
+            else:
+                theirs.detections_per_img = arguments.dets
             batch = batch.to(device)
             ours.to(device, memory_format=torch.channels_last).eval()
             theirs.to(device).eval()

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.models import detection as torchvision_detection
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from tasks.contracts import Batch, Model, ObjectMask
 from tasks.data.collate import join_masks
 from tasks.detection import torchvision_weights as box_weights
 from tasks.detection.faster_rcnn import faster_rcnn
+from tasks.detection.fcos import fcos
+from tasks.detection.retinanet import retinanet
+from tasks.detection.torchvision_dense_weights import load_torchvision_dense_weights
 from tasks.instance_segmentation import torchvision_weights as mask_weights
 from tasks.instance_segmentation.mask_rcnn import mask_rcnn
 
@@ -24,30 +28,47 @@ NUM_CLASSES = 80
 EVERY_ONE = 10**6  # a number of samples so large that none is left out
 
 
-def two_stage_pair(
-    build: Callable[..., Any], load: Callable[..., None], theirs: type[nn.Module]
-) -> tuple[Model, Any]:
-    """A detector of R-CNN's family, ours and torchvision's, with frozen norms, stem and first stage."""
-    backbone = resnet_fpn_backbone(
-        backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
-    )
-    # Shortcuts that dominate, as in trained networks, so that maps do not grow from block to block.
-    for name, value in backbone.named_buffers():
-        if name.endswith("bn3.weight"):
-            value.fill_(0.2)
-    other = theirs(backbone, NUM_CLASSES + 1)
-    ours = build(num_classes=NUM_CLASSES, backbone={"name": "resnet50", "norm": "frozen", "frozen_stages": 1})
-    load(ours, other.state_dict())
-    return ours, other
+class Pair(NamedTuple):
+    """How a detector of ours and torchvision's come to have the same weights."""
+
+    build: Callable[..., Any]
+    load: Callable[..., None]
+    theirs: type[nn.Module]
+    background: int
+    """Slots of torchvision's classes that stand for nothing."""
+    backbone: Mapping[str, Any] = {}
+    """Further arguments of torchvision's backbone."""
+
+    def make(self) -> tuple[Any, Any]:
+        """Ours and torchvision's with frozen norms, stem and first stage; their weights are not the same yet."""
+        backbone = resnet_fpn_backbone(
+            backbone_name="resnet50",
+            weights=None,
+            norm_layer=FrozenBatchNorm2d,
+            trainable_layers=3,
+            **self.backbone,
+        )
+        # Shortcuts that dominate, as in trained networks, so that maps do not grow from block to block.
+        for name, value in backbone.named_buffers():
+            if name.endswith("bn3.weight"):
+                value.fill_(0.2)
+        frozen = {"name": "resnet50", "norm": "frozen", "frozen_stages": 1}
+        ours = self.build(num_classes=NUM_CLASSES, backbone=frozen)
+        return ours, self.theirs(backbone, NUM_CLASSES + self.background)
 
 
-PAIRS: dict[str, Callable[[], tuple[Model, Any]]] = {
-    "faster_rcnn_r50_fpn": lambda: two_stage_pair(
-        faster_rcnn, box_weights.load_torchvision_weights, torchvision_detection.FasterRCNN
+P3_TO_P7 = {"returned_layers": [2, 3, 4], "extra_blocks": LastLevelP6P7(256, 256)}
+PAIRS = {
+    "faster_rcnn_r50_fpn": Pair(
+        faster_rcnn, box_weights.load_torchvision_weights, torchvision_detection.FasterRCNN, 1
     ),
-    "mask_rcnn_r50_fpn": lambda: two_stage_pair(
-        mask_rcnn, mask_weights.load_torchvision_weights, torchvision_detection.MaskRCNN
+    "mask_rcnn_r50_fpn": Pair(
+        mask_rcnn, mask_weights.load_torchvision_weights, torchvision_detection.MaskRCNN, 1
     ),
+    "retinanet_r50_fpn": Pair(
+        retinanet, load_torchvision_dense_weights, torchvision_detection.RetinaNet, 0, P3_TO_P7
+    ),
+    "fcos_r50_fpn": Pair(fcos, load_torchvision_dense_weights, torchvision_detection.FCOS, 0, P3_TO_P7),
 }
 
 
@@ -56,17 +77,20 @@ def detector_pair(name: str, batch: Batch) -> tuple[Model, Any]:
     if name not in PAIRS:
         raise SystemExit(f"error: --model {name} is unknown; there are {', '.join(PAIRS)}")
     torch.manual_seed(0)
-    ours, theirs = PAIRS[name]()
+    pair = PAIRS[name]
+    ours, theirs = pair.make()
     theirs.transform.resize = lambda image, target: (image, target)  # the images have their size already
     _enliven(theirs, batch)
-    load = mask_weights if "mask" in name else box_weights
-    load.load_torchvision_weights(ours, theirs.state_dict())  # type: ignore[arg-type]
+    pair.load(ours, theirs.state_dict())
     return ours.train(), theirs.train()
 
 
 def _enliven(theirs: Any, batch: Batch) -> None:
     """Scales the last layers of random weights to the spread of answers that trained ones give."""
-    spread = {theirs.rpn.head.cls_logits: 2.0, theirs.roi_heads.box_predictor.cls_score: 2.5}
+    if hasattr(theirs, "rpn"):
+        spread = {theirs.rpn.head.cls_logits: 2.0, theirs.roi_heads.box_predictor.cls_score: 2.5}
+    else:
+        spread = {theirs.head.classification_head.cls_logits: 2.0}
     for layer, wanted in spread.items():
         seen: list[Tensor] = []
         hook = layer.register_forward_hook(lambda layer, given, out, seen=seen: seen.append(out.flatten()))
@@ -79,6 +103,8 @@ def _enliven(theirs: Any, batch: Batch) -> None:
 def use_every_sample(ours: Any, theirs: Any) -> Callable[[], None]:
     """Makes both draw all samples instead of random ones, so that their losses can be compared; returns what
     undoes it."""
+    if not hasattr(ours, "rpn"):
+        return lambda: None  # dense losses are of all anchors
     places = [
         (ours.rpn, "samples"),
         (ours.roi_head, "samples"),
@@ -103,6 +129,11 @@ LOSSES = {  # torchvision's names of our losses
     "loss_box": "loss_box_reg",
     "loss_mask": "loss_mask",
 }
+DENSE_LOSSES = {
+    "loss_class": "classification",
+    "loss_box": "bbox_regression",
+    "loss_centerness": "bbox_ctrness",
+}
 
 
 def compare_losses(ours: Any, theirs: Any, batch: Batch, tolerance: float = 1e-3) -> str:
@@ -110,9 +141,10 @@ def compare_losses(ours: Any, theirs: Any, batch: Batch, tolerance: float = 1e-3
     undo = use_every_sample(ours, theirs)
     with torch.no_grad():
         mine = ours.losses(ours.features(batch), batch)
-        other = theirs(to_images(batch), to_targets(batch))
+        other = theirs(to_images(batch), to_targets(batch, theirs))
     undo()
-    differences = {name: abs(float(mine[name] / other[LOSSES[name]]) - 1) for name in mine}
+    names = LOSSES if hasattr(ours, "rpn") else DENSE_LOSSES
+    differences = {name: abs(float(mine[name] / other[names[name]]) - 1) for name in mine}
     assert max(differences.values()) < tolerance, differences
     return f"{len(mine)} losses equal within {max(differences.values()):.0e}"
 
@@ -158,10 +190,11 @@ def to_images(batch: Batch) -> list[Tensor]:
     return list(batch.images.contiguous().float() / 255)
 
 
-def to_targets(batch: Batch) -> list[dict[str, Tensor]]:
-    """The objects as torchvision's detectors take them, masks of full size where there are any."""
+def to_targets(batch: Batch, theirs: nn.Module) -> list[dict[str, Tensor]]:
+    """The objects as torchvision's detector `theirs` takes them, masks of full size where there are any."""
+    background = int(hasattr(theirs, "rpn"))
     targets = [
-        {"boxes": boxes, "labels": labels + 1}
+        {"boxes": boxes, "labels": labels + background}
         for boxes, labels in zip(batch.boxes, batch.labels, strict=True)
     ]
     if batch.mask_pixels is not None and batch.mask_places is not None:

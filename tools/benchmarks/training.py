@@ -94,7 +94,7 @@ def detector_losses(
     model.to(arguments.device)
     other.to(arguments.device)
     check = compare_losses(model, other, batch)
-    images, targets = to_images(batch), to_targets(batch)
+    images, targets = to_images(batch), to_targets(batch, other)
 
     def ours(model: Any) -> Tensor:
         return torch.stack(list(model.losses(model.features(batch), batch).values())).sum()
