@@ -48,7 +48,7 @@ class ProgressLines(ProgressBar):
         self._last = now
         total = int(trainer.estimated_stepping_batches)
         pace = (now - self._start - self._waiting) / max(1, trainer.global_step - self._first_step)
-        loss = trainer.callback_metrics.get("train/loss")
+        loss = getattr(pl_module, "train_losses", {}).get("loss")
         print(
             f"step {trainer.global_step} of {total}"
             + (f"  loss {loss:.3f}" if loss is not None else "")

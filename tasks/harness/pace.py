@@ -19,30 +19,37 @@ GIB = 2**30
 
 
 class Pace(Callback):
-    """Logs `perf/images_per_second`, `perf/data_wait` (the share of the time that training waited for its next
-    batch) and `perf/memory_gib` (most so far) with the losses, and says a line at the end of each epoch."""
+    """Logs the losses, `perf/images_per_second`, `perf/data_wait` (the share of the time that training waited for
+    its next batch) and `perf/memory_gib` (most so far), and says a line at the end of each epoch."""
 
     def __init__(self, *, num_workers: int) -> None:
         self.num_workers = num_workers
         self._epoch = self._logged = (0.0, 0, 0.0)  # time, images, waited: at the start of each
         self._images = 0
+        self._step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._images = 0
+        self._step = trainer.global_step
         self._epoch = self._logged = self._now(trainer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._images += len(batch) * trainer.world_size
-        if (trainer.global_step - 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if trainer.global_step == self._step:
+            return  # gradients of several batches make one step
+        self._step = trainer.global_step
+        if (self._step - 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             now = self._now(trainer)
             pace, wait = _since(self._logged, now)
             self._logged = now
             values = {"perf/images_per_second": pace, "perf/data_wait": wait}
             values["perf/memory_gib"] = memory(trainer.strategy.root_device)[0] / GIB
+            losses = getattr(pl_module, "train_losses", {})
+            values |= {f"train/{name}": float(loss) for name, loss in losses.items()}
             for logger in trainer.loggers:
-                logger.log_metrics(values, step=trainer.global_step - 1)
+                logger.log_metrics(values, step=self._step - 1)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._paused = self._now(trainer)
