@@ -18,8 +18,9 @@ from tasks.contracts import Batch, Classification, Detections, Model, ObjectMask
 from tasks.data.collate import collate
 from tasks.harness.architectures import build_model, resolved_spec
 from tasks.harness.cli import compose
+from tasks.harness.evaluation import evaluate
 from tasks.harness.model_file import Header, load_model, save_model
-from tasks.harness.run import evaluate, train
+from tasks.harness.run import train
 from tasks.harness.transfer import transfer
 from tasks.preprocessing import Preprocessing
 

@@ -10,9 +10,10 @@ from omegaconf import OmegaConf
 from tasks import load_model
 from tasks.data.digits import DigitsData
 from tasks.harness.cli import compose
+from tasks.harness.evaluation import evaluate
 from tasks.harness.model_file import read
 from tasks.harness.predictor import Predictor
-from tasks.harness.run import evaluate, train
+from tasks.harness.run import train
 from tests.tiny_runs import SCENES, checkpoint, rows
 
 STEPS = 6

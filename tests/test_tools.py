@@ -18,7 +18,8 @@ from pycocotools.cocoeval import COCOeval
 import tasks
 from tasks.data.digits import DigitsData
 from tasks.harness.cli import compose
-from tasks.harness.run import evaluate, train
+from tasks.harness.evaluation import evaluate
+from tasks.harness.run import train
 
 ROOT = Path(__file__).parents[1]
 SMALL = [

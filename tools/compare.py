@@ -107,7 +107,7 @@ def measure(run: Path, device_name: str) -> dict[str, Any]:
         )
         for n in (1, size)
     )
-    model.to(device, memory_format=torch.channels_last)
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     precision = resolve_precision(config.precision, device)
 
     @torch.inference_mode()

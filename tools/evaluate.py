@@ -7,4 +7,4 @@ python tools/evaluate.py checkpoint=runs/…/model.safetensors data=coco data.ro
 from tasks.harness.cli import run_tool
 
 if __name__ == "__main__":
-    run_tool("evaluate", "tasks.harness.run:evaluate", __doc__ or "")
+    run_tool("evaluate", "tasks.harness.evaluation:evaluate", __doc__ or "")

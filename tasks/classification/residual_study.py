@@ -27,7 +27,7 @@ from tasks.data.sources import Source
 from tasks.harness.architectures import build_model, resolved_spec
 from tasks.harness.callbacks import progress_bar
 from tasks.harness.model_file import Header
-from tasks.harness.run import _quiet
+from tasks.harness.running import quiet
 from tasks.preprocessing import Preprocessing
 
 from .classifier import Classifier
@@ -40,7 +40,7 @@ NUM_LATER = 10  # last steps whose gradient norms make up "later"
 def study(config: DictConfig) -> None:
     """Trains each of `config.networks` that its folder has no results of yet, and writes what came out so far
     after each."""
-    _quiet()
+    quiet()
     source = instantiate(config.data)
     names = list(config.networks)
     _check(config, names, len(source.class_names))

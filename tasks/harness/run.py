@@ -1,15 +1,11 @@
-"""From a composed configuration to a finished training run or evaluation."""
+"""From a composed configuration to a finished training run."""
 
 import contextlib
-import logging
 import math
-import os
 import platform
 import signal
 import sys
 import time
-import warnings
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,14 +13,12 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from hydra.utils import instantiate
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
 import backbones
 from tasks.contracts import Batch, Model
 from tasks.data.datamodule import DataModule
-from tasks.data.sources import Source
 from tasks.harness import loggers
 from tasks.harness.architectures import TASKS, build_model, lookup, resolved_spec
 from tasks.harness.averaging import MovingAverage
@@ -35,20 +29,24 @@ from tasks.harness.defaults import backbone_norm, check_compiler, rate_sentence,
 from tasks.harness.environment import environment, logged, write_json, write_text
 from tasks.harness.guards import LossGuard, is_out_of_memory, memory_advice
 from tasks.harness.loggers import log_setup
-from tasks.harness.model_file import Header, load_checkpoint, load_model, read, save_model
+from tasks.harness.model_file import Header, load_checkpoint, load_model, read
 from tasks.harness.nearest import nearest
 from tasks.harness.pace import Pace
-from tasks.harness.precision import autocast, resolve_device, resolve_precision
-from tasks.harness.predictor import with_views
-from tasks.harness.published import TASK_OF, published_from, published_model, take_published_architecture
+from tasks.harness.precision import autocast, resolve_device
+from tasks.harness.published import published_model, take_published_architecture
+from tasks.harness.running import (
+    accelerator,
+    first_rank_speaks,
+    is_first,
+    plain,
+    precision,
+    quiet,
+    run_folder,
+    write_outcome,
+)
 from tasks.harness.task import Task
 from tasks.harness.transfer import transfer
 from tasks.preprocessing import Preprocessing
-
-RUN_DIR = "VERTEBRA_RUN_DIR"
-"""Environment variable: the run folder, for ranks that the first one starts."""
-PUBLISHED = {"classification": "tasks.classification.published:published_classifier"}
-"""Task to what builds a model of a backbone's published weights, "module:function" as in architectures.py."""
 
 
 def train(config: DictConfig) -> None:
@@ -58,14 +56,14 @@ def train(config: DictConfig) -> None:
     all call this; the first of them speaks and writes.
     """
     started = time.perf_counter()
-    _quiet()
+    quiet()
     if config.get("pretrained"):
         take_published_architecture(config)
     check_settings(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     preprocessing = Preprocessing(**config.preprocessing)
     kind: type[Task] = lookup(TASKS, "task", config.task.name)
-    kind.check_metric(_plain(config.get("metric")))
+    kind.check_metric(plain(config.get("metric")))
     finds_batch_size = config.loader.batch_size == "auto"
     data = DataModule(
         instantiate(config.data),
@@ -87,11 +85,9 @@ def train(config: DictConfig) -> None:
     task = _task(config, kind, model)
     folder = run_folder(config) if checkpoint is None else checkpoint.parents[1]
     config.run_dir = str(folder)
-    task.config = _plain(config)
-    with _first_rank_speaks(), logged(folder / "log.txt") if _is_first() else contextlib.nullcontext():
-        best, last = checkpoints(
-            folder / "checkpoints", f"val/{kind.monitor}", **_plain(config.checkpointing)
-        )
+    task.config = plain(config)
+    with first_rank_speaks(), logged(folder / "log.txt") if is_first() else contextlib.nullcontext():
+        best, last = checkpoints(folder / "checkpoints", f"val/{kind.monitor}", **plain(config.checkpointing))
         average = MovingAverage(*([] if config.ema is True else [config.ema])) if config.ema else None
         callbacks: list[Callback] = [average] if average else []
         if config.early_stopping is not None:
@@ -102,13 +98,13 @@ def train(config: DictConfig) -> None:
         task.guard = LossGuard(folder, config.on_nonfinite)
         lines = [_summary(task, data, trainer, folder), *said, *sentence, *remarks, *started_from]
         print("\n".join(lines), flush=True)
-        if _is_first():
+        if is_first():
             write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
             splits = {name: data.split(name) for name in ("train", "val")}
             around = environment(sys.argv[1:], splits)
             write_json(folder / "environment.json", around)
             for logger in trainer.loggers:
-                log_setup(logger, _plain(config), around)
+                log_setup(logger, plain(config), around)
 
         _fit(trainer, task, data, config, checkpoint)
         if last.stopped_by is not None:
@@ -119,102 +115,11 @@ def train(config: DictConfig) -> None:
         if average is not None:
             average.finish(task)
         _use_best(trainer, task, data)
-        if _is_first():
-            _write_outcome(folder, task)
+        if is_first():
+            write_outcome(folder, task)
             print(task.report(task.numbers))
             print(f"\n{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
             print(f"took {time.perf_counter() - started:.0f} s")
-
-
-def evaluate(config: DictConfig) -> None:
-    """Scores the model in `config.checkpoint`, or published weights, on a split of `config.data`, and writes
-    what it found."""
-    _quiet()
-    source = instantiate(config.data)
-    model = (
-        load_model(config.checkpoint, _plain(config.model))
-        if config.checkpoint is not None
-        else _published(config, source)
-    )
-    views = with_views(model, config.scales, config.flip)
-    header: Header = views.header
-    if "task" in config and config.task.name != header.task:
-        raise ValueError(
-            f"{config.checkpoint} is a model for task={header.task}, not for task={config.task.name}; leave out "
-            "task=, which the file knows itself"
-        )
-    if config.checkpoint is not None and config.backbone.pretrained:
-        raise ValueError("give checkpoint=FILE or pretrained=…, not both")
-    data = DataModule(
-        source,
-        Preprocessing(**header.preprocessing),
-        eval_split=config.split,
-        **lookup(TASKS, "task", header.task).data_options,
-        **config.loader,
-    )
-    data.split(config.split)
-    if config.checkpoint is not None:
-        check_classes(header, data.class_names, config.checkpoint)
-    task = lookup(TASKS, "task", header.task)(views, metric=_plain(config.get("metric")))
-    folder = run_folder(config)
-    with _first_rank_speaks():
-        trainer = instantiate(
-            config.trainer,
-            precision=_precision(config),
-            logger=False,
-            callbacks=[progress_bar(), PredictionPictures(folder)],
-            enable_model_summary=False,
-            enable_checkpointing=False,
-            use_distributed_sampler=False,  # the data module's samplers show every image exactly once
-            default_root_dir=str(folder),
-        )
-        trainer.validate(task, datamodule=data, verbose=False)
-        if _is_first():
-            # Of published weights there is no model file yet; it is of the model alone, without further views.
-            _write_outcome(folder, task, model_file=config.checkpoint is None and views is model)
-            print(task.report(task.numbers))
-            print(f"\n{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
-
-
-def check_classes(header: Header, class_names: list[str], path: str) -> None:
-    """Raises `ValueError` unless the model's classes are those of the data, in its order."""
-    mine, theirs = header.class_names, list(class_names)
-    if len(mine) != len(theirs):
-        raise ValueError(
-            f"{path} knows {len(mine)} classes ({_some(mine)}) but the data set has {len(theirs)} "
-            f"({_some(theirs)}); evaluate it on data with its own classes, or train on this data"
-        )
-    different = [k for k, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b]
-    if different:
-        k = different[0]
-        raise ValueError(
-            f"{path} and the data set call {len(different)} classes by different names; the first: class {k} is "
-            f"{mine[k]!r} in the model and {theirs[k]!r} in the data; rename or reorder the data's categories"
-        )
-
-
-def run_folder(config: DictConfig) -> Path:
-    """Makes the folder of this run: `run_dir`, or one under runs/ named by the command and the time.
-
-    Of several ranks the first makes it; those that Lightning starts are told which by an environment variable.
-    """
-    if RUN_DIR in os.environ and not _is_first():
-        return Path(os.environ[RUN_DIR])
-    if config.run_dir is None and _starts_with_others():
-        raise ValueError(
-            "several processes were started for this run (torchrun, srun), which need one folder: give run_dir=DIR"
-        )
-    if config.run_dir is not None:
-        folder = Path(config.run_dir)
-        if _is_first() and folder.is_dir() and any(folder.iterdir()):
-            raise FileExistsError(f"run_dir={folder} is not empty; give another folder, or delete this one")
-    else:
-        model = Path(config.get("checkpoint") or config.backbone.name).stem
-        name = f"evaluate-{model}" if "checkpoint" in config else config.task.name
-        folder = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder.mkdir(parents=True, exist_ok=True)
-    os.environ[RUN_DIR] = str(folder)  # for the ranks that this process may start
-    return folder
 
 
 def check_settings(config: DictConfig) -> None:
@@ -236,7 +141,7 @@ def check_settings(config: DictConfig) -> None:
     LossGuard(None, config.on_nonfinite)
     if config.reference_batch_size is not None:
         scaled_rate(1.0, config.reference_batch_size, 1)
-    checkpoints("", "", **_plain(config.checkpointing))
+    checkpoints("", "", **plain(config.checkpointing))
     if config.trainer.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ValueError(
             f"trainer.accelerator={config.trainer.accelerator}: torch sees no GPU on this machine; trainer=cpu trains "
@@ -267,29 +172,8 @@ def provenance(config: DictConfig) -> dict[str, Any]:
     }
 
 
-def _published(config: DictConfig, source: Source) -> Model:
-    """The model of published weights that `config` names, for the classes of `source`."""
-    backbone = _plain(config.backbone)
-    if not backbone["pretrained"]:
-        raise ValueError(
-            "there is no model to score; give checkpoint=FILE, a model file or checkpoint, or published weights: "
-            "task=classification backbone=resnet50 pretrained=true, or task=detection pretrained=COCO_V2"
-        )
-    task = config.task.name if "task" in config else None
-    if task in TASK_OF.values():
-        return published_from(config, class_names=source.class_names)
-    if task not in PUBLISHED:
-        tasks = dict.fromkeys((*PUBLISHED, *TASK_OF.values()))
-        raise ValueError(
-            f"pretrained={backbone['pretrained']}: published weights are scored with "
-            f"task={' or task='.join(tasks)}; for other tasks train a model and give checkpoint=FILE"
-        )
-    build = lookup(PUBLISHED, "task", config.task.name)
-    return build(backbone, Preprocessing(**config.preprocessing), source.class_names)
-
-
 def _build(config: DictConfig, data: DataModule) -> Model:
-    spec = {**_plain(config.model), "backbone": _plain(config.backbone), "pyramid": _plain(config.pyramid)}
+    spec = {**plain(config.model), "backbone": plain(config.backbone), "pyramid": plain(config.pyramid)}
     model = build_model(spec, num_classes=len(data.class_names), preprocessing=data.preprocessing)
     model.header = Header(
         task=config.task.name,
@@ -322,7 +206,7 @@ def _start_from(config: DictConfig, model: Model) -> list[str]:
 def _find_batch_size(config: DictConfig, data: DataModule) -> list[str]:
     """Sets `loader.batch_size` to what fits; the sentence about it."""
     devices = config.trainer.get("devices", "auto")
-    device = resolve_device(_accelerator(config))
+    device = resolve_device(accelerator(config))
     if devices not in (1, "1", [0]) and (devices != "auto" or torch.cuda.device_count() > 1):
         raise ValueError(
             f"loader.batch_size=auto measures one device, and trainer.devices={devices} asks for more; give a number"
@@ -348,7 +232,7 @@ def _find_batch_size(config: DictConfig, data: DataModule) -> list[str]:
 
 def _choose_norm(config: DictConfig) -> list[str]:
     """Sets `backbone.norm` where it is open; the sentence about it."""
-    backbone = _plain(config.backbone)
+    backbone = plain(config.backbone)
     starts_from = "batch" if backbone.get("pretrained") else None
     if config.init_from is not None and config.resume is None:
         starts_from = read(config.init_from)[0].model["backbone"].get("norm")
@@ -370,13 +254,13 @@ def _learning_rate(config: DictConfig, data: DataModule, trainer: pl.Trainer) ->
 
 
 def _task(config: DictConfig, kind: type[Task], model: Model) -> Task:
-    options = {key: value for key, value in _plain(config.task).items() if key != "name"}
+    options = {key: value for key, value in plain(config.task).items() if key != "name"}
     return kind(
         model,
         optimizer=instantiate(config.optimizer),
         schedule=instantiate(config.schedule),
-        config=_plain(config),
-        metric=_plain(config.get("metric")),
+        config=plain(config),
+        metric=plain(config.get("metric")),
         **options,
     )
 
@@ -387,13 +271,13 @@ def _trainer(
     """The trainer, and what was changed of its settings, in words."""
     remarks = []
     settings = dict(config.trainer)
-    if settings.get("sync_batchnorm") and resolve_device(_accelerator(config)).type == "cpu":
+    if settings.get("sync_batchnorm") and resolve_device(accelerator(config)).type == "cpu":
         settings["sync_batchnorm"] = False
         remarks = ["trainer.sync_batchnorm=true is for GPUs: on CPUs each rank keeps statistics of its own"]
     step = load_checkpoint(find_checkpoint(config.resume))["global_step"] if resumes else 0
     trainer = instantiate(
         settings,
-        precision=_precision(config),
+        precision=precision(config),
         logger=[loggers.start(instantiate(logger), folder, step=step) for logger in config.logger.values()],
         callbacks=[
             progress_bar(),
@@ -421,41 +305,12 @@ def _fit(
         if not is_out_of_memory(error):
             raise
         advice = memory_advice(
-            _plain(config),
+            plain(config),
             str(trainer.strategy.root_device),
             batch_size=data.batch_size,
             has_checkpointing="checkpoint_stages" in task.header.model["backbone"],
         )
         raise ValueError(advice) from error
-
-
-def _accelerator(config: DictConfig) -> str:
-    name = str(config.trainer.get("accelerator", "auto"))
-    return "cuda" if name == "gpu" else name
-
-
-def _is_first() -> bool:
-    """Whether this process is the only rank or the first."""
-    return rank_zero_only.rank == 0  # type: ignore[attr-defined]
-
-
-def _starts_with_others() -> bool:
-    """Whether something else than Lightning started several ranks."""
-    return any(int(os.environ.get(name, 1)) > 1 for name in ("WORLD_SIZE", "SLURM_NTASKS"))
-
-
-@contextlib.contextmanager
-def _first_rank_speaks() -> Iterator[None]:
-    """What other ranks print is dropped."""
-    if _is_first():
-        yield
-        return
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        yield
-
-
-def _precision(config: DictConfig) -> str:
-    return resolve_precision(config.precision, resolve_device(_accelerator(config)))
 
 
 def _use_best(trainer: pl.Trainer, task: Task, data: DataModule) -> None:
@@ -470,15 +325,6 @@ def _use_best(trainer: pl.Trainer, task: Task, data: DataModule) -> None:
     trainer.validate(task, datamodule=data, verbose=False)
 
 
-def _write_outcome(folder: Path, task: Task, *, model_file: bool = True) -> None:
-    write_json(folder / "metrics.json", task.numbers)
-    if task.metric is not None:
-        task.write_results(folder)
-    if model_file:
-        task.header.metrics = dict(task.numbers)
-        save_model(folder / "model.safetensors", task.model, task.header)
-
-
 def _summary(task: Task, data: DataModule, trainer: pl.Trainer, folder: Path) -> str:
     millions = sum(p.numel() for p in task.model.parameters()) / 1e6
     return (
@@ -486,27 +332,3 @@ def _summary(task: Task, data: DataModule, trainer: pl.Trainer, folder: Path) ->
         f"{millions:.1f} M parameters; {len(data.class_names)} classes, {len(data.split('train'))} images to train, "
         f"{len(data.split('val'))} to validate; {trainer.precision} on {trainer.accelerator.name()}; into {folder}"
     )
-
-
-def _plain(config: DictConfig | None) -> Any:
-    return OmegaConf.to_container(config, resolve=True) if config is not None else None
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-
-
-def _quiet() -> None:
-    """Silences what Lightning says that is no news to anyone."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",  # decoding is cheap beside a detector; loader.num_workers says otherwise
-        ".*could not find the monitored key in the returned metrics.*",  # an epoch before the first validation
-        ".*GPU available but not used.*",
-        ".*Checkpoint directory .* exists and is not empty.*",  # of a run that goes on
-        ".*overridden `on_before_batch_transfer` in `LightningModule`.*",  # and the module's is the one meant
-        ".*recommended to use .*sync_dist=True.* when logging on epoch level.*",  # metrics gather themselves
-        ".*LeafSpec.*is deprecated.*",  # Lightning 2.6.6 on torch 2.14
-    ):
-        warnings.filterwarnings("ignore", message)

@@ -19,7 +19,7 @@ from tasks.data.datamodule import DataModule
 from tasks.data.image_labels import ImageLabels
 from tasks.harness.architectures import TASKS, lookup
 from tasks.harness.drawing import class_color, draw_detections, picture_sheet
-from tasks.harness.run import run_folder
+from tasks.harness.running import run_folder
 from tasks.preprocessing import Preprocessing
 
 OPACITY = 0.45

@@ -14,9 +14,9 @@ from omegaconf import DictConfig
 from backbones import WEIGHTS
 from tasks.data.annotations import Annotations
 from tasks.harness.cli import compose, user_error
+from tasks.harness.evaluation import evaluate
 from tasks.harness.nearest import nearest
 from tasks.harness.published import PUBLISHED, TASK_OF
-from tasks.harness.run import evaluate
 
 CLASSIFIERS = ("resnet", "resnext", "wide_resnet")
 

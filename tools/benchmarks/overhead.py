@@ -42,9 +42,9 @@ def trainer_overhead(arguments: Namespace) -> Iterator[Result]:
     not take."""
     import lightning.pytorch as pl
 
-    from tasks.harness.run import _quiet
+    from tasks.harness.running import quiet
 
-    _quiet()
+    quiet()
     pl.seed_everything(0, verbose=False)
     seconds: dict[str, list[float]] = {"plain loop": [], "Trainer": []}
     for _ in range(arguments.repeats):

@@ -16,8 +16,9 @@ from tasks.classification.result import ClassScores, draw_best
 from tasks.classification.task import ClassificationTask, accuracy_table
 from tasks.data.single_digits import SingleDigitsData
 from tasks.harness.cli import compose
+from tasks.harness.evaluation import evaluate
 from tasks.harness.predict import predict
-from tasks.harness.run import evaluate, train
+from tasks.harness.run import train
 
 NAMES = [str(digit) for digit in range(10)]
 DATA = ["data=single_digits", "data.size=32", "data.num_train=6400", "data.num_val=60", "data.num_test=20"]

@@ -12,9 +12,9 @@ from tasks.data.collate import batch_images
 from tasks.detection.views import ManyViews, merge_views, seen_from, view_of
 from tasks.harness.architectures import build_model, resolved_spec
 from tasks.harness.cli import compose
+from tasks.harness.evaluation import evaluate
 from tasks.harness.model_file import Header, load_model, save_model
 from tasks.harness.predictor import Predictor, with_views
-from tasks.harness.run import evaluate
 from tasks.preprocessing import Preprocessing
 
 

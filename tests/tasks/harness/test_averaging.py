@@ -8,7 +8,7 @@ import torch
 
 import tasks
 from tasks.harness.cli import compose
-from tasks.harness.run import evaluate
+from tasks.harness.evaluation import evaluate
 from tests.tiny_runs import checkpoint, tiny_run
 
 

@@ -13,9 +13,10 @@ from torchvision.models import get_model_weights
 
 import tasks
 from tasks.harness.cli import compose
+from tasks.harness.evaluation import evaluate
 from tasks.harness.predict import predict
 from tasks.harness.published import LOADERS, PUBLISHED, TASK_OF, coco_classes, published_model
-from tasks.harness.run import evaluate, train
+from tasks.harness.run import train
 from tests.backbones.file_server import FileServer
 from tests.tasks.harness.small_weights import publish, small_torchvision, write_coco
 

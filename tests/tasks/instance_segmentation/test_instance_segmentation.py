@@ -18,7 +18,8 @@ from tasks.contracts import Batch, Detections
 from tasks.data.collate import collate
 from tasks.data.digits import DigitsData
 from tasks.harness.cli import compose
-from tasks.harness.run import evaluate, train
+from tasks.harness.evaluation import evaluate
+from tasks.harness.run import train
 from tasks.instance_segmentation.mask_rcnn import MaskRCNN, mask_rcnn
 from tasks.instance_segmentation.metric import InstanceSegmentationMetric
 from tasks.instance_segmentation.result import Instances
