@@ -1,7 +1,8 @@
-"""For all tests: one thread, and no network but this machine's own."""
+"""For all tests: one thread, no network but this machine's own, and the ratios that benchmarks measured at the end."""
 
 import os
 import socket
+from typing import Any
 
 # Before torch is imported; programs that tests start inherit it. Inputs are tiny, and `make test` runs as many tests
 # at once as there are cores.
@@ -19,3 +20,17 @@ def _connect_here(self: socket.socket, address: object) -> None:
 
 
 socket.socket.connect = _connect_here  # type: ignore[method-assign]
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Prints what tests recorded as `ratio` (tests/test_benchmark.py)."""
+    lines = [
+        str(value)
+        for report in terminalreporter.stats.get("passed", [])
+        for name, value in report.user_properties
+        if name == "ratio"
+    ]
+    if lines:
+        terminalreporter.section("how many times faster than the peer, on tiny inputs and a busy machine")
+        for line in lines:
+            terminalreporter.write_line(line)

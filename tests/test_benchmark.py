@@ -53,13 +53,14 @@ def test_bytes_saved_for_the_backward_pass() -> None:
         ("train-step", "--model", "resnet50", "--size", "64x64", "--batch", "2", "--precision", "fp32"),
     ],
 )
-def test_a_command_compares_and_times(words: tuple[str, ...]) -> None:
+def test_a_command_compares_and_times(words: tuple[str, ...], record_property) -> None:
     status, results = benchmark(*words, "--repeats", "1")
     assert status == 0
     for result in results:
         assert result["benchmark"] == words[0]
         assert result["check"]
         assert all(ratio > 0 for ratio in result["ratio"].values())
+        record_property("ratio", f"{' '.join(words)}: {result['ratio']}")
 
 
 @pytest.mark.slow
@@ -73,7 +74,7 @@ def test_a_command_compares_and_times(words: tuple[str, ...]) -> None:
         ("infer", "retinanet_r50_fpn"),
     ],
 )
-def test_detectors_are_equal_before_they_are_timed(command: str, model: str) -> None:
+def test_detectors_are_equal_before_they_are_timed(command: str, model: str, record_property) -> None:
     status, (result,) = benchmark(
         command,
         "--model",
@@ -89,6 +90,7 @@ def test_detectors_are_equal_before_they_are_timed(command: str, model: str) -> 
     )
     assert "equal" in result["check"]
     assert len(result["ratio"]) == 3
+    record_property("ratio", f"{command} {model}: {result['ratio']}")
     assert status == 1, "no ratio reaches a thousand million"
 
 

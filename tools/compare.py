@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 NOTES = """AP and other figures are those that training ended with. The rest is measured here, each model in a process
-of its own, with the images, batch size and precision of its run: multiply-adds of convolutions and matrix products
-of one image's prediction; images a second from batch to predictions, the median of {repeats} batches; memory beyond
-the model itself, of predicting a batch and of a training step."""
+of its own, with the images and precision of its run: multiply-adds of convolutions and matrix products of one
+image's prediction; images a second from batch to predictions, the median of {repeats} batches; memory beyond the
+model itself, of predicting a batch and of a training step."""
 REPEATS = 9
 COLUMNS = (
     "model",
@@ -41,6 +41,7 @@ def main() -> None:
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a folder that tools/train.py made")
     parser.add_argument("--device", default="auto", help="cpu or cuda")
+    parser.add_argument("--batch", type=int, default=8, help="images of each batch")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes all of it as JSON, too")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # in the process of one model
     arguments = parser.parse_args()
@@ -48,13 +49,13 @@ def main() -> None:
 
     try:
         if arguments.one:
-            print(json.dumps(measure(arguments.runs[0], arguments.device)))
+            print(json.dumps(measure(arguments.runs[0], arguments.device, arguments.batch)))
             return
         rows = []
         for run in arguments.runs:
             check_run(run)
         for run in arguments.runs:
-            rows.append(in_own_process(run, arguments.device))
+            rows.append(in_own_process(run, arguments.device, arguments.batch))
         print(f"{table(rows)}\n\n{NOTES.format(repeats=REPEATS)}")
         if arguments.json is not None:
             arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
@@ -72,16 +73,16 @@ def check_run(run: Path) -> None:
         )
 
 
-def in_own_process(run: Path, device: str) -> dict[str, Any]:
+def in_own_process(run: Path, device: str, batch: int) -> dict[str, Any]:
     """`measure` where no other model has left memory behind."""
-    command = [sys.executable, __file__, str(run), "--one", "--device", device]
+    command = [sys.executable, __file__, str(run), "--one", "--device", device, "--batch", str(batch)]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise ValueError(result.stderr.strip().removeprefix("error: "))
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def measure(run: Path, device_name: str) -> dict[str, Any]:
+def measure(run: Path, device_name: str, batch_size: int) -> dict[str, Any]:
     """What the model of `run` found and costs."""
     import torch
     from hydra.utils import instantiate
@@ -100,12 +101,11 @@ def measure(run: Path, device_name: str) -> dict[str, Any]:
     header = model.header
     kind = lookup(TASKS, "task", header.task)
     source, preprocessing = instantiate(config.data), Preprocessing(**header.preprocessing)
-    size = config.loader.batch_size if isinstance(config.loader.batch_size, int) else 8
     one, batch = (
         next(iter(DataModule(source, preprocessing, batch_size=n, **kind.data_options).val_dataloader())).to(
             device
         )
-        for n in (1, size)
+        for n in (1, batch_size)
     )
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     precision = resolve_precision(config.precision, device)
