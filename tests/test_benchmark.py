@@ -94,6 +94,23 @@ def test_detectors_are_equal_before_they_are_timed(command: str, model: str, rec
     assert status == 1, "no ratio reaches a thousand million"
 
 
+@pytest.mark.slow
+def test_from_files_to_weights(record_property) -> None:
+    status, (result,) = benchmark(
+        "end-to-end", "--images", "2", "--batch", "1", "--repeats", "1", "--precision", "fp32"
+    )
+    assert status == 0 and "losses equal" in result["check"]
+    assert set(result["images_a_second"]) == {"torchvision fp32 NCHW", "ours fp32"}
+    record_property("ratio", f"end-to-end: {result['ratio']}")
+
+
+def test_a_folder_that_is_not_cocos(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "tools/benchmark.py"), "end-to-end", "--root", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "has no annotations/instances_train2017.json; give COCO's folder" in result.stderr
+
+
 def test_what_waits_for_a_gpu_is_counted() -> None:
     x, mask = torch.arange(4.0), torch.tensor([True, False, True, False])
     with Synchronisations() as waits, waits.operators:

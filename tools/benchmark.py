@@ -10,6 +10,7 @@ python tools/benchmark.py counts --model mask_rcnn_r50_fpn --batch 2,8      sync
 python tools/benchmark.py eval --images 5000 --dets 100 --type bbox,segm
 python tools/benchmark.py loader --workers 2                                images a second, processes and threads
 python tools/benchmark.py annotations --workers 2 --epochs 2                memory of 860,001 objects
+python tools/benchmark.py end-to-end --model faster_rcnn_r50_fpn --root DIR --workers 2     from COCO's files to weights
 python tools/benchmark.py startup
 python tools/benchmark.py trainer-overhead --steps 2000
 
@@ -31,6 +32,7 @@ BENCHMARKS = {  # the command and the file of tools/benchmarks that measures it
     "assign": "operators",
     "counts": "counting",
     "eval": "evaluation",
+    "end-to-end": "end_to_end",
     "startup": "overhead",
     "trainer-overhead": "overhead",
 }
@@ -74,6 +76,9 @@ def command_line() -> argparse.ArgumentParser:
     command("assign", "overlaps and matching of anchors", "gts", "size", "device", repeats=9)
     command("counts", "synchronisations, operator calls, saved bytes: exact", *models[:5])
     command("eval", "COCO's numbers of a data set", "images", "dets", "type", "against", repeats=1)
+    command("end-to-end", "training epochs from image files to weights", "model", "batch", "precision", "device",
+            "images", "root", "workers", repeats=3)  # fmt: skip
+    commands.choices["end-to-end"].set_defaults(images=16, batch=[2], model="faster_rcnn_r50_fpn")
     command("startup", "--help of the tools beside importing what they need")
     command("trainer-overhead", "a step of the Trainer beside a plain loop", "steps", repeats=3)
     return parser
@@ -111,6 +116,8 @@ OPTIONS = {
     "images": {"type": int, "default": 5000},
     "type": {"type": words, "default": ["bbox", "segm"], "help": "bbox, segm, or both"},
     "against": {"type": words, "default": ["pycocotools"], "help": "pycocotools, faster_coco_eval, or both"},
+    "root": {"help": "COCO's folder, with train2017; without it pictures are made up"},
+    "workers": {"type": int, "default": 0, "help": "processes (torchvision) or threads (ours) that load"},
     "steps": {"type": int, "default": 2000},
 }
 
