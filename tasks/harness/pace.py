@@ -50,6 +50,7 @@ class Pace(Callback):
             values |= {f"train/{name}": float(loss) for name, loss in losses.items()}
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=self._step - 1)
+                logger.save()  # a run that is killed loses no line
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._paused = self._now(trainer)
