@@ -23,6 +23,8 @@ from torchvision.ops import (
 
 from tasks.ranks import mean_count
 
+from .focal_loss import focal_losses
+
 ClassLoss = Literal["cross_entropy", "focal"]
 BoxLoss = Literal["l1", "smooth_l1", "iou", "giou", "diou", "ciou"]
 
@@ -65,6 +67,8 @@ def dense_class_losses(
 
     The label's class shall reach `quality` (...) in 0 … 1, or 1 without it, all others 0.
     """
+    if kind == "focal" and quality is None:
+        return focal_losses(logits, labels)
     logits = logits.float()
     shape = (*labels.shape, logits.shape[-1] + 1)
     targets = torch.zeros(shape, device=logits.device).scatter_(-1, labels[..., None], 1)[..., :-1]
