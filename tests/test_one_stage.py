@@ -38,7 +38,7 @@ def test_a_run_leaves_a_model_that_says_all_of_itself(run: Path) -> None:
     assert {"box_loss", "class_loss", "pre_nms", "score_threshold", "soft_nms_sigma"} <= header.model.keys()
     assert header.model["name"] == run.parent.name[:-1]
     assert checkpoint(run)["config"]["model"]["name"] == header.model["name"]
-    assert header.model["pyramid"]["levels"][:2] == ["c3", "c4"]
+    assert header.model["pyramid"]["levels"] == ["c3", "c4", "c5"]
     logged = rows(run)
     assert all(np.isfinite(value) for row in logged for name, value in row.items() if "loss" in name)
     closing = [int(row["step"]) for row in logged if "train/loss_l1" in row]
