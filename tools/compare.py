@@ -51,11 +51,9 @@ def main() -> None:
         if arguments.one:
             print(json.dumps(measure(arguments.runs[0], arguments.device, arguments.batch)))
             return
-        rows = []
         for run in arguments.runs:
             check_run(run)
-        for run in arguments.runs:
-            rows.append(in_own_process(run, arguments.device, arguments.batch))
+        rows = [in_own_process(run, arguments.device, arguments.batch) for run in arguments.runs]
         print(f"{table(rows)}\n\n{NOTES.format(repeats=REPEATS)}")
         if arguments.json is not None:
             arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
