@@ -36,15 +36,14 @@ class LossGuard:
         self._waiting: list[tuple[list[str], Tensor, torch.cuda.Event | None, Batch]] = []
         self._num_saved = 0
 
-    def watch(self, losses: dict[str, Tensor], batch: Batch) -> None:
-        """Remembers the losses of a batch for `check`."""
-        values = torch.stack([value.detach().float() for value in losses.values()])
-        event = None
+    def watch(self, names: list[str], values: Tensor, batch: Batch) -> None:
+        """Remembers the losses of a batch, detached, for `check`."""
+        values, event = values.float(), None
         if values.is_cuda:
             values = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
             event = torch.cuda.Event()
             event.record()
-        self._waiting.append((list(losses), values, event, batch))
+        self._waiting.append((names, values, event, batch))
 
     def check(
         self, step: int, gradients: list[Tensor], losses_of: Callable[[Batch], dict[str, Tensor]]
@@ -103,8 +102,8 @@ class LossGuard:
 
 def check_boxes(batch: Batch) -> None:
     """Raises `NonfiniteLoss` for boxes that are no numbers, which on a GPU end in an error that names nothing."""
-    bad = ~batch.boxes.flatten(1).isfinite().all(dim=1)
-    if bad.any():
+    if not batch.boxes.isfinite().all():
+        bad = ~batch.boxes.flatten(1).isfinite().all(dim=1)
         images = "; ".join(describe_image(batch, row) for row in bad.nonzero().flatten().tolist())
         raise NonfiniteLoss(f"boxes are not finite after augmentation: {images}; mend or remove them")
 

@@ -3,11 +3,13 @@
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch.optim import Optimizer
 
 from tasks.data.loader import ResumableLoader
 
@@ -19,19 +21,27 @@ GIB = 2**30
 
 
 class Pace(Callback):
-    """Logs the losses, `perf/images_per_second`, `perf/data_wait` (the share of the time that training waited for
-    its next batch) and `perf/memory_gib` (most so far), and says a line at the end of each epoch."""
+    """Logs the losses, the learning rates, `perf/images_per_second`, `perf/data_wait` (the share of the time that
+    training waited for its next batch) and `perf/memory_gib` (most so far), and says a line at the end of each
+    epoch."""
 
     def __init__(self, *, num_workers: int) -> None:
         self.num_workers = num_workers
         self._epoch = self._logged = (0.0, 0, 0.0)  # time, images, waited: at the start of each
         self._images = 0
         self._step = 0
+        self._rates: dict[str, float] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._images = 0
         self._step = trainer.global_step
         self._epoch = self._logged = self._now(trainer)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._rates = learning_rates(trainer.optimizers)  # now, before the schedule changes them
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -47,6 +57,7 @@ class Pace(Callback):
             values = {"perf/images_per_second": pace, "perf/data_wait": wait}
             values["perf/memory_gib"] = memory(trainer.strategy.root_device)[0] / GIB
             losses = getattr(pl_module, "train_losses", {})
+            values |= self._rates
             values |= {f"train/{name}": float(loss) for name, loss in losses.items()}
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=self._step - 1)
@@ -75,6 +86,15 @@ class Pace(Callback):
         loader = trainer.train_dataloader
         waited = loader.waited if isinstance(loader, ResumableLoader) else 0.0
         return time.perf_counter(), self._images, waited
+
+
+def learning_rates(optimizers: Sequence[Optimizer]) -> dict[str, float]:
+    """The rate of each group of parameters: `lr-AdamW/backbone`."""
+    return {
+        f"lr-{type(optimizer).__name__}/{group['name']}": float(group["lr"])
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+    }
 
 
 def _since(start: tuple[float, int, float], now: tuple[float, int, float]) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
 import backbones
@@ -35,6 +35,7 @@ from tasks.harness.pace import Pace
 from tasks.harness.precision import autocast, resolve_device
 from tasks.harness.published import published_model, take_published_architecture
 from tasks.harness.running import (
+    Unprofiled,
     accelerator,
     first_rank_speaks,
     is_first,
@@ -281,12 +282,12 @@ def _trainer(
         logger=[loggers.start(instantiate(logger), folder, step=step) for logger in config.logger.values()],
         callbacks=[
             progress_bar(),
-            LearningRateMonitor("step"),
             Pace(num_workers=config.loader.num_workers),
             PredictionPictures(folder),
             ExactResume(),
             *callbacks,
         ],
+        profiler=settings.get("profiler") or Unprofiled(),
         plugins=[WholeCheckpoints()],
         enable_model_summary=False,
         num_sanity_val_steps=0,

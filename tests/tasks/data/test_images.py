@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from tasks.data.images import read_image, resize, to_rgb
+from tasks.data.images import decode_jpeg, read_image, resize, to_rgb
 from tasks.preprocessing import Preprocessing
 from tests.tasks.data.coco_on_disk import picture, save_rotated
 
@@ -22,11 +22,27 @@ def test_rgb_order_and_values(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), picture(20, 30))
 
 
-def test_jpeg_equals_pil(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"subsampling": 0}, {"subsampling": 1}, {"progressive": True}, {"quality": 20}]
+)
+@pytest.mark.parametrize("behind", [b"", b"\0\0"])
+def test_jpeg_equals_pil(tmp_path: Path, options: dict, behind: bytes) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (33, 47, 3), np.uint8)
-    Image.fromarray(noise).save(tmp_path / "a.jpg")
-    with Image.open(tmp_path / "a.jpg") as image:
-        np.testing.assert_array_equal(read_image(tmp_path / "a.jpg"), np.asarray(image))
+    path = tmp_path / "a.jpg"
+    Image.fromarray(noise).save(path, **options)
+    path.write_bytes(path.read_bytes() + behind)
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(read_image(path), np.asarray(image))
+        assert (decode_jpeg(path.read_bytes(), image) is None) == bool(behind), "PIL decoded, or OpenCV"
+
+
+def test_damaged_jpeg_with_an_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(picture(64, 64)).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:20] + content[-2:])
+    with pytest.raises(ValueError, match=r"a\.jpg'"):
+        read_image(path)
 
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])

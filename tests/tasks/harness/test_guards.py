@@ -97,19 +97,19 @@ def test_guard_by_hand(tmp_path: Path, capsys) -> None:
         return {"a": torch.tensor(math.inf if bad in part.image_ids.tolist() else 1.0)}
 
     guard = LossGuard(tmp_path)
-    guard.watch({"a": torch.tensor(1.0), "b": torch.tensor(2.0)}, batch)
+    guard.watch(["a", "b"], torch.tensor([1.0, 2.0]), batch)
     assert guard.check(0, [], losses_of)
     assert guard.check(1, [], losses_of)  # nothing was watched
-    guard.watch({"a": torch.tensor(math.inf), "b": torch.tensor(2.0)}, batch)
+    guard.watch(["a", "b"], torch.tensor([math.inf, 2.0]), batch)
     with pytest.raises(NonfiniteLoss, match=rf"\(a = inf, b = 2\), from image {bad} .*look at these images"):
         guard.check(2, [], losses_of)
-    guard.watch({"a": torch.tensor(math.nan)}, batch)
+    guard.watch(["a"], torch.tensor([math.nan]), batch)
     with pytest.raises(NonfiniteLoss, match="from all 3 images of the batch: .*lower optimizer.lr"):
         guard.check(3, [], lambda part: {"a": torch.tensor(math.nan)})
 
     skips = LossGuard(tmp_path / "nowhere", "skip")
     skips.folder = None
-    skips.watch({"a": torch.tensor(1.0)}, batch)
+    skips.watch(["a"], torch.tensor([1.0]), batch)
     assert not skips.check(4, [torch.tensor([1.0, math.nan])], losses_of)
     assert "step 4 skipped: a gradient is not finite" in capsys.readouterr().out
     assert skips.check(5, [torch.tensor([1.0, 2.0])], losses_of)
