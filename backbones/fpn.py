@@ -74,7 +74,7 @@ class FPN(nn.Module):
         for lateral in reversed(laterals[:-1]):
             # to the lateral's size and not by a factor of 2: odd sizes, and dilated stages of equal size
             coarser = F.interpolate(merged[0], size=lateral.shape[-2:], mode="nearest")
-            total = lateral + coarser
+            total = lateral.add_(coarser)
             merged.insert(0, total / 2 if self.fuse == "average" else total)
         return merged
 

@@ -64,7 +64,7 @@ class BasicBlock(nn.Module):
         out = self.relu(conv_then_norm(self.conv1, self.bn1, x))
         out = conv_then_norm(self.conv2, self.bn2, out)
         if self.residual:
-            out = out + (x if self.downsample is None else self.downsample(x))
+            out += x if self.downsample is None else self.downsample(x)
         return self.relu(out)
 
 
@@ -108,7 +108,7 @@ class Bottleneck(nn.Module):
         out = self.relu(conv_then_norm(self.conv2, self.bn2, out))
         out = conv_then_norm(self.conv3, self.bn3, out)
         if self.residual:
-            out = out + (x if self.downsample is None else self.downsample(x))
+            out += x if self.downsample is None else self.downsample(x)
         return self.relu(out)
 
 

@@ -87,9 +87,13 @@ class Batch:
     def __len__(self) -> int:
         return len(self.images)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """The same batch on another device. Lightning calls this."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on another device, not waited for where it comes from page-locked memory. Lightning calls
+        this."""
+        if self.images.device == torch.device(device):
+            return self
+        is_pinned = self.images.is_pinned()
+        return self._map(lambda tensor: tensor.to(device, non_blocking=is_pinned))
 
     def pin_memory(self) -> Self:
         """The same batch in page-locked memory. `DataLoader(pin_memory=True)` calls this."""

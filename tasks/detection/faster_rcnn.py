@@ -16,6 +16,7 @@ from .losses import BoxLoss, ClassLoss, check_losses
 from .matching import trainable
 from .postprocess import Selection
 from .pyramid import check_one_a_level, detector_pyramid
+from .roi_align import PyramidTable
 from .roi_head import RoIHead, RoISamples
 from .rpn import AnchorPredictions, RegionProposalNetwork
 
@@ -178,26 +179,28 @@ class FasterRCNN(Model):
 
     def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         anchors = self.anchor_predictions(features, batch)
-        return self.box_losses(features, batch, anchors, self.sample(anchors, batch))
+        return self.box_losses(self.table(features), batch, anchors, self.sample(anchors, batch))
 
     def box_losses(
-        self, features: dict[str, Tensor], batch: Batch, anchors: AnchorPredictions, samples: RoISamples
+        self, table: PyramidTable, batch: Batch, anchors: AnchorPredictions, samples: RoISamples
     ) -> dict[str, Tensor]:
         """The losses of the proposal network and of the box head on `samples`."""
         gt_valid = trainable(batch.boxes, batch.labels, batch.is_crowd)
-        logits, deltas = self.roi_head(
-            self.pooled(features), self.pooled_strides, samples.boxes, samples.valid
-        )
+        logits, deltas = self.roi_head(table, samples.boxes, samples.valid)
         return {
             **self.rpn.losses(anchors, batch.boxes, gt_valid),
             **self.roi_head.losses(logits, deltas, samples, batch.boxes),
         }
 
     def predictions(self, features: dict[str, Tensor], batch: Batch) -> Detections:
+        return self.box_predictions(self.table(features), features, batch)
+
+    def box_predictions(self, table: PyramidTable, features: dict[str, Tensor], batch: Batch) -> Detections:
+        """The detections without masks."""
         pre_nms, post_nms = self.proposals_test
         anchors = self.anchor_predictions(features, batch)
         proposals, valid = self.rpn.propose(anchors, batch.sizes, pre_nms=pre_nms, post_nms=post_nms)
-        logits, deltas = self.roi_head(self.pooled(features), self.pooled_strides, proposals, valid)
+        logits, deltas = self.roi_head(table, proposals, valid)
         return self.roi_head.predictions(logits, deltas, proposals, valid, batch.sizes)
 
     def class_layers(self) -> dict[str, int]:
@@ -215,6 +218,6 @@ class FasterRCNN(Model):
         gt_valid = trainable(batch.boxes, batch.labels, batch.is_crowd)
         return self.roi_head.sample(proposals, valid, batch.boxes, batch.labels, gt_valid)
 
-    def pooled(self, features: dict[str, Tensor]) -> list[Tensor]:
-        """The maps that boxes are pooled from, finest first."""
-        return [features[level] for level in self.pooled_levels]
+    def table(self, features: dict[str, Tensor]) -> PyramidTable:
+        """The maps that boxes are pooled from."""
+        return PyramidTable.of([features[level] for level in self.pooled_levels], self.pooled_strides)

@@ -10,7 +10,7 @@ neighbours. That is what an embedding bag computes, and it reads a channels_last
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,23 @@ from torch.autograd.function import Function, once_differentiable
 from torch.nn import functional as F
 
 _POINTS = 2  # sampling points per output cell along each side, torchvision's `sampling_ratio=2`
+
+
+class PyramidTable(NamedTuple):
+    """All maps of a pyramid as the rows of one table, which any number of heads can pool from."""
+
+    rows: Tensor
+    """(T, C)."""
+    shapes: tuple[tuple[int, int], ...]
+    """(height, width) of each level, finest first."""
+    strides: tuple[int, ...]
+    """Of each level."""
+
+    @classmethod
+    def of(cls, maps: Sequence[Tensor], strides: Sequence[int]) -> "PyramidTable":
+        """The table of `maps` (B, C, H, W) with `strides` that rise by factors of two."""
+        rows = torch.cat([level.permute(0, 2, 3, 1).flatten(0, 2) for level in maps])
+        return cls(rows, tuple((level.shape[2], level.shape[3]) for level in maps), tuple(strides))
 
 
 def assign_levels(boxes: Tensor, finest: int, coarsest: int) -> Tensor:
@@ -30,22 +47,17 @@ def assign_levels(boxes: Tensor, finest: int, coarsest: int) -> Tensor:
     return (4 + torch.log2(sides / 224) + 1e-6).floor().clamp(finest, coarsest).long()
 
 
-def multilevel_roi_align(
-    maps: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, output_size: int
-) -> Tensor:
+def multilevel_roi_align(table: PyramidTable, boxes: Tensor, output_size: int) -> Tensor:
     """Features of each box from the level that suits its size: (B * R, C, S, S), stored channels_last.
 
     Equal to `torchvision.ops.roi_align(sampling_ratio=2, aligned=False)` on the level of `assign_levels`.
 
-    `maps` are (B, C, H, W) with `strides` rising by factors of two; `boxes` (B, R, 4) are finite, in pixels
-    of the images. No gradient flows to the boxes.
+    `boxes` (B, R, 4) are finite, in pixels of the images. No gradient flows to them.
     """
-    table = torch.cat([level.permute(0, 2, 3, 1).flatten(0, 2) for level in maps])
     with torch.no_grad():
-        shapes = tuple((level.shape[2], level.shape[3]) for level in maps)
-        rows, weights = _bags(boxes.float(), shapes, tuple(strides), output_size)
-    pooled = _WeightedSum.apply(table, rows, weights.to(table.dtype))
-    return pooled.view(-1, output_size, output_size, table.shape[1]).permute(0, 3, 1, 2)
+        rows, weights = _bags(boxes.float(), table.shapes, table.strides, output_size)
+    pooled = _WeightedSum.apply(table.rows, rows, weights.to(table.rows.dtype))
+    return pooled.view(-1, output_size, output_size, table.rows.shape[1]).permute(0, 3, 1, 2)
 
 
 class _WeightedSum(Function):

@@ -7,7 +7,6 @@ Legend:
     K  classes; label K is background                        G  rows of objects, padding included
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -23,7 +22,7 @@ from .boxes import Weights, clip, decode, encode
 from .losses import BoxLoss, ClassLoss, class_loss, sampled_box_loss
 from .matching import match, take_matched
 from .postprocess import Selection, candidates, detect
-from .roi_align import multilevel_roi_align
+from .roi_align import PyramidTable, multilevel_roi_align
 from .sampling import sample_balanced
 
 # Deltas are about a tenth of a box; this brings their spread to one (Fast R-CNN's code, kept by the field).
@@ -111,14 +110,13 @@ class RoIHead(nn.Module):
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
 
-    def forward(
-        self, maps: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, valid: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Class logits (B, R, K + 1), background last, and deltas (B, R, K, 4) for `boxes` (B, R, 4).
+    def forward(self, table: PyramidTable, boxes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits (B, R, K + 1), background last, and deltas (B, R, K, 4) for `boxes` (B, R, 4), pooled
+        from `table`.
 
         What comes for boxes that are not `valid` (B, R) means nothing.
         """
-        pooled = multilevel_roi_align(maps, strides, boxes, self.roi_size)
+        pooled = multilevel_roi_align(table, boxes, self.roi_size)
         if self.head.counts_rows:  # padding must not be part of the statistics of a batch norm
             rows = valid.flatten().nonzero()[:, 0]
             found = self.head(pooled[rows])

@@ -1,7 +1,7 @@
 """What stops a training that has gone wrong, with what there is to know: losses that are no numbers, memory."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -35,9 +35,12 @@ class LossGuard:
         self.on_nonfinite: OnNonfinite = on_nonfinite
         self._waiting: list[tuple[list[str], Tensor, torch.cuda.Event | None, Batch]] = []
         self._num_saved = 0
+        self.latest: tuple[list[str], Tensor] = ([], torch.empty(0))
+        """Names and losses of the last batch watched, on its device."""
 
     def watch(self, names: list[str], values: Tensor, batch: Batch) -> None:
         """Remembers the losses of a batch, detached, for `check`."""
+        self.latest = names, values
         values, event = values.float(), None
         if values.is_cuda:
             values = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
@@ -46,7 +49,7 @@ class LossGuard:
         self._waiting.append((names, values, event, batch))
 
     def check(
-        self, step: int, gradients: list[Tensor], losses_of: Callable[[Batch], dict[str, Tensor]]
+        self, step: int, gradients: Iterable[Tensor], losses_of: Callable[[Batch], dict[str, Tensor]]
     ) -> bool:
         """Whether the optimiser may take step `step`, from all that was watched since the last one.
 
@@ -59,12 +62,12 @@ class LossGuard:
         for names, values, event, batch in waiting:
             if event is not None:
                 event.synchronize()
-            if not values.isfinite().all():
+            if not math.isfinite(float(values.sum())):
                 self._report(step, dict(zip(names, values.tolist(), strict=True)), batch, losses_of)
                 return False
-        if self.on_nonfinite == "stop" or not gradients:
+        if self.on_nonfinite == "stop":
             return True
-        if bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
+        if bool(torch.nn.utils.get_total_norm(list(gradients)).isfinite()):
             return True
         print(f"step {step} skipped: a gradient is not finite though the losses here are", flush=True)
         return False

@@ -4,15 +4,13 @@ Legend, beside that of tasks/contracts.py:
     P  boxes        C  channels        R  cells along each side of what is pooled        S = 2 R, of a mask
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backbones.fpn import conv_norm
 from backbones.layers import Norm
-from tasks.detection.roi_align import multilevel_roi_align
+from tasks.detection.roi_align import PyramidTable, multilevel_roi_align
 from tasks.ranks import mean_count
 
 
@@ -40,11 +38,10 @@ class MaskHead(nn.Module):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
 
-    def forward(
-        self, maps: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, valid: Tensor, labels: Tensor
-    ) -> Tensor:
-        """Logits (P, S, S) of the class `labels` (P,), for the P of `boxes` (B, R, 4) where `valid` (B, R)."""
-        pooled = multilevel_roi_align(maps, strides, boxes, self.roi_size)[valid.flatten()]
+    def forward(self, table: PyramidTable, boxes: Tensor, valid: Tensor, labels: Tensor) -> Tensor:
+        """Logits (P, S, S) of the class `labels` (P,), for the P of `boxes` (B, R, 4) where `valid` (B, R), pooled
+        from `table`."""
+        pooled = multilevel_roi_align(table, boxes, self.roi_size)[valid.flatten()]
         logits = self.masks(F.relu(self.upsample(self.convs(pooled))))
         return logits[torch.arange(len(labels), device=labels.device), labels]
 

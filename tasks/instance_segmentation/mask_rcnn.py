@@ -11,6 +11,7 @@ from tasks.contracts import Batch, Detections
 from tasks.detection.arguments import takes_arguments_of
 from tasks.detection.faster_rcnn import FasterRCNN, faster_rcnn
 from tasks.detection.matching import take_matched
+from tasks.detection.roi_align import PyramidTable
 from tasks.detection.roi_head import RoISamples
 
 from .mask_head import MaskHead, mask_loss
@@ -77,12 +78,13 @@ class MaskRCNN(FasterRCNN):
     def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         anchors = self.anchor_predictions(features, batch)
         samples = self.sample(anchors, batch)
+        table = self.table(features)
         return {
-            **self.box_losses(features, batch, anchors, samples),
-            "loss_mask": self.mask_loss(features, batch, samples),
+            **self.box_losses(table, batch, anchors, samples),
+            "loss_mask": self.mask_loss(table, batch, samples),
         }
 
-    def mask_loss(self, features: dict[str, Tensor], batch: Batch, samples: RoISamples) -> Tensor:
+    def mask_loss(self, table: PyramidTable, batch: Batch, samples: RoISamples) -> Tensor:
         """The loss of the masks in all positive boxes of `samples` whose object has one."""
         assert batch.mask_pixels is not None and batch.mask_places is not None, "the batch has no masks"
         places = take_matched(batch.mask_places, samples.matches, 0)
@@ -92,18 +94,17 @@ class MaskRCNN(FasterRCNN):
         boxes, valid = samples.boxes[:, :most], valid[:, :most]
         sizes = batch.sizes[:, None].expand(-1, most, -1)
         labels = samples.labels[:, :most][valid]
-        logits = self.mask_head(self.pooled(features), self.pooled_strides, boxes, valid, labels)
+        logits = self.mask_head(table, boxes, valid, labels)
         targets = sample_masks(
             batch.mask_pixels, places[:, :most][valid], boxes[valid], sizes[valid], logits.shape[-1]
         )
         return mask_loss(logits, targets)
 
     def predictions(self, features: dict[str, Tensor], batch: Batch) -> Detections:
-        found = super().predictions(features, batch)
+        table = self.table(features)
+        found = self.box_predictions(table, features, batch)
         valid = found.labels >= 0
-        logits = self.mask_head(
-            self.pooled(features), self.pooled_strides, found.boxes, valid, found.labels[valid]
-        )
+        logits = self.mask_head(table, found.boxes, valid, found.labels[valid])
         masks = torch.zeros(*valid.shape, *logits.shape[1:], device=logits.device)
         masks[valid] = logits.float().sigmoid()
         found.masks = masks

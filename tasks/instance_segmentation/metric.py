@@ -23,9 +23,13 @@ class InstanceSegmentationMetric:
         assert predictions.masks is not None, "the model predicts no masks"
         found = predictions.labels >= 0
         run_lengths = [
-            encode(mask, height, width)
+            counts
             for i, (height, width) in enumerate(batch.original_sizes.tolist())
-            for mask in bitmaps(predictions.masks[i, found[i]], predictions.boxes[i, found[i]], height, width)
+            for counts in encode(
+                bitmaps(predictions.masks[i, found[i]], predictions.boxes[i, found[i]], height, width),
+                height,
+                width,
+            )
         ]
         self.coco.update(predictions, batch, run_lengths)
 

@@ -57,11 +57,9 @@ class Instances(Objects):
     def to_dict(self) -> dict[str, Any]:
         """The objects, for a JSON file; boxes are xyxy, masks COCO's compressed run lengths."""
         report = super().to_dict()
-        for entry, mask in zip(report["objects"], self.bitmaps, strict=True):
-            entry["segmentation"] = {
-                "size": list(self.size),
-                "counts": encode(mask, *self.size).decode(),
-            }
+        run_lengths = encode(self.bitmaps, *self.size)
+        for entry, counts in zip(report["objects"], run_lengths, strict=True):
+            entry["segmentation"] = {"size": list(self.size), "counts": counts.decode()}
         return report
 
 

@@ -24,9 +24,12 @@ from tasks.contracts import Batch, Detections
 from tasks.data.datamodule import DataModule
 from tasks.harness.architectures import TASKS, lookup
 from tasks.harness.cli import compose
+from tasks.instance_segmentation.metric import InstanceSegmentationMetric
+from tasks.metrics.coco import CocoMetric
 from tasks.preprocessing import Preprocessing
 
 MASK_SIDE = 28
+METRICS = {"detection": CocoMetric, "instance_segmentation": InstanceSegmentationMetric}
 
 
 def build(config: DictConfig, num_classes: int) -> FasterRCNN:
@@ -104,8 +107,7 @@ def evaluate(task: str, data: DataModule, model: FasterRCNN) -> dict[str, float]
     model.eval()
     # Boxes and 28 x 28 masks from the heads; the experiment's own evaluation does the rest.
     model.transform.postprocess = lambda result, sizes, original: result
-    kind = lookup(TASKS, "task", task)
-    metric = kind.build_metric(None, data.split(data.eval_split).annotations)
+    metric = METRICS[task](data.split(data.eval_split).annotations)
     for batch in data.val_dataloader():
         with torch.no_grad():
             found = model(inputs(batch)[0])

@@ -51,7 +51,7 @@ def compare(arguments: Namespace, folder: Path, batch_size: int) -> Result:
 
     def our_losses(batch: Any) -> Iterable[Tensor]:
         check_boxes(batch)
-        batch = batch.to(device, non_blocking=True)
+        batch = batch.to(device)
         return ours.losses(ours.features(batch), batch).values()
 
     def losses_of(model: Any) -> Callable[[Any], Iterable[Tensor]]:

@@ -83,9 +83,7 @@ def run_ours(model: Any, batch: Batch) -> Found:
         rows = found.labels[i] >= 0
         boxes, masks = found.boxes[i, rows], []
         if found.masks is not None:
-            masks = [
-                encode(mask, height, width) for mask in bitmaps(found.masks[i, rows], boxes, height, width)
-            ]
+            masks = encode(bitmaps(found.masks[i, rows], boxes, height, width), height, width)
         results.append((boxes, found.scores[i, rows], masks))
     return results
 

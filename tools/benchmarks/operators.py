@@ -16,7 +16,7 @@ from torchvision.ops import MultiScaleRoIAlign, box_iou
 
 from tasks.detection.anchors import make_anchors
 from tasks.detection.matching import match
-from tasks.detection.roi_align import multilevel_roi_align
+from tasks.detection.roi_align import PyramidTable, multilevel_roi_align
 from tasks.instance_segmentation.run_lengths import bitmaps, encode
 
 from .pairs import make_batch
@@ -42,7 +42,7 @@ def roi_align(arguments: Namespace) -> Iterator[Result]:
             sizes = [(height, width)] * 2
 
             def ours(maps: list[Tensor] = maps, boxes: Tensor = boxes) -> Tensor:
-                return multilevel_roi_align(maps, STRIDES, boxes, 7)
+                return multilevel_roi_align(PyramidTable.of(maps, STRIDES), boxes, 7)
 
             def theirs(
                 maps: list[Tensor] = maps, boxes: Tensor = boxes, sizes: Any = sizes, pooler: Any = pooler
@@ -84,7 +84,7 @@ def masks(arguments: Namespace) -> Iterator[Result]:
         boxes[:5] -= (boxes[:5, :2] + 0.3 * sides).repeat(1, 2)  # some begin outside the image
 
         def ours(grids: Tensor = grids, boxes: Tensor = boxes, size: Any = (height, width)) -> list[bytes]:
-            return [encode(mask, *size) for mask in bitmaps(grids[:, 0], boxes, *size)]
+            return encode(bitmaps(grids[:, 0], boxes, *size), *size)
 
         def theirs(grids: Tensor = grids, boxes: Tensor = boxes, size: Any = (height, width)) -> list[Any]:
             pasted = (paste_masks_in_image(grids, boxes, size) > 0.5)[:, 0].numpy()

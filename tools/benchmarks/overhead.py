@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -45,6 +46,7 @@ def trainer_overhead(arguments: Namespace) -> Iterator[Result]:
     from tasks.harness.running import quiet
 
     quiet()
+    warnings.filterwarnings("ignore", message="You defined a `validation_step`")
     pl.seed_everything(0, verbose=False)
     seconds: dict[str, list[float]] = {"plain loop": [], "Trainer": []}
     for _ in range(arguments.repeats):

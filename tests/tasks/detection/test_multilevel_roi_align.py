@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
-from tasks.detection.roi_align import assign_levels, multilevel_roi_align
+from tasks.detection.roi_align import PyramidTable, assign_levels, multilevel_roi_align
 
 STRIDES = (4, 8, 16, 32)
 
@@ -41,7 +41,7 @@ def test_equal_to_torchvision_forward_and_backward(output_size: int) -> None:
     boxes = make_boxes()
     assert len(assign_levels(boxes, 2, 5).unique()) == 4
     ours, theirs = make_maps(), make_maps()
-    pooled = multilevel_roi_align(ours, STRIDES, boxes, output_size)
+    pooled = multilevel_roi_align(PyramidTable.of(ours, STRIDES), boxes, output_size)
     expected = reference(theirs, boxes, output_size)
     assert pooled.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(pooled, expected, rtol=0, atol=2e-5)
@@ -69,7 +69,7 @@ def test_bfloat16_gradients_are_summed_in_float32() -> None:
     # Forty boxes on one spot: adding their gradients up in bfloat16 loses several per cent.
     boxes = make_boxes()[:, 4:5].expand(-1, 400, -1)
     ours, theirs = make_maps(torch.bfloat16), make_maps()
-    multilevel_roi_align(ours, STRIDES, boxes, 7).sum().backward()
+    multilevel_roi_align(PyramidTable.of(ours, STRIDES), boxes, 7).sum().backward()
     reference(theirs, boxes, 7).sum().backward()
     for a, b in zip(ours, theirs, strict=True):
         assert a.grad is not None
@@ -79,7 +79,7 @@ def test_bfloat16_gradients_are_summed_in_float32() -> None:
 
 def test_no_boxes() -> None:
     maps = make_maps()
-    pooled = multilevel_roi_align(maps, STRIDES, torch.zeros(3, 0, 4), 7)
+    pooled = multilevel_roi_align(PyramidTable.of(maps, STRIDES), torch.zeros(3, 0, 4), 7)
     assert pooled.shape == (0, 6, 7, 7)
     pooled.sum().backward()
 
@@ -90,4 +90,5 @@ def test_one_level() -> None:
     image = torch.arange(3).repeat_interleave(40)
     rois = torch.cat((image[:, None].float(), boxes.flatten(0, 1)), dim=1)
     expected = roi_align(maps[0], rois, 7, spatial_scale=1 / 8, sampling_ratio=2)
-    torch.testing.assert_close(multilevel_roi_align(maps, (8,), boxes, 7), expected, rtol=0, atol=2e-5)
+    pooled = multilevel_roi_align(PyramidTable.of(maps, (8,)), boxes, 7)
+    torch.testing.assert_close(pooled, expected, rtol=0, atol=2e-5)

@@ -22,17 +22,21 @@ def full_size(mask: ObjectMask, height: int, width: int) -> np.ndarray:
     return full
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_encode_equals_pycocotools(data: st.DataObject) -> None:
-    height, width = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 12))
-    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
-    h, w = data.draw(st.integers(0, height - top)), data.draw(st.integers(0, width - left))
-    share = data.draw(st.sampled_from([0.0, 0.3, 0.9, 1.0]))
-    generator = np.random.default_rng(data.draw(st.integers(0, 999)))
-    mask = ObjectMask(left, top, (generator.random((h, w)) < share).astype(np.uint8))
-    expected = coco_mask.encode(np.asfortranarray(full_size(mask, height, width)))["counts"]
-    assert encode(mask, height, width) == expected
+    height, width = data.draw(st.sampled_from([(1, 1), (3, 12), (12, 5), (9, 9), (70, 700)]))
+    masks = []
+    for _ in range(data.draw(st.integers(0, 4))):
+        top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+        h, w = data.draw(st.integers(0, height - top)), data.draw(st.integers(0, width - left))
+        share = data.draw(st.sampled_from([0.0, 0.002, 0.3, 0.9, 1.0]))
+        generator = np.random.default_rng(data.draw(st.integers(0, 999)))
+        masks.append(ObjectMask(left, top, (generator.random((h, w)) < share).astype(np.uint8)))
+    expected = [
+        coco_mask.encode(np.asfortranarray(full_size(mask, height, width)))["counts"] for mask in masks
+    ]
+    assert encode(masks, height, width) == expected
 
 
 def test_boxes_beyond_the_image_and_thinner_than_a_pixel() -> None:
