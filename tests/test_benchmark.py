@@ -95,6 +95,16 @@ def test_detectors_are_equal_before_they_are_timed(command: str, model: str, rec
 
 
 @pytest.mark.slow
+def test_shares_of_a_step() -> None:
+    _, (result,) = benchmark("shares", "--model", "resnet50", "--size", "64x64", "--precision", "fp32")
+    for name in ("ours fp32", "torchvision fp32 NCHW"):
+        found = result[name]
+        assert found["seconds"] > 0
+        assert 20 < found["products_percent"] < 100 - sum(found["others_percent"].values()) + 1
+        assert any("batch_norm" in operator for operator in found["others_percent"])
+
+
+@pytest.mark.slow
 def test_from_files_to_weights(record_property) -> None:
     status, (result,) = benchmark(
         "end-to-end", "--images", "2", "--batch", "1", "--repeats", "1", "--precision", "fp32"

@@ -2,6 +2,7 @@
 
 python tools/benchmark.py train-step --model mask_rcnn_r50_fpn --precision fp32,bf16
 python tools/benchmark.py train-step --model resnet50 --size 224x224 --batch 8
+python tools/benchmark.py shares --model retinanet_r50_fpn                  percent of a step by operator
 python tools/benchmark.py infer --model mask_rcnn_r50_fpn --dets 100
 python tools/benchmark.py roi-align --rois 1024
 python tools/benchmark.py masks --dets 100 --size 480x640,800x1344
@@ -26,12 +27,15 @@ from importlib import import_module
 
 BENCHMARKS = {  # the command and the file of tools/benchmarks that measures it
     "train-step": "training",
+    "shares": "shares",
     "infer": "inference",
     "roi-align": "operators",
     "masks": "operators",
     "assign": "operators",
     "counts": "counting",
     "eval": "evaluation",
+    "loader": "loader",
+    "annotations": "annotations",
     "end-to-end": "end_to_end",
     "startup": "overhead",
     "trainer-overhead": "overhead",
@@ -40,9 +44,6 @@ BENCHMARKS = {  # the command and the file of tools/benchmarks that measures it
 
 def main() -> None:
     """The command line."""
-    if sys.argv[1:2] in (["loader"], ["annotations"]):
-        import_module("benchmark_data").main()  # has words of its own: the data pipeline runs no network
-        return
     arguments = command_line().parse_args()
     module = import_module(f"benchmarks.{BENCHMARKS[arguments.benchmark]}")
     slow = False
@@ -70,12 +71,18 @@ def command_line() -> argparse.ArgumentParser:
 
     models = ("model", "size", "batch", "instances", "precision", "device", "compile")
     command("train-step", "a training step: losses, gradients, optimiser", *models)
+    command("shares", "where the time of a training step goes", *models)
     command("infer", "images to detections, masks as run lengths", *models, "dets")
     command("roi-align", "features of boxes, forward and backward", "rois", "precision", "device", "size")
     command("masks", "probabilities in boxes to run lengths", "dets", "size", repeats=9)
     command("assign", "overlaps and matching of anchors", "gts", "size", "device", repeats=9)
     command("counts", "synchronisations, operator calls, saved bytes: exact", *models[:5])
     command("eval", "COCO's numbers of a data set", "images", "dets", "type", "against", repeats=1)
+    command("loader", "images a second, with worker processes and with threads", "images", "batch", "workers")
+    commands.choices["loader"].set_defaults(images=256, batch=[8], workers=2)
+    command("annotations", "memory of the annotations of a large data set", "images", "objects", "workers",
+            "epochs", "alone", "max-gb")  # fmt: skip
+    commands.choices["annotations"].set_defaults(images=118_287, workers=2)
     command("end-to-end", "training epochs from image files to weights", "model", "batch", "precision", "device",
             "images", "root", "workers", repeats=3)  # fmt: skip
     commands.choices["end-to-end"].set_defaults(images=16, batch=[2], model="faster_rcnn_r50_fpn")
@@ -117,7 +124,11 @@ OPTIONS = {
     "type": {"type": words, "default": ["bbox", "segm"], "help": "bbox, segm, or both"},
     "against": {"type": words, "default": ["pycocotools"], "help": "pycocotools, faster_coco_eval, or both"},
     "root": {"help": "COCO's folder, with train2017; without it pictures are made up"},
-    "workers": {"type": int, "default": 0, "help": "processes (torchvision) or threads (ours) that load"},
+    "workers": {"type": int, "default": 0, "help": "processes or threads that load"},
+    "objects": {"type": int, "default": 860_001, "help": "boxes of all images"},
+    "epochs": {"type": int, "default": 2, "help": "times that every image's objects are read"},
+    "alone": {"action": "store_true", "help": "leave out the other, which takes 6 GB"},
+    "max-gb": {"type": float, "help": "exit with 1 above it, or where memory grows"},
     "steps": {"type": int, "default": 2000},
 }
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_data import our_loader, usual_loader, write_coco, write_pictures
 from torch import Tensor
 
 from tasks.harness.guards import check_boxes
 
+from .annotations import write_coco
+from .loader import our_loader, usual_loader, write_pictures
 from .pairs import compare_losses, detector_pair, make_batch
 from .timing import Result
 from .training import autocast

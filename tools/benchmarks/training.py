@@ -21,10 +21,7 @@ def train_step(arguments: Namespace) -> Iterator[Result]:
     """A result for each size and batch."""
     for height, width in arguments.size:
         for num_images in arguments.batch:
-            if arguments.model == "resnet50":
-                check, ours, theirs = classifier_losses(num_images, height, width, arguments.device)
-            else:
-                check, ours, theirs = detector_losses(arguments, num_images, height, width)
+            check, ours, theirs = losses_of(arguments, num_images, height, width)
             yield compare(arguments, check, ours, theirs, (height, width), num_images)
 
 
@@ -36,6 +33,21 @@ def compare(
     arguments: Namespace, check: str, ours: Losses, theirs: Losses, size: tuple[int, int], num_images: int
 ) -> Result:
     """Times a step of both."""
+    variants, pairs = steps(arguments, ours, theirs)
+    seconds, peaks = in_turns(variants, arguments.repeats, arguments.device)
+    setting = {"model": arguments.model, "size": "x".join(map(str, size)), "batch": num_images}
+    if arguments.compile:
+        setting["compile"] = True
+    rate = {name: round(num_images / min(s), 2) for name, s in seconds.items()}
+    return Result(
+        "train-step", setting, check, seconds, pairs, {"images_a_second": rate, "peak_bytes": peaks}
+    )
+
+
+def steps(
+    arguments: Namespace, ours: Losses, theirs: Losses
+) -> tuple[dict[str, Callable[[], None]], list[tuple[str, str]]]:
+    """A step of each variant, and the pairs to compare."""
     model, loss = ours
     other, other_loss = theirs
     best = deepcopy(other).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -52,14 +64,7 @@ def compare(
         if precision == "bf16":
             variants["torchvision bf16 channels_last"] = step(best, other_loss, precision, arguments.device)
             pairs.append((name, "torchvision bf16 channels_last"))
-    seconds, peaks = in_turns(variants, arguments.repeats, arguments.device)
-    setting = {"model": arguments.model, "size": "x".join(map(str, size)), "batch": num_images}
-    if arguments.compile:
-        setting["compile"] = True
-    rate = {name: round(num_images / min(s), 2) for name, s in seconds.items()}
-    return Result(
-        "train-step", setting, check, seconds, pairs, {"images_a_second": rate, "peak_bytes": peaks}
-    )
+    return variants, pairs
 
 
 def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
@@ -82,6 +87,13 @@ def step(
         optimizer.zero_grad()
 
     return run
+
+
+def losses_of(arguments: Namespace, num_images: int, height: int, width: int) -> tuple[str, Losses, Losses]:
+    """The pair called `--model`, whose losses were compared."""
+    if arguments.model == "resnet50":
+        return classifier_losses(num_images, height, width, arguments.device)
+    return detector_losses(arguments, num_images, height, width)
 
 
 def detector_losses(
