@@ -17,6 +17,7 @@ import yaml
 
 from tasks.data.annotations import Annotations
 from tasks.data.outlines import outline
+from tasks.data.stores import in_archive, read_file
 
 Format = Literal["coco", "voc", "yolo"]
 Crowd = Literal["drop", "keep"]
@@ -217,4 +218,7 @@ def copy(source: Path, destination: Path) -> None:
         raise ValueError(
             f"two images would be written to '{destination.name}' of one folder; rename one of them"
         )
-    shutil.copyfile(source, destination)
+    if in_archive(source) is None:
+        shutil.copyfile(source, destination)
+    else:
+        destination.write_bytes(read_file(source))

@@ -106,9 +106,11 @@ def check_image_file(path: Path, size: tuple[int, int], decode: bool, fingerprin
 def image_size(path: Path) -> tuple[int, int]:
     """(height, width) of the upright image from its header alone, (0, 0) where it cannot be read."""
     try:
-        with Image.open(path) as image:
+        data = None if in_archive(path) is None else read_file(path)
+        with Image.open(path if data is None else io.BytesIO(data)) as image:
             width, height = image.size
-            turned = read_orientation(image, last_bytes(path)) in ON_ITS_SIDE
+            tail = last_bytes(path) if data is None else data[-TAIL:]
+            turned = read_orientation(image, tail) in ON_ITS_SIDE
     except BROKEN:
         return 0, 0
     return (width, height) if turned else (height, width)

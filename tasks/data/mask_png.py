@@ -13,8 +13,9 @@ from PIL import Image
 
 from tasks.contracts import IGNORE_LABEL
 from tasks.data.class_maps import ClassMaps
-from tasks.data.images import EXIF_ORIENTATION, ON_ITS_SIDE, SUFFIXES, read_image
+from tasks.data.images import EXIF_ORIENTATION, ON_ITS_SIDE, SUFFIXES
 from tasks.data.sources import SplitName
+from tasks.data.stores import is_file, is_folder, is_store, open_store, opened, read_file
 
 Unlisted = Literal["error", "ignore"]
 _NO_CLASS = -1
@@ -42,7 +43,7 @@ class MaskPngSplit:
         Raises:
             ValueError: a mask that is not of its image's size, or an image or mask that cannot be read.
         """
-        self.folder = folder
+        self.store = open_store(folder)
         self.masks = masks
         values = np.array(list(classes.values()))
         self.labels = np.full(256, _NO_CLASS if other == "error" else IGNORE_LABEL, np.int16)
@@ -63,7 +64,7 @@ class MaskPngSplit:
 
     def image(self, index: int) -> np.ndarray:
         """uint8 (H, W, 3) RGB, upright."""
-        return read_image(self.folder / self.annotations.file_name(index))
+        return self.store.image(self.annotations.file_name(index))
 
     def class_map(self, index: int) -> np.ndarray:
         """uint8 (H, W) of labels; ValueError, with the mask's name, for a value that stands for no class."""
@@ -108,7 +109,7 @@ class MaskPngData:
             root: the folder that the other paths are relative to.
             classes: names in the order of the values 0, 1, … in the masks, or the value of each name; None
                 reads the names from the file `classes.txt` in `root`, one a line.
-            train_images: folder of images.
+            train_images: folder of images; this and the others may be, or lead into, a tar or zip file.
             train_masks: folder of their masks.
             val_images: the same for validation.
             val_masks: the same for validation.
@@ -124,7 +125,7 @@ class MaskPngData:
             ValueError: no classes, two of one value, or a value beyond 254.
         """
         self.root = Path(root).expanduser()
-        if not self.root.is_dir():
+        if not is_store(self.root):
             raise FileNotFoundError(f"data.root={root} does not exist or is no folder; wanted the data set's")
         self.classes = class_values(classes, self.root)
         if unlisted not in get_args(Unlisted):
@@ -165,7 +166,7 @@ class MaskPngData:
     def _list(self, name: SplitName) -> MaskPngSplit:
         images, masks = (self.root / folder for folder in self.folders[name])
         for folder, option in ((images, f"data.{name}_images"), (masks, f"data.{name}_masks")):
-            if not folder.is_dir():
+            if not is_folder(folder):
                 raise FileNotFoundError(
                     f"there is no {name} split: '{folder}' is no folder; name it with {option}= (relative to data.root)"
                 )
@@ -175,21 +176,22 @@ class MaskPngData:
                 f"'{images}' holds no images whose names end in '{self.image_suffix}' before the dot (known endings: "
                 f"{', '.join(sorted(SUFFIXES))}); name the right folder with data.{name}_images="
             )
-        found = [masks / mask_name(file, self.image_suffix, self.mask_suffix) for file in files]
-        check_masks_exist(files, found)
-        return MaskPngSplit(images, files, found, self.classes, self.unlisted)
+        found = [mask_name(file, self.image_suffix, self.mask_suffix) for file in files]
+        check_masks_exist(files, masks, found)
+        paths = [masks / file for file in found]
+        return MaskPngSplit(images, files, paths, self.classes, self.unlisted)
 
 
 def class_values(classes: Sequence[str] | Mapping[str, int] | None, root: Path) -> dict[str, int]:
     """The value of each class in the masks, ascending; see `MaskPngData`."""
     if classes is None:
         file = root / "classes.txt"
-        if not file.is_file():
+        if not is_file(file):
             raise ValueError(
                 "masks hold numbers, and nothing says which class each of them is: list the names in the order of the "
                 f"numbers with data.classes=[background,…], or in '{file}', one a line"
             )
-        classes = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        classes = [line.strip() for line in read_file(file).decode("utf-8").splitlines() if line.strip()]
     if not isinstance(classes, Mapping):
         if len(set(classes)) < len(classes):
             raise ValueError(f"data.classes names a class twice: {', '.join(classes)}")
@@ -206,13 +208,11 @@ def class_values(classes: Sequence[str] | Mapping[str, int] | None, root: Path) 
 def image_files(folder: Path, suffix: str) -> list[str]:
     """Paths, relative to `folder`, of the pictures anywhere below whose names end so; sorted."""
     found = []
-    for parent, _, names in os.walk(folder, followlinks=True):
-        place = Path(parent).relative_to(folder)
-        for name in names:
-            stem, ending = os.path.splitext(name)
-            if ending.lower() in SUFFIXES and stem.endswith(suffix) and not name.startswith("."):
-                found.append((place / name).as_posix())
-    return sorted(found)
+    for name in open_store(folder).names():
+        stem, ending = os.path.splitext(name)
+        if ending.lower() in SUFFIXES and stem.endswith(suffix):
+            found.append(name)
+    return found
 
 
 def mask_name(file: str, image_suffix: str, mask_suffix: str) -> str:
@@ -220,14 +220,12 @@ def mask_name(file: str, image_suffix: str, mask_suffix: str) -> str:
     return os.path.splitext(file)[0].removesuffix(image_suffix) + mask_suffix + ".png"
 
 
-def check_masks_exist(files: Sequence[str], masks: Sequence[Path]) -> None:
-    """Raises FileNotFoundError, naming the first few, unless every image has its mask."""
-    present = {
-        folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in {m.parent for m in masks}
-    }
-    missing = [(f, m) for f, m in zip(files, masks, strict=True) if m.name not in present[m.parent]]
+def check_masks_exist(files: Sequence[str], folder: Path, masks: Sequence[str]) -> None:
+    """Raises FileNotFoundError, naming the first few, unless every image has its mask in `folder`."""
+    absent = set(open_store(folder).missing(masks))
+    missing = [(file, mask) for file, mask in zip(files, masks, strict=True) if mask in absent]
     if missing:
-        examples = "; ".join(f"'{file}' wants '{mask}'" for file, mask in missing[:3])
+        examples = "; ".join(f"'{file}' wants '{folder / mask}'" for file, mask in missing[:3])
         raise FileNotFoundError(
             f"{len(missing)} of {len(files)} images have no mask: {examples}{'; …' if len(missing) > 3 else ''}; add "
             "the masks, remove the images, or say how names differ with data.image_suffix= and data.mask_suffix="
@@ -240,7 +238,7 @@ def read_mask(path: Path) -> np.ndarray:
     Raises ValueError, which names the file, where it has colours instead of numbers, or numbers past 255.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(opened(path)) as image:
             mode = image.mode
             values = np.asarray(image)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
@@ -268,7 +266,7 @@ def check_sizes(image: Path, mask: Path) -> None:
 def upright_size(path: Path) -> tuple[int, int]:
     """(height, width) of the image in the file after its EXIF orientation, from its header alone."""
     try:
-        with Image.open(path) as image:
+        with Image.open(opened(path)) as image:
             width, height = image.size
             turned = image.getexif().get(EXIF_ORIENTATION, 1) in ON_ITS_SIDE
     except (OSError, SyntaxError, ValueError) as error:

@@ -193,6 +193,24 @@ def read_file(path: Path) -> bytes:
     return open_store(place[0]).read(place[1])
 
 
+def opened(path: Path) -> Path | io.BytesIO:
+    """What PIL can open: the path itself, or the content of a file in an archive."""
+    return path if in_archive(path) is None else io.BytesIO(read_file(path))
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file, which may lie in an archive."""
+    place = in_archive(path)
+    if place is None or not place[1]:
+        return path.is_file()
+    return not open_store(place[0]).missing([place[1]])
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder, or an archive or a folder in one with anything in it."""
+    return path.is_dir() or (in_archive(path) is not None and bool(open_store(path).names()))
+
+
 def is_store(path: Path) -> bool:
     """Whether `path` is a folder, or leads to or into an archive."""
     return path.is_dir() or in_archive(path) is not None

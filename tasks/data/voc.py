@@ -22,7 +22,8 @@ from tasks.data.on_bad import OnBad, check_on_bad, usable_annotations
 from tasks.data.partition import parse_partition
 from tasks.data.raw_split import RawSplit
 from tasks.data.sources import SplitName
-from tasks.data.voc_files import IMAGES, VocImage, all_names, image_files, read_list, read_xml
+from tasks.data.stores import is_file, is_folder, read_file
+from tasks.data.voc_files import VocImage, all_names, image_files, read_list, read_xml
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -55,6 +56,7 @@ class VocData:
         train: str = "train",
         val: str = "val",
         test: str = "test",
+        images: str = "JPEGImages",
         classes: Sequence[str] | None = None,
         on_bad: OnBad = "error",
         check_images: CheckImages = "headers",
@@ -66,10 +68,11 @@ class VocData:
     ):
         """
         Args:
-            root: the folder that holds `JPEGImages`, `Annotations` and `ImageSets`.
+            root: the folder that holds `JPEGImages`, `Annotations` and `ImageSets`, or a tar or zip file that does.
             train: name of the training list in `ImageSets/Main`, or with masks in `ImageSets/Segmentation`.
             val: the same for validation.
             test: the same for testing.
+            images: the folder of the images in `root`, or a tar or zip file or a folder in one.
             classes: names by label. None takes those in `classes.txt`, one a line, where there is such a file, else
                 the sorted names of the objects on the training and validation lists, and for class maps, whose
                 numbers need a meaning, VOC's own twenty.
@@ -89,15 +92,16 @@ class VocData:
         check_check_images(check_images)
         self.root = Path(root).expanduser()
         self.partition = parse_partition(split, group_pattern, split_seed)
-        for folder in (self.root / IMAGES, self.root / ("Annotations" if self.partition else "ImageSets")):
-            if not folder.is_dir():
+        self.images = self.root / images
+        for folder in (self.images, self.root / ("Annotations" if self.partition else "ImageSets")):
+            if not is_folder(folder):
                 raise FileNotFoundError(
                     f"data.root={root} is not in Pascal VOC's layout: there is no folder '{folder}'; give the one "
-                    f"that holds {IMAGES}, Annotations and ImageSets"
+                    f"that holds {images}, Annotations and ImageSets"
                 )
         self.lists: dict[str, str] = {"train": train, "val": val, "test": test}
-        if classes is None and (self.root / "classes.txt").is_file():
-            lines = (self.root / "classes.txt").read_text(encoding="utf-8").splitlines()
+        if classes is None and is_file(self.root / "classes.txt"):
+            lines = read_file(self.root / "classes.txt").decode("utf-8").splitlines()
             classes = [line.strip() for line in lines if line.strip()]
         self.classes = None if classes is None else [str(name) for name in classes]
         self.on_bad: OnBad = on_bad
@@ -129,7 +133,7 @@ class VocData:
 
     def class_maps(self) -> "VocClassMaps":
         """The same folders with the class of each pixel, from `SegmentationClass`."""
-        return VocClassMaps(self.root, self.lists, self.classes or VOC_CLASSES, self.max_images)
+        return VocClassMaps(self.root, self.images, self.lists, self.classes or VOC_CLASSES, self.max_images)
 
     def split(self, name: SplitName) -> CocoSplit:
         """The split, read and checked on the first call.
@@ -138,14 +142,14 @@ class VocData:
         """
         if name not in self._splits:
             annotations = usable_annotations(self, name, self.on_bad, self.check_images)
-            self._splits[name] = CocoSplit(self.root / IMAGES, annotations)
+            self._splits[name] = CocoSplit(self.images, annotations)
         return self._splits[name]
 
     def declares(self, name: str) -> bool:
         """Whether there is a list of such a split."""
         if self.partition is not None:
             return self.partition.declares(name)
-        return (self.root / "ImageSets" / self._kind / f"{self.lists[name]}.txt").is_file()
+        return is_file(self.root / "ImageSets" / self._kind / f"{self.lists[name]}.txt")
 
     def raw(self, name: str, *, segmentations: bool = False) -> RawSplit:
         """The split as its files say, unchecked; masks, which are other files, only with `masks`. Its objects are
@@ -166,7 +170,7 @@ class VocData:
         raw = RawSplit(
             name=name,
             source=lists if self.partition is None else f"{self.root}/Annotations",
-            folder=self.root / IMAGES,
+            folder=self.images,
             folder_option="data.root",
             class_names=self.class_names,
             category_ids=self.category_ids,
@@ -198,7 +202,7 @@ class VocData:
         if self.partition is not None:
             return ["train"]  # of which all are parts
         folder = self.root / "ImageSets" / self._kind
-        return [n for n in ("train", "val") if (folder / f"{self.lists[n]}.txt").is_file()] or ["test"]
+        return [n for n in ("train", "val") if is_file(folder / f"{self.lists[n]}.txt")] or ["test"]
 
     def _read(self, name: str) -> "VocList":
         if name not in self._images:
@@ -206,26 +210,28 @@ class VocData:
                 names = read_list(self.root, self._kind, self.lists[name], f"data.{name}")[: self.max_images]
             else:
                 names = all_names(self.root)
-            files = image_files(self.root, names)
+            files = image_files(self.images, names)
             listed = VocList(files, [], {})
             for stem, file in zip(names, files, strict=True):
                 try:
-                    listed.images.append(read_xml(self.root, stem, file))
+                    listed.images.append(read_xml(self.root, stem, self.images / file))
                 except (FileNotFoundError, ValueError) as error:
                     listed.unreadable[len(listed.images)] = str(error)
-                    size = image_size(self.root / IMAGES / file)
+                    size = image_size(self.images / file)
                     listed.images.append(VocImage(size, [], np.zeros((0, 4)), np.zeros(0, bool)))
             self._images[name] = listed
         return self._images[name]
 
     def _object_masks(self, listed: "VocList") -> list[Any]:
         """Run lengths of every object: value j of an object mask is object j of the XML, counted from 1."""
-        paths = [self.root / "SegmentationObject" / f"{Path(file).stem}.png" for file in listed.files]
-        check_masks_exist(listed.files, paths)
+        folder = self.root / "SegmentationObject"
+        names = [f"{Path(file).stem}.png" for file in listed.files]
+        check_masks_exist(listed.files, folder, names)
         found: list[Any] = []
-        for i, (path, image) in enumerate(zip(paths, listed.images, strict=True)):
+        for i, (name, image) in enumerate(zip(names, listed.images, strict=True)):
             if i in listed.unreadable:
                 continue
+            path = folder / name
             values = read_mask(path)
             if values.shape != image.size:
                 raise ValueError(
@@ -247,8 +253,16 @@ class VocData:
 class VocClassMaps:
     """The class masks of a data set in VOC's layout, on the lists in `ImageSets/Segmentation`."""
 
-    def __init__(self, root: Path, lists: dict[str, str], classes: Sequence[str], max_images: int | None):
+    def __init__(
+        self,
+        root: Path,
+        images: Path,
+        lists: dict[str, str],
+        classes: Sequence[str],
+        max_images: int | None,
+    ):
         self.root = root
+        self.images = images
         self.lists = lists
         self.classes = class_values([BACKGROUND, *classes], root)
         self.max_images = max_images
@@ -271,14 +285,15 @@ class VocClassMaps:
         """
         if name not in self._splits:
             masks = self.root / "SegmentationClass"
-            if not masks.is_dir():
+            if not is_folder(masks):
                 raise FileNotFoundError(
                     f"data.root={self.root} has no class masks, which semantic segmentation needs: there is no folder "
                     f"'{masks}'; add them, or pass task=detection for its boxes"
                 )
             names = read_list(self.root, "Segmentation", self.lists[name], f"data.{name}")[: self.max_images]
-            files = image_files(self.root, names)
-            paths = [masks / f"{stem}.png" for stem in names]
-            check_masks_exist(files, paths)
-            self._splits[name] = MaskPngSplit(self.root / IMAGES, files, paths, self.classes, "error")
+            files = image_files(self.images, names)
+            found = [f"{stem}.png" for stem in names]
+            check_masks_exist(files, masks, found)
+            paths = [masks / file for file in found]
+            self._splits[name] = MaskPngSplit(self.images, files, paths, self.classes, "error")
         return self._splits[name]

@@ -5,15 +5,15 @@
 """
 
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from tasks.data.image_checks import image_size
 from tasks.data.images import SUFFIXES
-
-IMAGES = "JPEGImages"
+from tasks.data.stores import is_file, is_folder, open_store, read_file
 
 
 @dataclass
@@ -38,14 +38,14 @@ def read_list(root: Path, kind: str, name: str, option: str) -> list[str]:
     """
     folder = root / "ImageSets" / kind
     path = folder / f"{name}.txt"
-    if not path.is_file():
-        present = sorted(p.stem for p in folder.glob("*.txt")) if folder.is_dir() else []
-        there = f"there are {', '.join(present[:8])}" if present else f"'{folder}' holds no lists"
+    if not is_file(path):
+        present = _stems(folder, (".txt",)) if is_folder(folder) else {}
+        there = f"there are {', '.join(list(present)[:8])}" if present else f"'{folder}' holds no lists"
         raise FileNotFoundError(
             f"there is no list of images '{path}' ({there}); write one, a name without ending a line, or choose "
             f"another with {option}="
         )
-    names = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = [line.split()[0] for line in read_file(path).decode("utf-8").splitlines() if line.strip()]
     if not names:
         raise ValueError(f"the list of images '{path}' is empty; write a name without ending on each line")
     if len(set(names)) < len(names):
@@ -58,21 +58,26 @@ def read_list(root: Path, kind: str, name: str, option: str) -> list[str]:
 
 def all_names(root: Path) -> list[str]:
     """Names of all images that have an annotation, sorted. Raises FileNotFoundError where there is none."""
-    names = sorted(path.stem for path in (root / "Annotations").glob("*.xml"))
+    names = list(_stems(root / "Annotations", (".xml",)))
     if not names:
         raise FileNotFoundError(f"'{root / 'Annotations'}' holds no annotations (.xml) that could be split")
     return names
 
 
-def image_files(root: Path, names: list[str]) -> list[str]:
-    """File of each image inside JPEGImages, whatever its ending; ending in .jpg where there is none."""
-    folder = root / IMAGES
-    present = {p.stem: p.name for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES}
+def image_files(folder: Path, names: list[str]) -> list[str]:
+    """File of each image inside `folder`, whatever its ending; ending in .jpg where there is none."""
+    present = _stems(folder, SUFFIXES)
     return [present.get(name, f"{name}.jpg") for name in names]
 
 
-def read_xml(root: Path, name: str, file: str) -> VocImage:
-    """What `Annotations/<name>.xml` says of the image `file`.
+def _stems(folder: Path, endings: Collection[str]) -> dict[str, str]:
+    """The files right in `folder`, which may be in an archive, with one of these endings: name by name without it."""
+    paths = (PurePosixPath(name) for name in open_store(folder).names() if "/" not in name)
+    return {path.stem: path.name for path in paths if path.suffix.lower() in endings}
+
+
+def read_xml(root: Path, name: str, image: Path) -> VocImage:
+    """What `Annotations/<name>.xml` says of the image in the file `image`.
 
     VOC counts pixels from 1 and its corners are the first and last pixel inside, so that a box from 1 to 640
     is 640 wide. Corners that coincide get the width 0: such boxes are slips and no objects of one pixel. Corners
@@ -81,14 +86,14 @@ def read_xml(root: Path, name: str, file: str) -> VocImage:
     """
     path = root / "Annotations" / f"{name}.xml"
     try:
-        content = ElementTree.parse(path).getroot()
+        content = ElementTree.fromstring(read_file(path))
     except FileNotFoundError:
-        raise FileNotFoundError(f"image '{file}' has no annotation: '{path}' does not exist") from None
+        raise FileNotFoundError(f"image '{image.name}' has no annotation: '{path}' does not exist") from None
     except ElementTree.ParseError as error:
         raise ValueError(f"annotation '{path}' is no XML that can be read ({error})") from None
     size = int(_number(content, "size/height", 0)), int(_number(content, "size/width", 0))
     if min(size) < 1:  # some tools leave it out
-        size = image_size(root / IMAGES / file)
+        size = image_size(image)
     objects = content.findall("object")
     names = [(item.findtext("name") or "").strip() for item in objects]
     if "" in names:

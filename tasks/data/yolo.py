@@ -14,6 +14,7 @@ from tasks.data.on_bad import OnBad, check_on_bad, usable_annotations
 from tasks.data.partition import parse_partition
 from tasks.data.raw_split import RawSplit
 from tasks.data.sources import SplitName
+from tasks.data.stores import is_folder
 from tasks.data.yolo_files import YoloLabels, label_file, list_images, read_data_yaml, read_labels, ring_area
 
 
@@ -35,7 +36,8 @@ class YoloData:
     ):
         """
         Args:
-            root: the folder that holds data.yaml.
+            root: the folder that holds data.yaml, or a tar or zip file or a folder in one; what it names may lie in
+                such files too.
             file: its name. Its "path", where that is a folder here, is what "train", "val" and "test" in it are
                 relative to; else its own folder is.
             on_bad: what happens to bad annotations and images (tasks/data/on_bad.py).
@@ -55,7 +57,7 @@ class YoloData:
         self.root = Path(root).expanduser()
         self.content = read_data_yaml(self.root / file)
         base = self.root / str(self.content.get("path") or "")
-        self.base = base if base.is_dir() else self.root
+        self.base = base if is_folder(base) else self.root
         self.on_bad: OnBad = on_bad
         self.check_images: CheckImages = check_images
         self.masks = masks
@@ -97,7 +99,7 @@ class YoloData:
         """What the names of a split's images are relative to: its folder, where it is one."""
         place = self.content[name if self.partition is None else "train"]
         folder = self.base / str(place)
-        return folder if not isinstance(place, list) and folder.is_dir() else self.base
+        return folder if not isinstance(place, list) and is_folder(folder) else self.base
 
     def declares(self, name: str) -> bool:
         """Whether data.yaml says where such a split is."""

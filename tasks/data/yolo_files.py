@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from tasks.data.images import SUFFIXES
+from tasks.data.stores import in_archive, is_file, is_folder, open_store, read_file
 
 
 @dataclass
@@ -33,7 +34,7 @@ def read_data_yaml(path: Path) -> dict[str, Any]:
     Raises FileNotFoundError or ValueError, naming the file, where it is not there or not of that kind.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_file(path).decode("utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(
             f"there is no '{path}', which says where the images of a YOLO data set are and names its classes; give "
@@ -66,13 +67,11 @@ def list_images(base: Path, entry: Any, folder: Path, option: str) -> list[str]:
     files: list[str] = []
     for place in entry if isinstance(entry, list) else [entry]:
         path = base / str(place)
-        if path.is_dir():
-            found = (
-                p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
-            )
-            files += sorted(_relative(p, folder) for p in found)
-        elif path.is_file():
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if is_folder(path):
+            found = (name for name in open_store(path).names() if Path(name).suffix.lower() in SUFFIXES)
+            files += sorted(_relative(path / name, folder) for name in found)
+        elif is_file(path):
+            lines = [line.strip() for line in read_file(path).decode("utf-8").splitlines() if line.strip()]
             places = (path.parent / line if line.startswith("./") else base / line for line in lines)
             files += [_relative(p, folder) for p in places]
         else:
@@ -86,7 +85,19 @@ def list_images(base: Path, entry: Any, folder: Path, option: str) -> list[str]:
 
 
 def label_file(image: Path) -> Path:
-    """Where the labels of an image are: the last folder called images becomes labels."""
+    """Where the labels of an image are: the last folder called images becomes labels.
+
+    Those of an image in an archive are in the same archive, or beside it, as if the archive were a folder of its name
+    or had been unpacked where it lies."""
+    place = in_archive(image)
+    if place is None:
+        return _in_labels(image)
+    archive, inner = place
+    places = (image, archive.with_suffix("") / inner, archive.parent / inner)
+    return next((path for path in map(_in_labels, places) if is_file(path)), _in_labels(image))
+
+
+def _in_labels(image: Path) -> Path:
     parts = list(image.with_suffix(".txt").parts)
     for place in reversed(range(len(parts) - 1)):
         if parts[place] == "images":
@@ -98,10 +109,10 @@ def label_file(image: Path) -> Path:
 def read_labels(path: Path) -> YoloLabels:
     """What the file says; nothing where there is none. Raises ValueError for one that is no text."""
     labels = YoloLabels([], np.zeros((0, 4)), [])
-    if not path.is_file():
+    if not is_file(path):
         return labels
     try:
-        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.split() for line in read_file(path).decode("utf-8").splitlines() if line.strip()]
     except (UnicodeDecodeError, OSError) as error:
         raise ValueError(f"labels '{path}' cannot be read ({error})") from None
     boxes = []
