@@ -12,7 +12,7 @@ Legend:
 
 import contextlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, cast
@@ -56,8 +56,30 @@ class Found:
     """(N, 4) float64."""
     scores: np.ndarray
     """(N,) float64."""
-    masks: Sequence[Any] | None = None
-    """N masks as COCO's compressed run lengths, `{"size": [h, w], "counts": bytes}`."""
+    masks: "RunLengths | None" = None
+    """N masks."""
+
+
+@dataclass(frozen=True)
+class RunLengths:
+    """N masks as COCO's compressed run lengths: `{"size": [h, w], "counts": bytes}` each, made while they are read,
+    as so many dicts would take several times the memory of the strings."""
+
+    counts: np.ndarray
+    """(N,) bytes objects."""
+    images: np.ndarray
+    """(N,) int64 in 0 … I-1."""
+    sizes: Sequence[list[int]]
+    """(I,) [height, width]."""
+
+    def __len__(self) -> int:
+        """Number of masks."""
+        return len(self.counts)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Each of them."""
+        for counts, image in zip(self.counts, self.images.tolist(), strict=True):
+            yield {"size": self.sizes[image], "counts": counts}
 
 
 Evaluator = Callable[[Truth, Found, tuple[int, ...]], tuple[np.ndarray, np.ndarray]]
@@ -133,9 +155,10 @@ def with_hotcoco(
     rows = np.column_stack([found.images, found.boxes, found.scores, found.categories])
     masks = None if found.masks is None else list(found.masks)
     detections = objects.load_res(rows, segmentation=masks)
-    if masks is not None:  # it gives each the area of its box
-        detections.update_anns(ids=np.arange(1, len(masks) + 1), area=_areas(found))
+    if masks is not None:  # it has given each the area of its box
+        detections.update_anns(ids=np.arange(1, len(rows) + 1), area=hotcoco.mask.area(masks))
     evaluation = hotcoco.COCOeval(objects, detections, "bbox" if truth.masks is None else "segm")
+    del found, rows, masks  # the matching takes as much memory anew
     evaluation.params.max_dets = list(max_detections)
     evaluation.evaluate()
     evaluation.accumulate()

@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from tasks.contracts import Batch, Detections
-from tasks.metrics.average_precision import Found, Truth, evaluator
+from tasks.metrics.average_precision import Found, RunLengths, Truth, evaluator
 from tasks.metrics.seen import check_each_once, some
 from tasks.ranks import gathered
 
@@ -57,7 +57,7 @@ class CocoMetric:
     """COCO's twelve numbers, AP by class, and the detections in COCO's result format.
 
     Every image of `annotations` must be seen exactly once, over all ranks. Detections are kept as arrays,
-    48 bytes each, and their masks as run lengths. The numbers do not depend on the order of batches or on
+    24 bytes each, and their masks as run lengths. The numbers do not depend on the order of batches or on
     the number of ranks.
     """
 
@@ -110,7 +110,7 @@ class CocoMetric:
 
     def reset(self) -> None:
         """Forgets every image seen."""
-        # Image ids (B,), counts (B,), boxes, scores, labels, and run lengths where masks are scored.
+        # Image ids (B,), counts (B,), boxes xyxy, scores, labels, and run lengths where masks are scored.
         self._seen: list[tuple[np.ndarray, ...]] = []
         self._gathered: tuple[np.ndarray, ...] | None = None
 
@@ -127,9 +127,9 @@ class CocoMetric:
         """
         labels = predictions.labels.detach().cpu().numpy()
         valid = labels >= 0
-        boxes = predictions.boxes.detach().cpu().double().numpy()[valid]
-        scores = predictions.scores.detach().cpu().double().numpy()[valid]
-        labels = labels[valid]
+        boxes = predictions.boxes.detach().float().cpu().numpy()[valid]
+        scores = predictions.scores.detach().float().cpu().numpy()[valid]
+        labels = labels[valid].astype(np.int32)
         num_classes = len(self.annotations.category_ids)
         if (labels >= num_classes).any():
             raise ValueError(
@@ -143,7 +143,6 @@ class CocoMetric:
             )
         image_ids = batch.image_ids.cpu().numpy()
         assert len(image_ids) == len(valid), (len(image_ids), len(valid))
-        boxes[:, 2:] -= boxes[:, :2]  # in float64, as a reader of the written file would
         assert (run_lengths is not None) == self.masks
         masks = () if run_lengths is None else (_objects(run_lengths),)
         assert all(len(column) == len(labels) for column in masks)
@@ -172,10 +171,10 @@ class CocoMetric:
         """COCO's arrays behind the numbers, of boxes or of masks: precision (10 IoU thresholds, 101 recall
         thresholds, K, 4 ranges of area, 3 limits) and recall (10, K, 4, 3), -1 wherever no object counts.
         Classes are in order of their category ids."""
-        found = self._found()
         truth = self._mask_truth if masks else self._truth
         assert truth is not None, "the metric was made without masks"
-        return self._evaluate(truth, found if masks else replace(found, masks=None), self.max_detections)
+        # Kept nowhere here: the evaluator lets go of them before it takes the most memory.
+        return self._evaluate(truth, self._found(masks=masks), self.max_detections)
 
     def _numbers(self, precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
         numbers = {"AP": _mean(precision[..., 0, 2])}
@@ -220,12 +219,12 @@ class CocoMetric:
             unfinished.unlink(missing_ok=True)
 
     def _records(self, masks: bool) -> Iterator[dict[str, Any]]:
-        found = self._found()
+        found = self._found(masks=masks)
         images = np.sort(self.annotations.image_ids)[found.images].tolist()
         categories = np.sort(self.annotations.category_ids)[found.categories].tolist()
         if masks:
             assert found.masks is not None
-            key, values = "segmentation", [{**m, "counts": m["counts"].decode()} for m in found.masks]
+            key, values = "segmentation", ({**m, "counts": m["counts"].decode()} for m in found.masks)
         else:
             key, values = "bbox", found.boxes.tolist()
         for image, category, value, score in zip(
@@ -233,27 +232,30 @@ class CocoMetric:
         ):
             yield {"image_id": image, "category_id": category, key: value, "score": score}
 
-    def _found(self) -> Found:
-        """The detections of all ranks, by ascending image id, in the order given within an image."""
+    def _found(self, *, masks: bool) -> Found:
+        """The detections of all ranks, with or without masks, by ascending image id, in the order given within an
+        image."""
         if self._gathered is None:
-            empty = (np.zeros(0, np.int64),) * 2 + (np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))
+            boxes, scores = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
+            empty = (np.zeros(0, np.int64),) * 2 + (boxes, scores, np.zeros(0, np.int32))
             empty += (np.zeros(0, object),) * self.masks
             mine = tuple(np.concatenate(column) for column in zip(empty, *self._seen, strict=True))
+            self._seen = [mine]
             every = gathered(mine)
-            self._gathered = tuple(np.concatenate(column) for column in zip(*every, strict=True))
+            joined = (np.concatenate(column) for column in zip(*every, strict=True))
+            self._gathered = tuple(joined) if len(every) > 1 else mine
         image_ids, counts, boxes, scores, labels, *run_lengths = self._gathered
         check_each_once(np.asarray(self.annotations.image_ids), image_ids)
         images = np.repeat(np.searchsorted(np.sort(self.annotations.image_ids), image_ids), counts)
         order = np.argsort(images, kind="stable")
         categories = _ranks(self.annotations.category_ids)[labels]
-        masks = None
-        if run_lengths:
-            sizes = _sizes(cast(MaskAnnotations, self.annotations))[images[order]].tolist()
-            masks = [
-                {"size": size, "counts": counts}
-                for size, counts in zip(sizes, run_lengths[0][order], strict=True)
-            ]
-        return Found(images[order], categories[order], boxes[order], scores[order], masks)
+        strings = None
+        if masks:
+            sizes = _sizes(cast(MaskAnnotations, self.annotations)).tolist()
+            strings = RunLengths(run_lengths[0][order], images[order], sizes)
+        extents = boxes[order].astype(np.float64)
+        extents[:, 2:] -= extents[:, :2]  # in float64, as a reader of the written file would
+        return Found(images[order], categories[order], extents, scores[order].astype(np.float64), strings)
 
 
 def _truth(annotations: Annotations) -> Truth:
