@@ -100,7 +100,7 @@ def test_shares_of_a_step() -> None:
     for name in ("ours fp32", "torchvision fp32 NCHW"):
         found = result[name]
         assert found["seconds"] > 0
-        assert 20 < found["products_percent"] < 100 - sum(found["others_percent"].values()) + 1
+        assert 2 < found["products_percent"] < 100 - sum(found["others_percent"].values()) + 1
         assert any("batch_norm" in operator for operator in found["others_percent"])
 
 

@@ -76,7 +76,7 @@ class RunLengths:
         """Number of masks."""
         return len(self.counts)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Any]:
         """Each of them."""
         for counts, image in zip(self.counts, self.images.tolist(), strict=True):
             yield {"size": self.sizes[image], "counts": counts}

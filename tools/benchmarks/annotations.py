@@ -5,8 +5,6 @@ after each epoch of reading every image's target. "parsed" is the run that parse
 in the cache. Linux alone.
 """
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os
