@@ -6,6 +6,7 @@ from torch import Tensor
 
 from tasks.contracts import Batch
 from tasks.detection.faster_rcnn import FasterRCNN, faster_rcnn
+from tasks.detection.roi_align import PyramidTable
 from tasks.preprocessing import Preprocessing
 
 
@@ -105,20 +106,18 @@ def test_padding_is_no_part_of_the_statistics_of_a_batch_norm() -> None:
     """Boxes that are none must not move what norms of the box head learn, nor what it says of the others."""
     torch.manual_seed(0)
     head = build(**V2).train().roi_head
-    maps, boxes = (
-        [torch.randn(1, 16, 24, 32)],
-        torch.tensor([[[8.0, 8.0, 60.0, 70.0], [20.0, 4.0, 90.0, 80.0]]]),
-    )
+    table = PyramidTable.of([torch.randn(1, 16, 24, 32)], [4])
+    boxes = torch.tensor([[[8.0, 8.0, 60.0, 70.0], [20.0, 4.0, 90.0, 80.0]]])
     valid = torch.tensor([[True, True]])
-    alone = head(maps, [4], boxes, valid)
+    alone = head(table, boxes, valid)
     mean = head.head.convs[0][1].running_mean.clone()
     head.head.convs[0][1].reset_running_stats()
     padded = torch.cat((boxes, torch.zeros(1, 3, 4)), dim=1)
-    among = head(maps, [4], padded, torch.cat((valid, torch.zeros(1, 3, dtype=torch.bool)), dim=1))
+    among = head(table, padded, torch.cat((valid, torch.zeros(1, 3, dtype=torch.bool)), dim=1))
     torch.testing.assert_close(head.head.convs[0][1].running_mean, mean)
     for one, other in zip(alone, among, strict=True):
         torch.testing.assert_close(one, other[:, :2])
-    nothing = head(maps, [4], padded, torch.zeros(1, 5, dtype=torch.bool))
+    nothing = head(table, padded, torch.zeros(1, 5, dtype=torch.bool))
     assert nothing[0].shape == (1, 5, 4)
     assert head.head.convs[0][1].running_mean.isfinite().all()
 
