@@ -15,7 +15,7 @@ from tasks.contracts import IGNORE_LABEL
 from tasks.data.class_maps import ClassMaps
 from tasks.data.images import EXIF_ORIENTATION, ON_ITS_SIDE, SUFFIXES
 from tasks.data.sources import SplitName
-from tasks.data.stores import is_file, is_folder, is_store, open_store, opened, read_file
+from tasks.data.stores import is_file, is_folder, is_store, open_store, opened, read_lines
 
 Unlisted = Literal["error", "ignore"]
 _NO_CLASS = -1
@@ -191,7 +191,7 @@ def class_values(classes: Sequence[str] | Mapping[str, int] | None, root: Path) 
                 "masks hold numbers, and nothing says which class each of them is: list the names in the order of the "
                 f"numbers with data.classes=[background,…], or in '{file}', one a line"
             )
-        classes = [line.strip() for line in read_file(file).decode("utf-8").splitlines() if line.strip()]
+        classes = read_lines(file)
     if not isinstance(classes, Mapping):
         if len(set(classes)) < len(classes):
             raise ValueError(f"data.classes names a class twice: {', '.join(classes)}")

@@ -193,6 +193,12 @@ def read_file(path: Path) -> bytes:
     return open_store(place[0]).read(place[1])
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text in UTF-8 that are not blank, without blanks around them. Raises what `read_file` does, and
+    UnicodeDecodeError."""
+    return [line.strip() for line in read_file(path).decode("utf-8").splitlines() if line.strip()]
+
+
 def opened(path: Path) -> Path | io.BytesIO:
     """What PIL can open: the path itself, or the content of a file in an archive."""
     return path if in_archive(path) is None else io.BytesIO(read_file(path))

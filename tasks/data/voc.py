@@ -22,7 +22,7 @@ from tasks.data.on_bad import OnBad, check_on_bad, usable_annotations
 from tasks.data.partition import parse_partition
 from tasks.data.raw_split import RawSplit
 from tasks.data.sources import SplitName
-from tasks.data.stores import is_file, is_folder, read_file
+from tasks.data.stores import is_file, is_folder, read_lines
 from tasks.data.voc_files import VocImage, all_names, image_files, read_list, read_xml
 
 VOC_CLASSES = (
@@ -101,8 +101,7 @@ class VocData:
                 )
         self.lists: dict[str, str] = {"train": train, "val": val, "test": test}
         if classes is None and is_file(self.root / "classes.txt"):
-            lines = read_file(self.root / "classes.txt").decode("utf-8").splitlines()
-            classes = [line.strip() for line in lines if line.strip()]
+            classes = read_lines(self.root / "classes.txt")
         self.classes = None if classes is None else [str(name) for name in classes]
         self.on_bad: OnBad = on_bad
         self.check_images: CheckImages = check_images

@@ -13,7 +13,7 @@ import numpy as np
 
 from tasks.data.image_checks import image_size
 from tasks.data.images import SUFFIXES
-from tasks.data.stores import is_file, is_folder, open_store, read_file
+from tasks.data.stores import is_file, is_folder, open_store, read_file, read_lines
 
 
 @dataclass
@@ -45,7 +45,7 @@ def read_list(root: Path, kind: str, name: str, option: str) -> list[str]:
             f"there is no list of images '{path}' ({there}); write one, a name without ending a line, or choose "
             f"another with {option}="
         )
-    names = [line.split()[0] for line in read_file(path).decode("utf-8").splitlines() if line.strip()]
+    names = [line.split()[0] for line in read_lines(path)]
     if not names:
         raise ValueError(f"the list of images '{path}' is empty; write a name without ending on each line")
     if len(set(names)) < len(names):

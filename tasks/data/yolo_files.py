@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from tasks.data.images import SUFFIXES
-from tasks.data.stores import in_archive, is_file, is_folder, open_store, read_file
+from tasks.data.stores import in_archive, is_file, is_folder, open_store, read_file, read_lines
 
 
 @dataclass
@@ -71,8 +71,9 @@ def list_images(base: Path, entry: Any, folder: Path, option: str) -> list[str]:
             found = (name for name in open_store(path).names() if Path(name).suffix.lower() in SUFFIXES)
             files += sorted(_relative(path / name, folder) for name in found)
         elif is_file(path):
-            lines = [line.strip() for line in read_file(path).decode("utf-8").splitlines() if line.strip()]
-            places = (path.parent / line if line.startswith("./") else base / line for line in lines)
+            places = (
+                path.parent / line if line.startswith("./") else base / line for line in read_lines(path)
+            )
             files += [_relative(p, folder) for p in places]
         else:
             raise FileNotFoundError(
@@ -112,7 +113,7 @@ def read_labels(path: Path) -> YoloLabels:
     if not is_file(path):
         return labels
     try:
-        lines = [line.split() for line in read_file(path).decode("utf-8").splitlines() if line.strip()]
+        lines = [line.split() for line in read_lines(path)]
     except (UnicodeDecodeError, OSError) as error:
         raise ValueError(f"labels '{path}' cannot be read ({error})") from None
     boxes = []
