@@ -9,11 +9,14 @@ from tasks.data.sources import Source
 from tasks.harness.architectures import TASKS, lookup
 from tasks.harness.callbacks import PredictionPictures, progress_bar
 from tasks.harness.model_file import Header, load_model
+from tasks.harness.precision import resolve_device
 from tasks.harness.predictor import with_views
 from tasks.harness.published import TASK_OF, published_from
 from tasks.harness.running import (
+    accelerator,
     first_rank_speaks,
     is_first,
+    keep_freed_memory,
     plain,
     precision,
     quiet,
@@ -30,6 +33,7 @@ def evaluate(config: DictConfig) -> None:
     """Scores the model in `config.checkpoint`, or published weights, on a split of `config.data`, and writes
     what it found."""
     quiet()
+    keep_freed_memory(resolve_device(accelerator(config)))
     source = instantiate(config.data)
     model = (
         load_model(config.checkpoint, plain(config.model))

@@ -1,9 +1,11 @@
 """Parameter groups, and learning-rate schedules as functions of the step."""
 
+import inspect
 import math
 from collections.abc import Callable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -35,13 +37,31 @@ def parameter_groups(model: Model, *, backbone_lr_scale: float = 1.0) -> list[di
 
 
 def build_optimizer(
-    model: Model, optimizer: Callable[[list[dict]], Optimizer], *, backbone_lr_scale: float = 1.0
+    model: Model, optimizer: Callable[..., Optimizer], *, backbone_lr_scale: float = 1.0
 ) -> Optimizer:
-    """`optimizer` (a partial, learning rate included) over the `parameter_groups` of `model`."""
-    built = optimizer(parameter_groups(model, backbone_lr_scale=backbone_lr_scale))
+    """`optimizer` (a partial, learning rate included) over the `parameter_groups` of `model`.
+
+    Those that can update a parameter in one pass do, unless the partial says `fused`: a third of the time on a CPU.
+    """
+    options = inspect.signature(optimizer).parameters
+    fused = {"fused": True} if "fused" in options and options["fused"].default is None else {}
+    built = optimizer(parameter_groups(model, backbone_lr_scale=backbone_lr_scale), **fused)
+    if fused:
+        # Gradients of fp16 are unscaled before the step, as for any other optimizer, so that they can be clipped.
+        built._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        built.register_load_state_dict_post_hook(_lay_out_state)
     for group in built.param_groups:
         group["lr"] *= group.pop("lr_scale")
     return built
+
+
+def _lay_out_state(optimizer: Optimizer) -> None:
+    """Puts moments that were loaded in the order in memory of their parameters, which one pass goes through side by
+    side: on a CPU, torch does not look whether they agree."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def warmup_cosine(

@@ -17,6 +17,7 @@ from tasks.harness.callbacks import write_picture
 from tasks.harness.model_file import load_model
 from tasks.harness.predictor import Predictor, Result
 from tasks.harness.published import published_from
+from tasks.harness.running import keep_freed_memory
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -47,6 +48,7 @@ def predict(config: DictConfig) -> int:
         scales=config.scales,
         flip=config.flip,
     )
+    keep_freed_memory(predictor.device)
     output = Path(config.output or f"runs/predict-{time.strftime('%Y%m%d-%H%M%S')}")
     output.mkdir(parents=True, exist_ok=True)
     entries: list[dict[str, Any]] = []

@@ -39,6 +39,7 @@ from tasks.harness.running import (
     accelerator,
     first_rank_speaks,
     is_first,
+    keep_freed_memory,
     plain,
     precision,
     quiet,
@@ -61,6 +62,7 @@ def train(config: DictConfig) -> None:
     if config.get("pretrained"):
         take_published_architecture(config)
     check_settings(config)
+    keep_freed_memory(resolve_device(accelerator(config)))
     pl.seed_everything(config.seed, workers=True, verbose=False)
     preprocessing = Preprocessing(**config.preprocessing)
     kind: type[Task] = lookup(TASKS, "task", config.task.name)

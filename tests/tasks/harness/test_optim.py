@@ -1,7 +1,11 @@
 """Parameter groups and schedules."""
 
+from copy import deepcopy
+from functools import partial
+
+import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tasks.contracts import Model
 from tasks.harness.optim import build_optimizer, constant, parameter_groups, warmup_cosine, warmup_steps
@@ -36,6 +40,44 @@ def test_every_trainable_parameter_is_in_exactly_one_group() -> None:
     model = Toy()
     ids = [id(p) for group in parameter_groups(model) for p in group["params"]]
     assert sorted(ids) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+
+
+def test_optimizers_that_can_update_all_parameters_in_one_pass_do() -> None:
+    assert build_optimizer(Toy(), partial(torch.optim.AdamW, lr=1.0)).defaults["fused"]
+    assert build_optimizer(Toy(), partial(torch.optim.SGD, lr=1.0)).defaults["fused"]
+    assert not build_optimizer(Toy(), partial(torch.optim.AdamW, lr=1.0, fused=False)).defaults["fused"]
+    build_optimizer(Toy(), partial(torch.optim.RMSprop, lr=1.0))  # which cannot
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, partial(torch.optim.SGD, momentum=0.9)])
+def test_one_pass_equals_several_whatever_the_order_in_memory(kind) -> None:
+    def weights(fused: bool, state: dict | None = None) -> tuple[list[Tensor], dict]:
+        torch.manual_seed(0)
+        model = Toy().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = build_optimizer(model, partial(kind, lr=0.1, **({} if fused else {"fused": False})))
+        if state is not None:
+            optimizer.load_state_dict(state)
+        for _ in range(3):
+            images = torch.randn(2, 3, 8, 8)  # whose gradients do not lie as the weights do by themselves
+            model.head(model.backbone[0](images).mean((2, 3))).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return [p.detach() for p in model.parameters()], deepcopy(optimizer.state_dict())
+
+    found, state = weights(fused=True)
+    torch.testing.assert_close(found, weights(fused=False)[0], rtol=1e-5, atol=1e-6)
+    # A state of another origin may lie otherwise.
+    for values in state["state"].values():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.ndim == 4:
+                assert not value.is_contiguous()
+                values[name] = value.contiguous()
+    unfused = deepcopy(state)
+    for group in unfused["param_groups"]:
+        group["fused"] = False
+    torch.testing.assert_close(
+        weights(fused=True, state=state)[0], weights(fused=False, state=unfused)[0], rtol=1e-5, atol=1e-6
+    )
 
 
 def rates(schedule, steps: int, **options) -> list[float]:
