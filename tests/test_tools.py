@@ -23,7 +23,10 @@ from tasks.harness.run import train
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
-    "data.num_train=64", "data.num_val=6", "data.num_test=4", "loader.batch_size=4", "trainer.max_steps=60",
+    "data.num_train=64", "data.num_val=6", "data.num_test=4", "loader.batch_size=4", "trainer.max_steps=100",
+    # A network that has hardly learnt where digits are finds a few among many proposals.
+    "model.rpn_pre_nms_train=500", "model.rpn_post_nms_train=300", "model.rpn_pre_nms_test=500",
+    "model.rpn_post_nms_test=200",
     "pyramid.channels=16", "precision=32-true", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1",
 ]  # fmt: skip
 
@@ -36,7 +39,7 @@ def tool(name: str, *words: object, cwd: Path) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """A run folder of sixty training steps: enough to find a few digits."""
+    """A run folder of a hundred training steps: enough to find a few digits."""
     place = tmp_path_factory.mktemp("work")
     result = tool("train", "task=detection", *SMALL, "run_dir=run", cwd=place)
     assert result.returncode == 0, result.stderr

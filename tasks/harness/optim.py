@@ -41,12 +41,12 @@ def build_optimizer(
 ) -> Optimizer:
     """`optimizer` (a partial, learning rate included) over the `parameter_groups` of `model`.
 
-    Those that can update a parameter in one pass do, unless the partial says `fused`: a third of the time on a CPU.
+    Those that can update a parameter in one pass do, unless the partial says fused=False: a third of the time on a CPU.
     """
     options = inspect.signature(optimizer).parameters
     fused = {"fused": True} if "fused" in options and options["fused"].default is None else {}
     built = optimizer(parameter_groups(model, backbone_lr_scale=backbone_lr_scale), **fused)
-    if fused:
+    if built.defaults.get("fused"):
         # Gradients of fp16 are unscaled before the step, as for any other optimizer, so that they can be clipped.
         built._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         built.register_load_state_dict_post_hook(_lay_out_state)

@@ -47,6 +47,10 @@ def test_optimizers_that_can_update_all_parameters_in_one_pass_do() -> None:
     assert build_optimizer(Toy(), partial(torch.optim.SGD, lr=1.0)).defaults["fused"]
     assert not build_optimizer(Toy(), partial(torch.optim.AdamW, lr=1.0, fused=False)).defaults["fused"]
     build_optimizer(Toy(), partial(torch.optim.RMSprop, lr=1.0))  # which cannot
+    # Lightning clips no gradients of optimizers that say so.
+    assert not build_optimizer(
+        Toy(), partial(torch.optim.AdamW, lr=1.0, fused=True)
+    )._step_supports_amp_scaling  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("kind", [torch.optim.AdamW, partial(torch.optim.SGD, momentum=0.9)])
