@@ -65,7 +65,7 @@ class GroupNorm(nn.GroupNorm):
 class _GroupNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        ctx.sizes = len(x), x.shape[1], x[0, 0].numel(), groups
+        ctx.sizes = len(x), x.shape[1], x.shape[2:].numel(), groups
         y, mean, rstd = torch.native_group_norm(x, weight, bias, *ctx.sizes, eps)
         ctx.save_for_backward(x, mean, rstd, weight)
         return y

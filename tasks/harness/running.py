@@ -1,4 +1,4 @@
-"""What training and evaluation share: the folder of a run, ranks, precision, and what is left behind."""
+"""What training, evaluation and prediction share: the folder of a run, ranks, precision, memory, what is left."""
 
 import contextlib
 import ctypes

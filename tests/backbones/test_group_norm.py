@@ -40,5 +40,8 @@ def test_frozen_parts_have_no_gradient() -> None:
     found = gradients(norm, x, torch.ones_like(x))
     assert found["bias"] is None and found["weight"] is not None
     norm(x).sum().backward()  # of images, which have no gradient either
+    norm.zero_grad()
+    found = gradients(norm, x[:0], x[:0])  # of no boxes at all
+    assert found["y"].shape == x[:0].shape and not found["weight"].any()  # type: ignore[union-attr]
     with torch.autocast("cpu", torch.bfloat16):
         assert norm(x).dtype == torch.bfloat16
