@@ -17,7 +17,7 @@ from tasks.contracts import Batch
 from tasks.instance_segmentation.run_lengths import bitmaps, encode
 
 from .pairs import detector_pair, make_batch, to_images
-from .timing import Result, in_turns
+from .timing import Result, full_precision, in_turns
 from .training import autocast
 
 Found = list[tuple[torch.Tensor, torch.Tensor, list[bytes]]]
@@ -46,7 +46,8 @@ def infer(arguments: Namespace) -> Iterator[Result]:
                 for model in (ours, theirs, best):
                     model.backbone.compile()
             images = to_images(batch)
-            check = compare(run_ours(ours, batch), run_theirs(theirs, images), (height, width))
+            with full_precision():
+                check = compare(run_ours(ours, batch), run_theirs(theirs, images), (height, width))
             variants = {"torchvision fp32 NCHW": variant(run_theirs, theirs, images, "fp32", device)}
             pairs = []
             for precision in arguments.precision:

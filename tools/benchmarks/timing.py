@@ -6,7 +6,8 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +55,17 @@ def versions() -> dict[str, Any]:
     """What the numbers depend on beside the code."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     return {"torch": torch.__version__, "device": device, "threads": torch.get_num_threads()}
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Comparisons in whole float32: by default cuDNN rounds the factors of convolutions to 10 bits (TF32)."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def in_turns(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .pairs import compare_losses, detector_pair, make_batch, to_images, to_targets
-from .timing import Result, in_turns
+from .timing import Result, full_precision, in_turns
 
 
 def train_step(arguments: Namespace) -> Iterator[Result]:
@@ -105,7 +105,8 @@ def detector_losses(
     batch = batch.to(arguments.device)
     model.to(arguments.device)
     other.to(arguments.device)
-    check = compare_losses(model, other, batch)
+    with full_precision():
+        check = compare_losses(model, other, batch)
     images, targets = to_images(batch), to_targets(batch, other)
 
     def ours(model: Any) -> Tensor:
@@ -142,7 +143,7 @@ def classifier_losses(num_images: int, height: int, width: int, device: str) -> 
         assert batch.class_ids is not None
         return F.cross_entropy(model(images), batch.class_ids)
 
-    with torch.no_grad():
+    with torch.no_grad(), full_precision():
         difference = abs(float(ours(model) / theirs(other)) - 1)
     assert difference < 1e-3, difference
     return f"loss equal within {difference:.0e}", (model, ours), (other, theirs)
