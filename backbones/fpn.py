@@ -7,6 +7,7 @@ numerics are torchvision's.
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -73,10 +74,16 @@ class FPN(nn.Module):
         merged = [laterals[-1]]
         for lateral in reversed(laterals[:-1]):
             # to the lateral's size and not by a factor of 2: odd sizes, and dilated stages of equal size
-            coarser = F.interpolate(merged[0], size=lateral.shape[-2:], mode="nearest")
+            coarser = _enlarged(merged[0], lateral)
             total = lateral.add_(coarser)
             merged.insert(0, total / 2 if self.fuse == "average" else total)
         return merged
+
+
+def _enlarged(coarser: Tensor, lateral: Tensor) -> Tensor:
+    """The nearest cells, in the map's own precision: autocast would make it float32, of four times the size."""
+    with torch.autocast(coarser.device.type, enabled=False):
+        return F.interpolate(coarser, size=lateral.shape[-2:], mode="nearest")
 
 
 class ExtraLevels(nn.Module):

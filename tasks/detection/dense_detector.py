@@ -13,7 +13,7 @@ from .anchors import Sizes, make_anchors
 from .boxes import clip
 from .dense_head import DenseHead, DensePredictions, predict_levels
 from .losses import BoxLoss, ClassLoss, check_losses
-from .postprocess import DenseSelection, best_of_each_level, candidates, detect
+from .postprocess import DenseSelection, best_of_each_level, detect
 
 
 class DenseDetector(Model):
@@ -81,15 +81,16 @@ class DenseDetector(Model):
     def predictions(self, features: dict[str, Tensor], batch: Batch) -> Detections:
         found = self.dense_predictions(features, batch)
         scores = self.scores(found)
-        chosen = candidates(scores, self.selection.score_threshold)
-        chosen = best_of_each_level(chosen, scores, found.level_sizes, self.selection.pre_nms)
-        images, labels, indices, _ = chosen
+        threshold, most = self.selection.score_threshold, self.selection.pre_nms
+        chosen = best_of_each_level(scores, threshold, found.level_sizes, most)
+        images, labels, indices = chosen
         boxes = self.decode(found.deltas[images, indices], found.anchors[indices])
         return detect(
             chosen,
             clip(boxes, batch.sizes[images]),
             scores[images, indices, labels],
             len(batch),
+            self.num_classes,
             self.selection,
         )
 

@@ -8,6 +8,8 @@ Legend:
 import torch
 from torch import Tensor
 
+from .kernels import kernels_for
+
 BACKGROUND = -1
 IGNORED = -2
 
@@ -41,9 +43,16 @@ def match(
     """
     # Rows that do not count become empty boxes, which overlap nothing.
     gt_boxes = gt_boxes * gt_valid[..., None]
-    boxes = boxes.expand(len(gt_boxes), -1, 4)
     if not gt_boxes.shape[1]:
-        return torch.full(boxes.shape[:2], BACKGROUND, device=boxes.device)
+        return torch.full((len(gt_boxes), boxes.shape[-2]), BACKGROUND, device=boxes.device)
+    kernels = kernels_for(boxes.device)
+    if kernels is not None:
+        best, row, as_good = kernels.best_overlaps(boxes, gt_boxes, gt_valid, ties=low_quality)
+        matched = best >= foreground_iou
+        if as_good is not None:
+            matched |= as_good
+        return row.where(matched, torch.where(best < background_iou, BACKGROUND, IGNORED))
+    boxes = boxes.expand(len(gt_boxes), -1, 4)
     budget = block_size(boxes.device)
     best, highest = _highest_overlaps(boxes, gt_boxes, budget)
     unmatched = torch.where(best < background_iou, BACKGROUND, IGNORED)
@@ -55,9 +64,7 @@ def match(
     rows = rows_at_a_time(gt_boxes.shape[1], boxes.device)
     for some_images, some in zip(image.split(rows), column.split(rows), strict=True):
         objects = gt_boxes[some_images]
-        overlap = _overlap(
-            boxes[some_images, some, None], objects, torch.empty(3, *objects.shape[:2]).to(boxes)
-        )
+        overlap = _overlap(boxes[some_images, some, None], objects, boxes.new_empty(3, *objects.shape[:2]))
         value, row = overlap.max(dim=1)
         is_matched = value >= foreground_iou
         if low_quality:

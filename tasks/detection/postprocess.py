@@ -1,65 +1,23 @@
-"""From scored boxes to detections: non-maximum suppression of all groups at once, the best of each image.
+"""From scored boxes to detections: candidates, suppression within each class, the best of each image.
 
 Legend:
     B  images     M  candidates of all images together     D  most detections of an image     K  classes
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_area, nms
+from torchvision.ops import box_area
 
 from tasks.contracts import Detections
 
 from .boxes import at_least
+from .suppression import suppress
 
 _MIN_SIZE = 1e-2  # pixels; detections thinner than this are dropped, as torchvision does
-# On a GPU one call of nms holds a bit for every pair of boxes: 1.25 GB at this number.
-_MOST_BOXES_A_CALL = 100_000
-# Devices on which one call for each group is best: nms compares all pairs one by one there.
-_CALLS_ARE_CHEAP = ("cpu",)
-
-
-def suppress(boxes: Tensor, scores: Tensor, group_sizes: Sequence[int], iou_threshold: float) -> Tensor:
-    """Which boxes (M,) no better box of the same group overlaps by more than `iou_threshold`.
-
-    `boxes` (M, 4), not negative, and `scores` (M,) lie group by group, `group_sizes` boxes each. Boxes
-    without area suppress nothing and are not suppressed.
-    """
-    keep = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-    start = 0
-    if boxes.device.type in _CALLS_ARE_CHEAP:
-        for size in group_sizes:
-            part = slice(start, start + size)
-            keep[part][nms(boxes[part], scores[part], iou_threshold)] = True
-            start += size
-        return keep
-    # Elsewhere a call costs more than its comparisons: shift each group to a place of its own instead, in a
-    # square rather than a row, because far from 0 float32 has too few digits left for overlaps.
-    for sizes in _calls(group_sizes):
-        total = sum(sizes)
-        part = slice(start, start + total)
-        counts = torch.tensor(sizes).pin_memory().to(boxes.device, non_blocking=True)
-        group = torch.arange(len(sizes), device=boxes.device).repeat_interleave(counts, output_size=total)
-        side = math.isqrt(len(sizes)) + 1
-        shift = torch.stack((group % side, group // side), dim=1).repeat(1, 2) * (boxes[part].amax() + 1)
-        keep[part][nms(boxes[part] + shift, scores[part], iou_threshold)] = True
-        start += total
-    return keep
-
-
-def _calls(group_sizes: Sequence[int]) -> list[list[int]]:
-    """`group_sizes` cut into runs of at most `_MOST_BOXES_A_CALL` boxes, empty runs left out."""
-    runs: list[list[int]] = [[]]
-    for size in group_sizes:
-        if runs[-1] and sum(runs[-1]) + size > _MOST_BOXES_A_CALL:
-            runs.append([])
-        runs[-1].append(size)
-    return [run for run in runs if sum(run)]
 
 
 def best_of_each_image(
@@ -94,37 +52,49 @@ class Candidates(NamedTuple):
     """int64 (M,) in 0 … K - 1."""
     indices: Tensor
     """int64 (M,): which of its image's boxes."""
-    group_sizes: list[int]
-    """Candidates of each class of each image, B * K numbers."""
 
 
 def candidates(scores: Tensor, score_threshold: float) -> Candidates:
     """All (image, box, class) whose score in `scores` (B, P, K) is above `score_threshold`."""
-    chosen = (scores > score_threshold).transpose(1, 2)
-    images, labels, indices = chosen.nonzero().unbind(1)
-    return Candidates(images, labels, indices, chosen.sum(dim=2).flatten().tolist())
+    return Candidates(*(scores > score_threshold).transpose(1, 2).nonzero().unbind(1))
 
 
 def best_of_each_level(
-    found: Candidates, scores: Tensor, level_sizes: Sequence[int], most: int
+    scores: Tensor, score_threshold: float, level_sizes: Sequence[int], most: int
 ) -> Candidates:
-    """The `most` candidates of each level of each image with the highest of `scores` (B, A, K).
+    """The `most` (box, class) of each level of each image with the highest of `scores` (B, A, K) above the threshold.
 
-    Boxes lie level by level, `level_sizes` of them in each.
+    Boxes lie level by level, `level_sizes` of them in each. On a GPU there are always as many as `most` and the
+    levels allow, so that nothing waits for their number; the last of a level may then lie below the threshold.
     """
+    if (
+        scores.device.type == "cpu"
+    ):  # few pairs are above the threshold, and finding them is the cheapest pass
+        return _take_best(candidates(scores, score_threshold), scores, level_sizes, most)
     num_images, _, num_classes = scores.shape
-    images, labels, indices, _ = found
-    ends = torch.tensor(level_sizes).cumsum(0).to(indices.device)
-    group = images * len(level_sizes) + torch.searchsorted(ends, indices, right=True)
+    chosen, start = [], 0
+    for level in scores.split(list(level_sizes), dim=1):
+        pairs = level.flatten(1)
+        best = pairs.topk(min(most, pairs.shape[1]), dim=1).indices
+        chosen.append(best + start * num_classes)
+        start += level.shape[1]
+    pair = torch.cat(chosen, dim=1)
+    images = torch.arange(num_images, device=pair.device)[:, None].expand_as(pair)
+    return Candidates(images.flatten(), (pair % num_classes).flatten(), (pair // num_classes).flatten())
+
+
+def _take_best(found: Candidates, scores: Tensor, level_sizes: Sequence[int], most: int) -> Candidates:
+    images, labels, indices = found
+    num_levels = len(level_sizes)
+    ends = torch.tensor(level_sizes, device=indices.device).cumsum(0)
+    group = images * num_levels + torch.searchsorted(ends, indices, right=True)
     order = scores[images, indices, labels].argsort(descending=True, stable=True)
     order = order[group[order].argsort(stable=True)]
     ordered = group[order]
-    first = torch.searchsorted(ordered, torch.arange(num_images * len(level_sizes), device=ordered.device))
+    first = torch.searchsorted(ordered, torch.arange(len(scores) * num_levels, device=ordered.device))
     rank = torch.arange(len(order), device=order.device) - first[ordered]
-    keep = torch.empty_like(rank, dtype=torch.bool).index_copy_(0, order, rank < most)
-    images, labels, indices = images[keep], labels[keep], indices[keep]
-    counts = torch.bincount(images * num_classes + labels, minlength=num_images * num_classes)
-    return Candidates(images, labels, indices, counts.tolist())
+    kept = torch.empty_like(rank, dtype=torch.bool).index_copy_(0, order, rank < most).nonzero()[:, 0]
+    return Candidates(images[kept], labels[kept], indices[kept])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,45 +140,51 @@ class DenseSelection(Selection):
 
 
 def detect(
-    found: Candidates, boxes: Tensor, scores: Tensor, num_images: int, selection: Selection
+    found: Candidates,
+    boxes: Tensor,
+    scores: Tensor,
+    num_images: int,
+    num_classes: int,
+    selection: Selection,
 ) -> Detections:
     """Detections from candidates with clipped `boxes` (M, 4) and `scores` (M,); D is `max_detections`.
 
-    Suppression works within each class of each image, or within each image. Boxes under 0.01 pixels wide or
-    high are dropped.
+    What scores no more than the threshold is left out. Suppression works within each class of each image, or within
+    each image. Boxes under 0.01 pixels wide or high are dropped.
     """
-    usable = at_least(boxes, _MIN_SIZE)
+    usable = at_least(boxes, _MIN_SIZE) & (scores > selection.score_threshold)
     boxes = boxes.where(usable[:, None], 0)
-    sizes = found.group_sizes
-    if selection.class_agnostic_nms:  # candidates lie image by image
-        classes = len(sizes) // num_images
-        sizes = [sum(sizes[start : start + classes]) for start in range(0, len(sizes), classes)]
+    num_groups, groups = num_images, found.images
+    if not selection.class_agnostic_nms:
+        num_groups, groups = num_images * num_classes, found.images * num_classes + found.labels
     if selection.soft_nms_sigma is None:
-        keep = usable & suppress(boxes, scores, sizes, selection.nms_threshold)
+        keep = usable & suppress(boxes, scores, groups, num_groups, selection.nms_threshold)
         scores = scores.where(keep, 0)
     else:
-        scores = soften(
-            boxes, scores.where(usable, 0), sizes, selection.soft_nms_sigma, selection.max_detections
-        )
+        sigma, most = selection.soft_nms_sigma, selection.max_detections
+        scores = soften(boxes, scores.where(usable, 0), groups, num_groups, sigma, most)
         scores = scores.where(scores > selection.score_threshold, 0)
     return best_of_each_image(boxes, scores, found.labels, found.images, num_images, selection.max_detections)
 
 
-def soften(boxes: Tensor, scores: Tensor, group_sizes: Sequence[int], sigma: float, most: int) -> Tensor:
+def soften(boxes: Tensor, scores: Tensor, groups: Tensor, num_groups: int, sigma: float, most: int) -> Tensor:
     """Scores (M,) after soft suppression: each times exp(-overlap² / sigma) for every better box of its group.
+
+    `groups` (M,) int64 in 0 … `num_groups` - 1.
 
     Soft-NMS (Bodla et al., 2017), equation 3. Better boxes are found one after another, by their lowered
     scores; what is not among the `most` best of its group becomes 0. All groups go side by side.
     """
     result = torch.zeros_like(scores)
-    sizes = torch.tensor(group_sizes)
-    longest = int(sizes.max()) if len(sizes) else 0
-    if longest == 0:
+    if not len(boxes):
         return result
+    sizes = torch.bincount(groups, minlength=num_groups).cpu()
+    longest = int(sizes.max())
     # (groups, longest) places, of which each group fills its first; the rest score below everything.
     place = torch.arange(longest).expand(len(sizes), -1)
     filled = (place < sizes[:, None]).to(boxes.device)
     source = ((sizes.cumsum(0) - sizes)[:, None] + place).clamp(max=len(boxes) - 1).to(boxes.device)
+    source = groups.argsort(stable=True)[source]
     left, areas = boxes[source], box_area(boxes)[source]
     waiting = scores[source].where(filled, -1)
     done = torch.zeros_like(waiting)

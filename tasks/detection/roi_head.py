@@ -176,12 +176,13 @@ class RoIHead(nn.Module):
         """Detections for `proposals` (B, R, 4) where `valid` (B, R), in images of `sizes` (B, 2)."""
         scores = logits.float().softmax(dim=-1)[..., : self.num_classes] * valid[..., None]
         found = candidates(scores, self.selection.score_threshold)
-        images, labels, indices, _ = found
+        images, labels, indices = found
         boxes = decode(deltas[images, indices, labels], proposals[images, indices], _WEIGHTS)
         return detect(
             found,
             clip(boxes, sizes[images]),
             scores[images, indices, labels],
             len(sizes),
+            self.num_classes,
             self.selection,
         )

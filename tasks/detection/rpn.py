@@ -19,8 +19,8 @@ from .anchors import make_anchors
 from .boxes import Weights, at_least, clip, decode, encode
 from .losses import BoxLoss, objectness_loss, sampled_box_loss
 from .matching import BACKGROUND, match, take_matched
-from .postprocess import suppress
 from .sampling import sample_balanced
+from .suppression import suppress
 
 _WEIGHTS: Weights = (1.0, 1.0, 1.0, 1.0)
 _encode, _decode = partial(encode, weights=_WEIGHTS), partial(decode, weights=_WEIGHTS)
@@ -123,8 +123,13 @@ class RegionProposalNetwork(nn.Module):
         # Empty boxes stay in place, where they suppress nothing; NaN ends here as well.
         usable = at_least(boxes, _MIN_SIZE)
         boxes = boxes.where(usable[..., None], 0)
-        group_sizes = [level.shape[1] for level in scores] * len(sizes)
-        keep = suppress(boxes.flatten(0, 1), score.flatten(), group_sizes, self.nms_threshold)
+        num_levels, device = len(scores), boxes.device
+        level = torch.cat([torch.full((s.shape[1],), n, device=device) for n, s in enumerate(scores)])
+        groups = torch.arange(len(sizes), device=device)[:, None] * num_levels + level
+        num_groups = len(sizes) * num_levels
+        keep = suppress(
+            boxes.flatten(0, 1), score.flatten(), groups.flatten(), num_groups, self.nms_threshold
+        )
         keep = keep.view_as(usable) & usable
         score, best = score.where(keep, -torch.inf).topk(min(post_nms, score.shape[1]), dim=1)
         valid = keep.gather(1, best)

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tasks.contracts import Batch
-from tasks.detection import matching, postprocess
+from tasks.detection import matching
 
 from .pairs import compare_losses, detector_pair, make_batch, to_images, to_targets
 from .timing import Result
@@ -89,7 +89,6 @@ def count(losses: Callable[[], Tensor]) -> dict[str, Any]:
 def as_on_a_gpu() -> Iterator[None]:
     """Takes the branches that a GPU takes, ours and torchvision's."""
     with (
-        mock.patch.object(postprocess, "_CALLS_ARE_CHEAP", ()),
         mock.patch.object(matching, "_BLOCK_CPU", matching._BLOCK_GPU),
         mock.patch("torchvision.ops.boxes._batched_nms_vanilla", _torchvision_on_a_gpu),
         mock.patch.object(Tensor, "pin_memory", lambda tensor: tensor),

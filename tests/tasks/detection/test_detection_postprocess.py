@@ -12,8 +12,8 @@ from tasks.detection.postprocess import (
     candidates,
     detect,
     soften,
-    suppress,
 )
+from tasks.detection.suppression import suppress
 
 
 def random_boxes(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -28,12 +28,15 @@ def test_suppress_equals_torchvisions_batched_nms(sizes: list[int]) -> None:
     boxes, scores = random_boxes(300)
     groups = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
     expected = batched_nms(boxes, scores, groups, 0.4).sort().values
-    assert suppress(boxes, scores, sizes, 0.4).nonzero().flatten().equal(expected)
+    assert suppress(boxes, scores, groups, len(sizes), 0.4).nonzero().flatten().equal(expected)
+    mixed = torch.randperm(300, generator=torch.Generator().manual_seed(1))
+    kept = suppress(boxes[mixed], scores[mixed], groups[mixed], len(sizes), 0.4)
+    assert mixed[kept].sort().values.equal(expected)
 
 
 def test_boxes_without_area_suppress_nothing() -> None:
     boxes = torch.tensor([[0.0, 0, 0, 0], [0, 0, 10, 10], [0, 0, 0, 0]])
-    assert suppress(boxes, torch.tensor([0.9, 0.5, 0.4]), [3], 0.1).all()
+    assert suppress(boxes, torch.tensor([0.9, 0.5, 0.4]), torch.zeros(3, dtype=torch.long), 1, 0.1).all()
 
 
 def test_best_of_each_image_orders_cuts_and_pads() -> None:
@@ -51,16 +54,16 @@ def test_classes_do_not_suppress_each_other_and_thin_boxes_are_dropped() -> None
     scores = torch.tensor([[[0.9, 0.6], [0.8, 0.05], [0.7, 0.0]]])  # one image, three boxes, two classes
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 50.001, 60]])
     found = candidates(scores, 0.05)
-    assert found.group_sizes == [3, 1]
+    assert found.labels.tolist() == [0, 0, 0, 1]
     chosen = scores[found.images, found.indices, found.labels]
-    detections = detect(found, boxes[found.indices], chosen, 1, Selection(max_detections=4))
+    detections = detect(found, boxes[found.indices], chosen, 1, 2, Selection(max_detections=4))
     assert detections.labels.tolist() == [[0, 1, -1, -1]]
     torch.testing.assert_close(detections.scores, torch.tensor([[0.9, 0.6, 0, 0]]))
 
 
 def test_no_candidates() -> None:
     found = candidates(torch.zeros(2, 5, 3), 0.05)
-    detections = detect(found, torch.zeros(0, 4), torch.zeros(0), 2, Selection(max_detections=7))
+    detections = detect(found, torch.zeros(0, 4), torch.zeros(0), 2, 3, Selection(max_detections=7))
     assert detections.boxes.shape == (2, 7, 4)
     assert (detections.labels == -1).all()
 
@@ -68,7 +71,9 @@ def test_no_candidates() -> None:
 def found_in(scores: torch.Tensor, boxes: torch.Tensor, selection: Selection) -> list[tuple[int, float]]:
     found = candidates(scores, selection.score_threshold)
     chosen = scores[found.images, found.indices, found.labels]
-    detections = detect(found, boxes[found.images, found.indices], chosen, len(scores), selection)
+    detections = detect(
+        found, boxes[found.images, found.indices], chosen, len(scores), scores.shape[2], selection
+    )
     return [
         (label, round(score, 6))
         for label, score in zip(detections.labels[0].tolist(), detections.scores[0].tolist(), strict=True)
@@ -100,7 +105,8 @@ def test_soft_suppression_by_hand() -> None:
 
 def test_soften_equals_the_plain_loop() -> None:
     boxes, scores = random_boxes(60)
-    softened = soften(boxes, scores, [20, 0, 40], 0.5, 100)
+    groups = torch.tensor([0] * 20 + [2] * 40)
+    softened = soften(boxes, scores, groups, 3, 0.5, 100)
     for part in (slice(0, 20), slice(20, 60)):
         left, expected = scores[part].clone(), torch.zeros_like(scores[part])
         overlap = box_iou(boxes[part], boxes[part])
@@ -110,19 +116,16 @@ def test_soften_equals_the_plain_loop() -> None:
             left *= torch.exp(-(overlap[best] ** 2) / 0.5)
             left[expected > 0] = 0
         torch.testing.assert_close(softened[part], expected)
-    assert soften(boxes[:0], scores[:0], [0, 0], 0.5, 10).shape == (0,)
-    assert soften(boxes[:0], scores[:0], [], 0.5, 10).shape == (0,)
+    assert soften(boxes[:0], scores[:0], groups[:0], 3, 0.5, 10).shape == (0,)
 
 
 def test_best_of_each_level_by_hand() -> None:
     """Two levels of two boxes and one, two classes, at most two candidates of each level."""
     scores = torch.tensor([[[0.5, 0.9], [0.6, 0.1], [0.2, 0.3]], [[0.0, 0.0], [0.0, 0.4], [0.0, 0.0]]])
-    found = best_of_each_level(candidates(scores, 0.05), scores, (2, 1), 2)
+    found = best_of_each_level(scores, 0.05, (2, 1), 2)
     rows = list(zip(found.images.tolist(), found.labels.tolist(), found.indices.tolist(), strict=True))
     assert rows == [(0, 0, 1), (0, 0, 2), (0, 1, 0), (0, 1, 2), (1, 1, 1)]
-    assert found.group_sizes == [2, 2, 0, 1]
-    nothing = best_of_each_level(candidates(scores, 0.95), scores, (2, 1), 2)
-    assert nothing.group_sizes == [0, 0, 0, 0]
+    nothing = best_of_each_level(scores, 0.95, (2, 1), 2)
     assert len(nothing.images) == 0
 
 
