@@ -10,6 +10,23 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f", did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 
+def suggest(word: str, choices: Iterable[str]) -> str:
+    """The nearest of `choices`, or a few of them when none is near.
+
+    A dotted key is also compared by its last part alone: `max_steps` finds `trainer.max_steps`.
+    """
+    choices = sorted(choices)
+    close = difflib.get_close_matches(word, choices, n=3, cutoff=0.6)
+    if not close and choices:
+        last = {choice.rsplit(".", 1)[-1]: choice for choice in choices}
+        close = [
+            last[name] for name in difflib.get_close_matches(word.rsplit(".", 1)[-1], last, n=3, cutoff=0.6)
+        ]
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"choose from {', '.join(choices)}" if len(choices) <= 40 else "see --help for what can be set"
+
+
 def check_choice(option: str, value: object, choices: Iterable[object]) -> None:
     """Raises ValueError unless `value` is one of `choices`."""
     choices = list(choices)

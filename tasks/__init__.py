@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.contracts import Model
-    from tasks.harness.predictor import Predictor
+    from tasks.inference.predictor import Predictor
 
 __all__ = ["load_model", "load_predictor", "published_predictor"]
 
@@ -23,7 +23,7 @@ def load_model(path: str | Path, settings: dict[str, Any] | None = None) -> Mode
     `model.header` says what it is: task, class names, preprocessing.
     Raises `ValueError` or `FileNotFoundError` with what to do when the file is neither.
     """
-    from tasks.harness.model_file import load_model
+    from tasks.zoo.model_file import load_model
 
     return load_model(path, settings)
 
@@ -31,10 +31,10 @@ def load_model(path: str | Path, settings: dict[str, Any] | None = None) -> Mode
 def load_predictor(path: str | Path, **options: Any) -> Predictor:
     """A callable that takes an image (or a list) and returns what the model in the file at `path` finds.
 
-    Options are those of `tasks.harness.predictor.Predictor`: device, precision, score_threshold, batch_size,
+    Options are those of `tasks.inference.predictor.Predictor`: device, precision, score_threshold, batch_size,
     and `settings` as in `load_model`.
     """
-    from tasks.harness.predictor import Predictor
+    from tasks.inference.predictor import Predictor
 
     return Predictor.load(path, **options)
 
@@ -42,9 +42,9 @@ def load_predictor(path: str | Path, **options: Any) -> Predictor:
 def published_predictor(model: str, pretrained: bool | str = True, **options: Any) -> Predictor:
     """The same for published weights, such as those of `published_predictor("faster_rcnn", "COCO_V2")`.
 
-    `tasks.harness.published.PUBLISHED` lists them; they are downloaded once and verified.
+    `tasks.zoo.pretrained.PUBLISHED` lists them; they are downloaded once and verified.
     """
-    from tasks.harness.predictor import Predictor
-    from tasks.harness.published import published_model
+    from tasks.inference.predictor import Predictor
+    from tasks.zoo.pretrained import published_model
 
     return Predictor(published_model({"name": model}, pretrained), **options)

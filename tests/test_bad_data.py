@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.data.on_bad import BadData
-from tasks.harness.cli import compose
-from tasks.harness.run import train
+from tasks.cli.compose import compose
+from tasks.data.quality.policy import BadData
+from tasks.harness.train import train
 from tests.tasks.data.defects_on_disk import OPTIONS, write_defects
 
 SMALL = [

@@ -7,9 +7,9 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 import backbones
-from tasks.harness.architectures import TASKS, lookup, model_builder
-from tasks.harness.cli import CONFIGS, compose, config_groups
+from tasks.cli.compose import CONFIGS, compose, config_groups
 from tasks.preprocessing import Preprocessing
+from tasks.zoo.registry import TASKS, lookup, model_builder
 
 CHOICES = [(group, choice) for group, choices in config_groups().items() for choice in choices]
 ROOTS = [path.stem for path in CONFIGS.glob("*.yaml")]

@@ -14,15 +14,15 @@ from PIL import Image
 
 import backbones
 import tasks
+from tasks.cli.compose import compose
 from tasks.contracts import Batch, Classification, Detections, Model, ObjectMask, PixelScores, Target
-from tasks.data.collate import collate
-from tasks.harness.architectures import build_model, resolved_spec
-from tasks.harness.cli import compose
-from tasks.harness.evaluation import evaluate
-from tasks.harness.model_file import Header, load_model, save_model
-from tasks.harness.run import train
-from tasks.harness.transfer import transfer
+from tasks.data.loading.collate import collate
+from tasks.harness.evaluate import evaluate
+from tasks.harness.train import train
 from tasks.preprocessing import Preprocessing
+from tasks.zoo.model_file import Header, load_model, save_model
+from tasks.zoo.registry import build_model, resolved_spec
+from tasks.zoo.transfer import transfer
 
 NUM_CLASSES = 3
 SIDE = 64

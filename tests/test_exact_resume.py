@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tasks.cli.compose import compose
 from tasks.harness.checkpoints import WholeCheckpoints
-from tasks.harness.cli import compose
-from tasks.harness.run import train
+from tasks.harness.train import train
 from tests.tiny_runs import TASKS, TINY, checkpoint, rows, tiny_run
 
 STEPS = 30

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import tasks
-from tasks.data.digits import DigitsData
-from tasks.data.single_digits import SingleDigitsData
+from tasks.data.formats.digits import DigitsData, SingleDigitsData
 from tests.test_exact_resume import check_resume
 from tests.tiny_runs import TINY, checkpoint, tiny_run
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.harness.cli import hydra_words
-from tasks.harness.sweep import aligned, table_rows
+from tasks.cli.compose import hydra_words
+from tasks.cli.sweep import aligned, table_rows
 from tests.tiny_runs import TINY
 
 ROOT = Path(__file__).parents[1]

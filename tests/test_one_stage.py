@@ -8,12 +8,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from tasks import load_model
-from tasks.data.digits import DigitsData
-from tasks.harness.cli import compose
-from tasks.harness.evaluation import evaluate
-from tasks.harness.model_file import read
-from tasks.harness.predictor import Predictor
-from tasks.harness.run import train
+from tasks.cli.compose import compose
+from tasks.data.formats.digits import DigitsData
+from tasks.harness.evaluate import evaluate
+from tasks.harness.train import train
+from tasks.inference.predictor import Predictor
+from tasks.zoo.model_file import read
 from tests.tiny_runs import SCENES, checkpoint, rows
 
 STEPS = 6

@@ -50,14 +50,14 @@ def two_ranks(tmp_path_factory) -> Path:
     script.write_text(
         "import os, sys, torch\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from tasks.harness import run\n"
-        "from tasks.harness.cli import run_tool\n"
-        "use_best = run._use_best\n"
+        "from tasks.harness import train\n"
+        "from tasks.cli.main import run_tool\n"
+        "use_best = train._use_best\n"
         "def keep(trainer, task, data):\n"
         "    use_best(trainer, task, data)\n"
         "    torch.save([task.state_dict(), task.numbers], f'weights-{trainer.global_rank}.pt')\n"
-        "run._use_best = keep\n"
-        "run_tool('train', 'tasks.harness.run:train', '')\n"
+        "train._use_best = keep\n"
+        "run_tool('train', 'tasks.harness.train:train', '')\n"
     )
     words = [*TINY["detection"], "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_steps=6",
              "trainer.val_check_interval=3", "ema=0.5", "optimizer=sgd", "data.num_val=7"]  # fmt: skip
@@ -110,15 +110,15 @@ GRADIENTS = """
 import os, sys, torch
 sys.path.insert(0, {root!r})
 import lightning.pytorch as pl
-from tasks.harness.cli import compose
+from tasks.cli.compose import compose
 from tasks.harness.task import Task
-from tasks.harness import run
+from tasks.harness.train import train
 def keep(self, optimizer):
     if self.global_rank == 0:
         gradients = {{n: p.grad.clone() for n, p in self.model.named_parameters()}}
         torch.save(gradients, f"gradients-{{self.trainer.world_size}}.pt")
 Task.on_before_optimizer_step = keep
-run.train(compose("train", sys.argv[1:]))
+train(compose("train", sys.argv[1:]))
 """
 
 
@@ -169,8 +169,8 @@ def test_gradients_of_two_ranks_are_those_of_one(task: str, settings: list[str],
 
 
 def test_started_by_something_else_it_wants_a_folder(monkeypatch, tmp_path: Path) -> None:
-    from tasks.harness.cli import compose
-    from tasks.harness.run import train
+    from tasks.cli.compose import compose
+    from tasks.harness.train import train
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="several processes were started .*give run_dir=DIR"):

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 import backbones
-from tasks.classification import residual_study
-from tasks.classification.residual_study import Recorder, error_table, read_results, study, weighted_layers
+from tasks.cli.compose import compose
 from tasks.contracts import Batch
-from tasks.harness.cli import compose
 from tasks.harness.task import Task
+from tasks.studies import residual_study
+from tasks.studies.residual_study import Recorder, error_table, read_results, study, weighted_layers
 
 ROOT = Path(__file__).parents[1]
 NETWORKS = ["plain_cifar_resnet20", "cifar_resnet20"]

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tasks.cli.compose import compose
 from tasks.harness.checkpoints import WholeCheckpoints
-from tasks.harness.cli import compose
-from tasks.harness.run import train
+from tasks.harness.train import train
 from tests.tiny_runs import TINY
 
 ROOT = Path(__file__).parents[1]

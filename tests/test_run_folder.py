@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.data.digits import DigitsData
+from tasks.data.formats.digits import DigitsData
 from tasks.harness.environment import fingerprint, git_state
 from tests.tiny_runs import TINY
 

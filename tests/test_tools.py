@@ -16,10 +16,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import tasks
-from tasks.data.digits import DigitsData
-from tasks.harness.cli import compose
-from tasks.harness.evaluation import evaluate
-from tasks.harness.run import train
+from tasks.cli.compose import compose
+from tasks.data.formats.digits import DigitsData
+from tasks.harness.evaluate import evaluate
+from tasks.harness.train import train
 
 ROOT = Path(__file__).parents[1]
 SMALL = [

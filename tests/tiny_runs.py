@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from tasks.harness.cli import compose
-from tasks.harness.run import train
+from tasks.cli.compose import compose
+from tasks.harness.train import train
 
 NETWORK = [
     "backbone=resnet", "backbone.block=basic", "backbone.blocks=[1,1,1,1]", "backbone.widths=[16,32,64,128]",

@@ -4,7 +4,7 @@ python tools/check_data.py data=coco data.root=DIR
 python tools/check_data.py data=voc data.root=DIR preprocessing.short_side=320
 """
 
-from tasks.harness.cli import run_tool
+from tasks.cli.main import run_tool
 
 if __name__ == "__main__":
-    run_tool("check_data", "tasks.harness.check_data:check_data", __doc__ or "")
+    run_tool("check_data", "tasks.cli.check_data:check_data", __doc__ or "")

@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes all of it as JSON, too")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # in the process of one model
     arguments = parser.parse_args()
-    from tasks.harness.cli import EXIT_USER_ERROR  # imports neither torch nor lightning
+    from tasks.cli.main import EXIT_USER_ERROR  # imports neither torch nor lightning
 
     try:
         if arguments.one:
@@ -84,17 +84,17 @@ def measure(run: Path, device_name: str, batch_size: int) -> dict[str, Any]:
     """What the model of `run` found and costs."""
     import torch
     from hydra.utils import instantiate
-    from omegaconf import OmegaConf
     from torch.utils.flop_counter import FlopCounterMode
 
+    from tasks.cli.compose import load_config
     from tasks.data.datamodule import DataModule
-    from tasks.harness.architectures import TASKS, lookup
-    from tasks.harness.model_file import load_model
-    from tasks.harness.precision import autocast, resolve_device, resolve_precision
+    from tasks.devices import autocast, resolve_device, resolve_precision
     from tasks.preprocessing import Preprocessing
+    from tasks.zoo.model_file import load_model
+    from tasks.zoo.registry import TASKS, lookup
 
     device = resolve_device(device_name)
-    config = OmegaConf.load(run / "config.yaml")
+    config = load_config(run / "config.yaml")
     model = load_model(run / "model.safetensors")
     header = model.header
     kind = lookup(TASKS, "task", header.task)

@@ -4,7 +4,7 @@ python tools/convert_data.py data=voc data.root=DIR to=coco out=NEW
 python tools/convert_data.py data=coco data.root=DIR to=yolo out=NEW
 """
 
-from tasks.harness.cli import run_tool
+from tasks.cli.main import run_tool
 
 if __name__ == "__main__":
-    run_tool("convert_data", "tasks.harness.convert_data:convert_data", __doc__ or "")
+    run_tool("convert_data", "tasks.cli.convert_data:convert_data", __doc__ or "")

@@ -4,7 +4,7 @@ python tools/evaluate.py checkpoint=runs/…/model.safetensors
 python tools/evaluate.py checkpoint=runs/…/model.safetensors data=coco data.root=DIR
 """
 
-from tasks.harness.cli import run_tool
+from tasks.cli.main import run_tool
 
 if __name__ == "__main__":
-    run_tool("evaluate", "tasks.harness.evaluation:evaluate", __doc__ or "")
+    run_tool("evaluate", "tasks.harness.evaluate:evaluate", __doc__ or "")

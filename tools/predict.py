@@ -4,7 +4,7 @@ python tools/predict.py checkpoint=runs/…/model.safetensors source=photo.jpg
 python tools/predict.py checkpoint=runs/…/model.safetensors source='photos/*.png' score_threshold=0.3
 """
 
-from tasks.harness.cli import run_tool
+from tasks.cli.main import run_tool
 
 if __name__ == "__main__":
-    run_tool("predict", "tasks.harness.predict:predict", __doc__ or "")
+    run_tool("predict", "tasks.inference.folder:predict", __doc__ or "")

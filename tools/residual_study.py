@@ -5,7 +5,7 @@ python tools/residual_study.py data=cifar10 data.file=cifar10_jpeg.npz steps=640
 python tools/residual_study.py networks=[plain_cifar_resnet20,plain_cifar_resnet110,cifar_resnet20,cifar_resnet110]
 """
 
-from tasks.harness.cli import run_tool
+from tasks.cli.main import run_tool
 
 if __name__ == "__main__":
-    run_tool("residual_study", "tasks.classification.residual_study:study", __doc__ or "")
+    run_tool("residual_study", "tasks.studies.residual_study:study", __doc__ or "")

@@ -4,7 +4,7 @@ python tools/show_data.py task=detection data=coco data.root=DIR augmentation=st
 python tools/show_data.py task=instance_segmentation data=digits split=val num_images=9
 """
 
-from tasks.harness.cli import run_tool
+from tasks.cli.main import run_tool
 
 if __name__ == "__main__":
-    run_tool("show_data", "tasks.harness.show_data:show_data", __doc__ or "")
+    run_tool("show_data", "tasks.cli.show_data:show_data", __doc__ or "")

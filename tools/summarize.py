@@ -31,7 +31,7 @@ for the backward pass, in float32. "Whole" is with a classifier: for VGG the pap
 def main() -> None:
     """The command line."""
     arguments = command_line().parse_args()
-    from tasks.harness.cli import EXIT_USER_ERROR  # imports neither torch nor lightning
+    from tasks.cli.main import EXIT_USER_ERROR  # imports neither torch nor lightning
 
     try:
         sizes = [parse_size(text) for text in arguments.size] or [None]

@@ -4,7 +4,7 @@ python tools/train.py task=detection                              on the embedde
 python tools/train.py task=detection data=coco data.root=DIR      on your own data
 """
 
-from tasks.harness.cli import run_tool
+from tasks.cli.main import run_tool
 
 if __name__ == "__main__":
-    run_tool("train", "tasks.harness.run:train", __doc__ or "")
+    run_tool("train", "tasks.harness.train:train", __doc__ or "")

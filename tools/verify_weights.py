@@ -5,7 +5,7 @@ python tools/verify_weights.py data=image_folder data.root=DIR    # ImageNet's v
 python tools/verify_weights.py data=coco data.root=DIR only=[faster_rcnn,mask_rcnn]
 """
 
-from tasks.harness.cli import run_tool
+from tasks.cli.main import run_tool
 
 if __name__ == "__main__":
-    run_tool("verify_weights", "tasks.harness.verify:verify", __doc__ or "")
+    run_tool("verify_weights", "tasks.cli.verify_weights:verify", __doc__ or "")

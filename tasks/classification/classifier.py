@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import backbones
 from tasks.contracts import Batch, Classification, Model
+from tasks.distributed import mean_count
 from tasks.preprocessing import Preprocessing
-from tasks.ranks import mean_count
 
 
 def classifier(

@@ -10,9 +10,9 @@ from torchvision.models import get_model_weights, list_models
 from backbones import WEIGHTS, Published
 from backbones.weights import published_state
 from tasks.contracts import Model
-from tasks.harness.architectures import build_model, resolved_spec
-from tasks.harness.model_file import Header
 from tasks.preprocessing import Preprocessing
+from tasks.zoo.model_file import Header
+from tasks.zoo.registry import build_model, resolved_spec
 
 from .classifier import Classifier
 from .torchvision_weights import load_torchvision_weights

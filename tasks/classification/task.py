@@ -8,12 +8,12 @@ import numpy as np
 from torch import Tensor
 
 from tasks.contracts import Batch, Classification, Model
-from tasks.harness.drawing import Shown
 from tasks.harness.task import Task
+from tasks.metrics.classification import ClassificationMetric
+from tasks.visualization.bars import draw_best
+from tasks.visualization.boxes import Shown
 
-from .metric import ClassificationMetric
 from .mixing import Mixing, check_sizes
-from .result import draw_best
 
 
 class ClassificationTask(Task):

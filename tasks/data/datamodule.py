@@ -10,19 +10,17 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from tasks.data.annotations import Annotations
-from tasks.data.class_maps import with_class_maps
-from tasks.data.collate import collate
-from tasks.data.image_labels import check_classes
-from tasks.data.images import resize
-from tasks.data.loader import ResumableLoader, Workers, use_one_thread
-from tasks.data.samplers import EpochSampler
-from tasks.data.sampling import Sampling, image_factors
-from tasks.data.scenes import Sample, scale_boxes
+from tasks.data.annotations.class_maps import with_class_maps
+from tasks.data.annotations.image_labels import check_classes
+from tasks.data.annotations.objects import Annotations
+from tasks.data.augmentation.pipeline import Augmentation, Transform
+from tasks.data.dataset import SampleDataset
+from tasks.data.loading.collate import collate
+from tasks.data.loading.loader import ResumableLoader, Workers, use_one_thread
+from tasks.data.loading.samplers import EpochSampler, Sampling, image_factors
 from tasks.data.sources import Source, Split, SplitName, check_masks, with_masks
-from tasks.data.transforms import Augmentation, Transform
 from tasks.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -31,69 +29,6 @@ if TYPE_CHECKING:
 
 TARGETS = ("masks", "class_maps", "classes")
 """Arguments of `DataModule` that say what its targets hold."""
-
-
-class SampleDataset(Dataset[Sample]):
-    """A split's images and targets at network size, augmented; indexed by (epoch, index)."""
-
-    def __init__(
-        self,
-        split: Split,
-        augmentation: Augmentation,
-        preprocessing: Preprocessing,
-        seed: int,
-        *,
-        num_images: int | None = None,
-        reduced_jpeg: bool = False,
-        num_epochs: int | None = None,
-    ):
-        """Images that augmentation puts together come from the first `num_images`; `num_epochs` tells it how many
-        are left, where that is known."""
-        self.split = split
-        self.augmentation = augmentation
-        self.preprocessing = preprocessing
-        self.seed = seed
-        self.num_images = len(split) if num_images is None else num_images
-        self.num_epochs = num_epochs
-        self.reduced_image = getattr(split, "reduced_image", None) if reduced_jpeg else None
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitem__(self, position: tuple[int, int]) -> Sample:
-        epoch, index = position
-        image, target = self._read(index)
-        if target.class_id is not None:
-            target.original_size = image.shape[:2]  # a list of files knows no sizes before they are decoded
-        elif self.preprocessing.center_crop is not None:
-            raise ValueError(
-                f"preprocessing.center_crop={self.preprocessing.center_crop} would cut objects away; it is for "
-                "classification alone: set preprocessing.center_crop=null"
-            )
-        image, target = self.augmentation(
-            image,
-            target,
-            seed=(self.seed, epoch, index),
-            preprocessing=self.preprocessing,
-            draw=lambda generator: self._read(int(generator.integers(self.num_images))),
-            epochs_left=None if self.num_epochs is None else self.num_epochs - 1 - epoch,
-        )
-        if self.augmentation.sets_size:
-            return image, target
-        if self.augmentation and image.shape[:2] == (self.preprocessing.center_crop,) * 2:
-            return image, target  # augmentation that ends at this size (RandomResizedCrop) chose what to show
-        resized = resize(image, self.preprocessing)
-        return resized, scale_boxes(target, image.shape[:2], resized.shape[:2])
-
-    def _read(self, index: int) -> Sample:
-        """The sample as it is stored, or smaller where nothing of that would be seen."""
-        target = self.split.annotations.target(index)
-        if self.reduced_image is None or self.augmentation.needs_whole_images:
-            return self.split.image(index), target
-        image = self.reduced_image(index, self.preprocessing.output_size)
-        if target.class_id is not None:
-            return image, target
-        return image, scale_boxes(target, target.original_size, image.shape[:2])
 
 
 class DataModule(LightningDataModule):

@@ -4,7 +4,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from tasks.data.annotations import Annotations
+from tasks.data.annotations.objects import Annotations
 
 SplitName = Literal["train", "val", "test"]
 

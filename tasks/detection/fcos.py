@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tasks.contracts import Batch
+from tasks.distributed import mean_count
 from tasks.preprocessing import Preprocessing
-from tasks.ranks import mean_count
 
 from .arguments import takes_arguments_of
 from .boxes import decode_distances, encode_distances

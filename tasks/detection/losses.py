@@ -21,7 +21,7 @@ from torchvision.ops import (
     sigmoid_focal_loss,
 )
 
-from tasks.ranks import mean_count
+from tasks.distributed import mean_count
 
 from .focal_loss import focal_losses
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tasks.contracts import Batch, Detections
-from tasks.harness.drawing import draw_detections
+from tasks.visualization.boxes import draw_detections
 
 
 @dataclass

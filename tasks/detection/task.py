@@ -7,10 +7,10 @@ import numpy as np
 from torch import Tensor
 
 from tasks.contracts import Batch, Detections, Model
-from tasks.harness.drawing import Shown, draw_detections
 from tasks.harness.task import Task
 from tasks.metrics.coco import CocoMetric
 from tasks.metrics.table import coco_table
+from tasks.visualization.boxes import Shown, draw_detections
 
 from .yolox import YOLOX
 

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from torchvision.ops import batched_nms
 
 from tasks.contracts import Batch, Detections, Model
-from tasks.harness.model_file import Header
 from tasks.preprocessing import Preprocessing
+from tasks.zoo.model_file import Header
 
 
 class ManyViews(Model):

@@ -1,6 +1,5 @@
 """What a person sees of a run while it goes: progress, and the first predictions drawn as a picture."""
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -9,10 +8,9 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 from lightning.pytorch.callbacks import Callback, ProgressBar, RichProgressBar
-from PIL import Image
 
-from tasks.harness.drawing import Shown, picture_sheet
 from tasks.harness.loggers import log_pictures
+from tasks.visualization.boxes import Shown, picture_sheet, write_picture
 
 
 def progress_bar() -> ProgressBar:
@@ -106,10 +104,3 @@ class PredictionPictures(Callback):
             for logger in trainer.loggers:
                 log_pictures(logger, sheet, self._found, names, step=trainer.global_step)  # type: ignore[arg-type]
         self._pictures, self._found = [], []
-
-
-def write_picture(path: Path, image: np.ndarray) -> None:
-    """Writes uint8 RGB (H, W, 3) as the kind of file that `path` names, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial{path.suffix}")
-    Image.fromarray(image).save(partial, quality=92)
-    os.replace(partial, path)

@@ -16,8 +16,8 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 
-from tasks.data.loader import ResumableLoader
-from tasks.ranks import gathered
+from tasks.data.loading.loader import ResumableLoader
+from tasks.distributed import gathered
 
 # Ctrl-C, the end, and the warning that schedulers send before it.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)

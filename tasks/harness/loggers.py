@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
-from tasks.harness.drawing import Shown
+from tasks.visualization.boxes import Shown
 
 PICTURES = "val/predictions"
 

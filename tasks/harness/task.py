@@ -14,12 +14,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from tasks.contracts import Batch, Metric, Model
-from tasks.harness.drawing import Shown
+from tasks.distributed import gathered
 from tasks.harness.guards import LossGuard, check_boxes
-from tasks.harness.model_file import METADATA_KEY, Header
 from tasks.harness.optim import build_optimizer
 from tasks.metrics.average_precision import evaluator
-from tasks.ranks import gathered
+from tasks.visualization.boxes import Shown
+from tasks.zoo.model_file import METADATA_KEY, Header
 
 
 class Task(pl.LightningModule):

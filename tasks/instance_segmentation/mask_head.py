@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from backbones.fpn import conv_norm
 from backbones.layers import Norm
 from tasks.detection.roi_align import PyramidTable, multilevel_roi_align
-from tasks.ranks import mean_count
+from tasks.distributed import mean_count
 
 
 class MaskHead(nn.Module):

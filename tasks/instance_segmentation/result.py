@@ -9,9 +9,8 @@ import numpy as np
 from tasks.contracts import Batch, Detections, ObjectMask
 from tasks.detection import result as detection
 from tasks.detection.result import Objects
-
-from .drawing import draw_instances
-from .run_lengths import bitmaps, encode
+from tasks.metrics.run_lengths import bitmaps, encode
+from tasks.visualization.masks import draw_instances
 
 
 @dataclass

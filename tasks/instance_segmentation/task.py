@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 
 from tasks.contracts import Batch, Detections
-from tasks.harness.drawing import Shown
 from tasks.harness.task import Task
+from tasks.metrics.instance_segmentation import InstanceSegmentationMetric
+from tasks.metrics.run_lengths import bitmaps
 from tasks.metrics.table import coco_table
-
-from .drawing import draw_instances
-from .metric import InstanceSegmentationMetric
-from .run_lengths import bitmaps
+from tasks.visualization.boxes import Shown
+from tasks.visualization.masks import draw_instances
 
 MIN_SCORE = 0.5  # of what is drawn while training
 

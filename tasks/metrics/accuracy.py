@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tasks.distributed import gathered
 from tasks.metrics.confusion import ConfusionMatrix, mean_of_known, shares
-from tasks.ranks import gathered
 
 
 class AccuracyMetric:

@@ -12,9 +12,9 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from tasks.contracts import Batch, Detections
+from tasks.distributed import gathered
 from tasks.metrics.average_precision import Found, RunLengths, Truth, evaluator
-from tasks.metrics.seen import check_each_once, some
-from tasks.ranks import gathered
+from tasks.metrics.coverage import check_each_once, some
 
 _AREAS = ("all", "small", "medium", "large")  # COCO's: below 32², up to 96², above, in square pixels
 

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.metrics.seen import check_each_once
-from tasks.ranks import gathered
+from tasks.distributed import gathered
+from tasks.metrics.coverage import check_each_once
 
 
 class ConfusionMatrix:

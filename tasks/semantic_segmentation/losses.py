@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tasks.contracts import IGNORE_LABEL
-from tasks.ranks import mean_count
+from tasks.distributed import mean_count
 
 
 def cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:

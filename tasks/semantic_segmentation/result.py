@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from tasks.contracts import Batch, PixelScores
+from tasks.visualization.class_maps import draw_class_map, write_label_png
 
-from .drawing import draw_class_map, write_label_png
 from .original_pixels import original_class_maps
 
 

@@ -8,11 +8,11 @@ import numpy as np
 from torch import Tensor
 
 from tasks.contracts import Batch, PixelScores
-from tasks.harness.drawing import Shown
 from tasks.harness.task import Task
+from tasks.metrics.semantic_segmentation import SemanticSegmentationMetric
+from tasks.visualization.boxes import Shown
+from tasks.visualization.class_maps import draw_class_map
 
-from .drawing import draw_class_map
-from .metric import SemanticSegmentationMetric
 from .original_pixels import original_class_maps
 
 

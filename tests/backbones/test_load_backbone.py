@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 import backbones
-from tasks.harness.architectures import build_model, resolved_spec
-from tasks.harness.model_file import METADATA_KEY, Header, save_model
 from tasks.preprocessing import Preprocessing
+from tasks.zoo.model_file import METADATA_KEY, Header, save_model
+from tasks.zoo.registry import build_model, resolved_spec
 
 CLASSIFIER = {"name": "classifier", "backbone": {"name": "cifar_resnet20", "frozen_stages": 1}}
 DETECTOR = {

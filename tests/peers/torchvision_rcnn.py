@@ -20,13 +20,13 @@ from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
+from tasks.cli.compose import compose
 from tasks.contracts import Batch, Detections
 from tasks.data.datamodule import DataModule
-from tasks.harness.architectures import TASKS, lookup
-from tasks.harness.cli import compose
-from tasks.instance_segmentation.metric import InstanceSegmentationMetric
 from tasks.metrics.coco import CocoMetric
+from tasks.metrics.instance_segmentation import InstanceSegmentationMetric
 from tasks.preprocessing import Preprocessing
+from tasks.zoo.registry import TASKS, lookup
 
 MASK_SIDE = 28
 METRICS = {"detection": CocoMetric, "instance_segmentation": InstanceSegmentationMetric}

@@ -90,9 +90,9 @@ def read_flat(path: Path) -> tuple[int, Callable[[int], Any]]:
     """Number of images, and what gives the target of one: as the data module has them."""
     import numpy as np
 
-    from tasks.data.annotation_cache import cached
-    from tasks.data.checks import diagnose_annotations
-    from tasks.data.coco_json import read_coco_json
+    from tasks.data.formats.cache import cached
+    from tasks.data.formats.coco import read_coco_json
+    from tasks.data.quality.annotation_checks import diagnose_annotations
 
     def read() -> Any:
         raw = read_coco_json(path, "train", path.parent, masks=False)

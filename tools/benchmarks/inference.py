@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 from torchvision.ops import box_iou
 
 from tasks.contracts import Batch
-from tasks.instance_segmentation.run_lengths import bitmaps, encode
+from tasks.metrics.run_lengths import bitmaps, encode
 
 from .pairs import detector_pair, make_batch, to_images
 from .timing import Result, full_precision, in_turns

@@ -79,8 +79,8 @@ def our_loader(folder: Path, batch_size: int, num_workers: int, mode: Any, *, fl
     """The training loader of a detector."""
     import albumentations as A
 
-    from tasks.data.coco import CocoData
     from tasks.data.datamodule import DataModule
+    from tasks.data.formats.coco import CocoData
     from tasks.preprocessing import Preprocessing
 
     source = CocoData(folder, train_images="images", train_annotations="all.json")

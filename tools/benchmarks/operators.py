@@ -17,7 +17,7 @@ from torchvision.ops import MultiScaleRoIAlign, box_iou
 from tasks.detection.anchors import make_anchors
 from tasks.detection.matching import match
 from tasks.detection.roi_align import PyramidTable, multilevel_roi_align
-from tasks.instance_segmentation.run_lengths import bitmaps, encode
+from tasks.metrics.run_lengths import bitmaps, encode
 
 from .pairs import make_batch
 from .timing import Result, in_turns

@@ -43,7 +43,7 @@ def trainer_overhead(arguments: Namespace) -> Iterator[Result]:
     not take."""
     import lightning.pytorch as pl
 
-    from tasks.harness.running import quiet
+    from tasks.harness.session import quiet
 
     quiet()
     warnings.filterwarnings("ignore", message="You defined a `validation_step`")
@@ -108,9 +108,9 @@ def _trainer(steps: int) -> float:
     from hydra.utils import instantiate
     from lightning.pytorch.callbacks import Callback
 
-    from tasks.harness import run
+    from tasks.cli.compose import compose
+    from tasks.harness import train
     from tasks.harness.checkpoints import checkpoints
-    from tasks.harness.cli import compose
     from tasks.harness.task import Task
 
     class Bench(Task):
@@ -140,7 +140,7 @@ def _trainer(steps: int) -> float:
             "loader.batch_size=1",
         ])  # fmt: skip
         _, last = checkpoints(Path(folder) / "checkpoints", "val/AP")
-        trainer, _ = run._trainer(config, Path(folder), [last], resumes=False)
+        trainer, _ = train._trainer(config, Path(folder), [last], resumes=False)
         clock = Clock()
         trainer.callbacks.append(clock)  # type: ignore[attr-defined]
         model: Any = FiveLosses()

@@ -15,7 +15,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from tasks.contracts import Batch, Model, ObjectMask
-from tasks.data.collate import join_masks
+from tasks.data.loading.collate import join_masks
 from tasks.detection import torchvision_weights as box_weights
 from tasks.detection.faster_rcnn import faster_rcnn
 from tasks.detection.fcos import fcos

@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 
 import tasks
-from tasks.classification.result import ClassScores, draw_best
+from tasks.classification.result import ClassScores
 from tasks.classification.task import ClassificationTask, accuracy_table
-from tasks.data.single_digits import SingleDigitsData
-from tasks.harness.cli import compose
-from tasks.harness.evaluation import evaluate
-from tasks.harness.predict import predict
-from tasks.harness.run import train
+from tasks.cli.compose import compose
+from tasks.data.formats.digits import SingleDigitsData
+from tasks.harness.evaluate import evaluate
+from tasks.harness.train import train
+from tasks.inference.folder import predict
+from tasks.visualization.bars import draw_best
 
 NAMES = [str(digit) for digit in range(10)]
 DATA = ["data=single_digits", "data.size=32", "data.num_train=6400", "data.num_val=60", "data.num_test=20"]

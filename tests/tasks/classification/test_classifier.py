@@ -12,11 +12,11 @@ from sklearn.datasets import load_sample_images
 
 from tasks.classification.classifier import Classifier, class_loss, classifier, masked_mean
 from tasks.classification.torchvision_weights import load_torchvision_weights
-from tasks.data.collate import batch_images
-from tasks.harness.architectures import build_model, resolved_spec
-from tasks.harness.model_file import Header
-from tasks.harness.transfer import transfer
+from tasks.data.loading.collate import batch_images
 from tasks.preprocessing import Preprocessing
+from tasks.zoo.model_file import Header
+from tasks.zoo.registry import build_model, resolved_spec
+from tasks.zoo.transfer import transfer
 
 # Two images of three classes whose probabilities are these.
 PROBABILITIES = torch.tensor([[0.5, 0.25, 0.25], [0.125, 0.125, 0.75]])

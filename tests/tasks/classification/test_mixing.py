@@ -8,7 +8,7 @@ import torch
 
 from tasks.classification.mixing import Mixing, blend, check_sizes, cut, mixed_classes, paste
 from tasks.contracts import Batch
-from tasks.data.collate import batch_images
+from tasks.data.loading.collate import batch_images
 from tasks.preprocessing import Preprocessing
 
 

@@ -17,8 +17,8 @@ from tasks.classification.published import (
     published_classifier,
     recorded_preprocessing,
 )
-from tasks.harness.cli import compose
-from tasks.harness.evaluation import evaluate
+from tasks.cli.compose import compose
+from tasks.harness.evaluate import evaluate
 from tasks.preprocessing import Preprocessing
 
 CATEGORIES = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"]

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from tasks.contracts import Model, ObjectMask, Target
-from tasks.data.collate import collate
-from tasks.harness.architectures import build_model
+from tasks.data.loading.collate import collate
 from tasks.preprocessing import Preprocessing
+from tasks.zoo.registry import build_model
 
 PREPROCESSING = Preprocessing(short_side=None)
 SMALL_BACKBONE = {"name": "resnet", "block": "basic", "blocks": [1, 1, 1, 1], "widths": [8, 16, 24, 32]}

@@ -11,10 +11,10 @@ from torch import Tensor
 from tasks.contracts import Batch, Detections, Model, ObjectMask
 from tasks.detection.result import Objects
 from tasks.detection.tiles import cut_by_tile, cut_tiles, group_views, merge_tiles, overlaps
-from tasks.harness.model_file import Header
-from tasks.harness.predictor import Predictor
+from tasks.inference.predictor import Predictor
 from tasks.instance_segmentation.result import Instances, union
 from tasks.preprocessing import Preprocessing
+from tasks.zoo.model_file import Header
 
 SMALLEST = 12  # pixels that the detector below needs to see of an object
 

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from tasks.cli.compose import compose
 from tasks.contracts import Batch, Detections, Model
-from tasks.data.collate import batch_images
+from tasks.data.loading.collate import batch_images
 from tasks.detection.views import ManyViews, merge_views, seen_from, view_of
-from tasks.harness.architectures import build_model, resolved_spec
-from tasks.harness.cli import compose
-from tasks.harness.evaluation import evaluate
-from tasks.harness.model_file import Header, load_model, save_model
-from tasks.harness.predictor import Predictor, with_views
+from tasks.harness.evaluate import evaluate
+from tasks.inference.predictor import Predictor
 from tasks.preprocessing import Preprocessing
+from tasks.zoo.model_file import Header, load_model, save_model
+from tasks.zoo.registry import build_model, resolved_spec, with_views
 
 
 def build(name: str = "faster_rcnn", task: str = "detection", num_classes: int = 3, **preprocessing) -> Model:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import tasks
-from tasks.harness.cli import compose
-from tasks.harness.evaluation import evaluate
+from tasks.cli.compose import compose
+from tasks.harness.evaluate import evaluate
 from tests.tiny_runs import checkpoint, tiny_run
 
 

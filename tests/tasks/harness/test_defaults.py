@@ -6,16 +6,16 @@ import re
 import pytest
 import torch
 
+from tasks.cli.compose import compose
 from tasks.contracts import Batch
 from tasks.data.datamodule import DataModule
-from tasks.data.digits import DigitsData
+from tasks.data.formats.digits import DigitsData
 from tasks.harness import batch_size as sizes
-from tasks.harness.architectures import build_model
+from tasks.harness.auto import backbone_norm, rate_sentence, scaled_rate
 from tasks.harness.batch_size import largest_batch_size
-from tasks.harness.cli import compose
-from tasks.harness.defaults import backbone_norm, rate_sentence, scaled_rate
-from tasks.harness.run import check_settings, train
+from tasks.harness.train import check_settings, train
 from tasks.preprocessing import Preprocessing
+from tasks.zoo.registry import build_model
 from tests.tiny_runs import TINY, checkpoint, rows, tiny_run
 
 

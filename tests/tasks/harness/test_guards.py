@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.data.collate import collate
-from tasks.data.digits import DigitsData
+from tasks.cli.compose import compose
+from tasks.data.formats.digits import DigitsData
+from tasks.data.loading.collate import collate
 from tasks.detection.faster_rcnn import FasterRCNN
-from tasks.harness.cli import compose
 from tasks.harness.guards import LossGuard, NonfiniteLoss, describe_image, is_out_of_memory, memory_advice
-from tasks.harness.pace import GIB, pace_line
-from tasks.harness.run import train
+from tasks.harness.throughput import GIB, pace_line
+from tasks.harness.train import train
 from tasks.preprocessing import Preprocessing
 from tests.tiny_runs import TINY, checkpoint, tiny_run
 

@@ -3,8 +3,8 @@
 import pytest
 
 from tasks.classification.task import ClassificationTask
+from tasks.cli.compose import compose
 from tasks.detection.task import DetectionTask
-from tasks.harness.cli import compose
 from tasks.instance_segmentation.task import InstanceSegmentationTask
 
 

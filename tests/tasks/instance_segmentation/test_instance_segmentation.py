@@ -14,15 +14,15 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import tasks
+from tasks.cli.compose import compose
 from tasks.contracts import Batch, Detections
-from tasks.data.collate import collate
-from tasks.data.digits import DigitsData
-from tasks.harness.cli import compose
-from tasks.harness.evaluation import evaluate
-from tasks.harness.run import train
+from tasks.data.formats.digits import DigitsData
+from tasks.data.loading.collate import collate
+from tasks.harness.evaluate import evaluate
+from tasks.harness.train import train
 from tasks.instance_segmentation.mask_rcnn import MaskRCNN, mask_rcnn
-from tasks.instance_segmentation.metric import InstanceSegmentationMetric
 from tasks.instance_segmentation.result import Instances
+from tasks.metrics.instance_segmentation import InstanceSegmentationMetric
 from tasks.preprocessing import Preprocessing
 
 SMALL = [

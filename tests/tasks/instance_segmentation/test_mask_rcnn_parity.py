@@ -13,12 +13,12 @@ from torchvision.models import detection as oracle
 from torchvision.models.detection.roi_heads import paste_masks_in_image, project_masks_on_boxes
 
 from tasks.contracts import Batch
-from tasks.data.collate import join_masks
-from tasks.data.object_masks import cropped
+from tasks.data.annotations.masks import cropped
+from tasks.data.loading.collate import join_masks
 from tasks.instance_segmentation.mask_rcnn import MaskRCNN, mask_rcnn
 from tasks.instance_segmentation.mask_targets import sample_masks
-from tasks.instance_segmentation.run_lengths import bitmaps
 from tasks.instance_segmentation.torchvision_weights import load_torchvision_weights
+from tasks.metrics.run_lengths import bitmaps
 
 NUM_CLASSES = 4
 ALL = 10**6  # a budget so large that every candidate is sampled, on both sides

@@ -14,9 +14,9 @@ from PIL import Image
 
 import backbones
 import tasks
-from tasks.data.digits import DigitsData
-from tasks.harness.cli import compose
-from tasks.harness.run import train
+from tasks.cli.compose import compose
+from tasks.data.formats.digits import DigitsData
+from tasks.harness.train import train
 
 ROOT = Path(__file__).parents[3]
 DATA = Path(os.environ.get("VERTEBRA_DATA", ROOT / "../shared/data"))

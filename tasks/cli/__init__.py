@@ -1,0 +1,1 @@
+"""The command line: words to configurations, and one module for each command."""

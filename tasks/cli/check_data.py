@@ -1,0 +1,105 @@
+"""The doctor's report as a table for the terminal, as JSON and as a page with pictures."""
+
+import json
+import math
+import os
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from tasks.data.quality.html_report import page
+from tasks.data.quality.issues import FAULTS, Finding
+from tasks.data.quality.report import Report, examine
+from tasks.preprocessing import Preprocessing
+
+
+def check_data(config: DictConfig) -> int:
+    """Examines `config.data` and leaves a report; the exit status, 1 where there is an error."""
+    source = instantiate(config.data)
+    if not hasattr(source, "raw"):
+        raise ValueError(
+            f"{type(source).__name__} has no annotation files that could be checked; give data=coco, data=voc or "
+            "data=yolo with data.root=DIR"
+        )
+    report = examine(source, Preprocessing(**config.preprocessing))
+    folder = Path(config.run_dir or Path("runs") / f"check_data-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder / "report.json", json.dumps(to_json(report), indent=1, ensure_ascii=False) + "\n")
+    write(folder / "report.html", page(report, config.pictures))
+    print_report(report)
+    print(f"\n{folder}: report.html, report.json")
+    return int(report.has_errors)
+
+
+def summary(report: Report) -> list[dict[str, Any]]:
+    """One row for each kind of fault there is: name, severity, count, what `data.on_bad=fix` does, an example."""
+    rows = []
+    for fault in FAULTS:
+        found = [finding for finding in report.findings if finding.fault is fault]
+        if found:
+            remedies = Counter(finding.remedy for finding in found)
+            rows.append(
+                {
+                    "fault": fault.name,
+                    "severity": fault.severity,
+                    "count": len(found),
+                    **{remedy: remedies[remedy] for remedy in ("mended", "dropped", "left")},
+                    "example": str(found[0]),
+                }
+            )
+    return rows
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The whole report as plain values."""
+    splits = {
+        name: {"images": len(raw), "annotations": len(raw.ids), "categories": len(raw.class_names)}
+        for name, raw in report.splits.items()
+    }
+    return {
+        "splits": splits,
+        "summary": summary(report),
+        "findings": [finding_to_json(finding) for finding in report.findings],
+    }
+
+
+def finding_to_json(finding: Finding) -> dict[str, Any]:
+    """Plain values; null for what is not finite, which JSON has no word for."""
+    box = finding.box and [value if math.isfinite(value) else None for value in finding.box]
+    return {
+        **vars(finding), "fault": finding.fault.name, "severity": finding.fault.severity, "box": box,
+        "text": str(finding),
+    }  # fmt: skip
+
+
+def print_report(report: Report) -> None:
+    """The table, and the first findings in words."""
+    console = Console(width=None if os.isatty(1) else 160, highlight=False)
+    for name, raw in report.splits.items():
+        print(f"{name}: {len(raw)} images, {len(raw.ids)} annotations, {len(raw.class_names)} categories")
+    rows = summary(report)
+    if not rows:
+        print("no fault found")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("fault", "", "count", "on_bad=fix", "the first"):
+        table.add_column(title, justify="right" if title == "count" else "left", no_wrap=title != "the first")
+    for row in rows:
+        remedy = ", ".join(f"{row[key]} {key}" for key in ("mended", "dropped") if row[key])
+        table.add_row(row["fault"], row["severity"], str(row["count"]), remedy or "left", row["example"])
+    console.print(table)
+    num_errors = sum(row["count"] for row in rows if row["severity"] == "error")
+    print(f"\n{num_errors} errors, {sum(row['count'] for row in rows) - num_errors} warnings")
+
+
+def write(path: Path, text: str) -> None:
+    """The file appears whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,115 @@
+"""Every published file of weights scored on the data it was published for: the published figure beside ours."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from backbones import WEIGHTS
+from backbones.checks import suggest
+from tasks.cli.compose import compose
+from tasks.cli.main import user_error
+from tasks.data.annotations.objects import Annotations
+from tasks.harness.evaluate import evaluate
+from tasks.zoo.pretrained import PUBLISHED, TASK_OF
+
+CLASSIFIERS = ("resnet", "resnext", "wide_resnet")
+
+
+@dataclass
+class Verification:
+    """One file of weights, with numbers in 0 … 1."""
+
+    model: str
+    tag: str
+    words: list[str]
+    """What evaluation is asked for."""
+    published: dict[str, float]
+    ours: dict[str, float] = field(default_factory=dict)
+    error: str | None = None
+    """Why there are none of ours."""
+
+
+def verify(config: DictConfig) -> int:
+    """Scores what `config` names and prints the table, which `verification.json` keeps; the exit status, 1 where
+    some weights could not be scored: the others are scored all the same."""
+    folder = Path(config.run_dir or f"runs/verify_weights-{time.strftime('%Y%m%d-%H%M%S')}")
+    has_objects = isinstance(instantiate(config.data).split(config.split).annotations, Annotations)
+    rows = list(detectors() if has_objects else classifiers())
+    if config.only is not None:
+        wanted = [config.only] if isinstance(config.only, str) else list(config.only)
+        known = {row.model for row in rows}
+        if unknown := [name for name in wanted if name not in known]:
+            raise ValueError(
+                f"only={unknown[0]}: no published weights of that name can be scored on this data; "
+                f"{suggest(unknown[0], known)}"
+            )
+        rows = [row for row in rows if row.model in wanted]
+    if folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(f"run_dir={folder} is not empty; give another folder, or delete this one")
+    folder.mkdir(parents=True, exist_ok=True)
+    for row in rows:
+        print(f"\n{row.model} {row.tag}", flush=True)
+        try:
+            score(row, config, folder / f"{row.model}-{row.tag}")
+        except Exception as error:
+            cause = user_error(error)
+            if cause is None:
+                raise
+            row.error = str(cause)
+            print(f"error: {cause}", file=sys.stderr)
+        (folder / "verification.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    print(f"\n{table(rows)}\n\n{folder}")
+    return int(any(row.error for row in rows))
+
+
+def detectors() -> Iterator[Verification]:
+    """All published models of objects."""
+    for name, tags in PUBLISHED.items():
+        for tag, entry in tags.items():
+            words = [
+                f"task={TASK_OF[name]}",
+                f"model={name}",
+                f"pretrained={tag}",
+                f"backbone={entry.backbone['name']}",
+            ]
+            yield Verification(name, tag, words, dict(entry.metrics))
+
+
+def classifiers() -> Iterator[Verification]:
+    """All published ResNets and relatives that were scored with the resizing that there is."""
+    for name, tags in WEIGHTS.items():
+        for tag, entry in tags.items():
+            if name.startswith(CLASSIFIERS) and entry.top1 is not None and entry.interpolation == "bilinear":
+                words = ["task=classification", f"backbone={name}", f"pretrained={tag}"]
+                yield Verification(name, tag, words, {"top1": round(entry.top1 / 100, 5)})
+
+
+def score(row: Verification, config: DictConfig, folder: Path) -> None:
+    """Evaluates the weights of `row` into `folder` and fills in the numbers."""
+    evaluation = compose("evaluate", [*row.words, f"run_dir={folder}"])
+    for key in ("data", "trainer", "loader", "precision", "split", "preprocessing"):
+        evaluation[key] = config[key]
+    evaluate(evaluation)
+    numbers: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    row.ours = {name: numbers[name] for name in row.published}
+
+
+def table(rows: list[Verification]) -> str:
+    """Percentages: a line for each number of each file."""
+    lines = [f"{'model':<18} {'weights':<14} {'metric':<8} {'published':>9} {'ours':>7} {'difference':>10}"]
+    for row in rows:
+        for metric, published in row.published.items():
+            start = f"{row.model:<18} {row.tag:<14} {metric:<8} {100 * published:>9.1f}"
+            if metric in row.ours:
+                ours = row.ours[metric]
+                lines.append(f"{start} {100 * ours:>7.1f} {100 * (ours - published):>+10.1f}")
+            else:
+                lines.append(f"{start} {'-':>7} {'-':>10}  ({row.error or 'not scored'})")
+    return "\n".join(lines)

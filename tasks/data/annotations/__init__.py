@@ -1,0 +1,1 @@
+"""What is known of images: objects, masks, classes of pixels, classes of images."""

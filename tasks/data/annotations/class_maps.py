@@ -1,0 +1,174 @@
+"""`ClassMaps`: a class for every pixel of the images of one split, and class maps painted from object masks.
+
+Legend:
+    I  images        K  classes        M  objects of all images
+    class map  uint8 (H, W): the class of each pixel, 0 … K-1 or `IGNORE_LABEL`
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from tasks.contracts import IGNORE_LABEL, Target
+from tasks.data.annotations.objects import Annotations
+from tasks.data.sources import Source, Split, SplitName, has_masks
+
+BACKGROUND = "background"
+"""Name of class 0 where class maps are painted from objects: what belongs to none of them."""
+
+
+@dataclass
+class ClassMaps:
+    """One split's class maps: what `Annotations` is to objects, for pixels. None stays in memory."""
+
+    class_names: list[str]
+    """(K,) by label."""
+    category_ids: np.ndarray
+    """(K,) int64, ascending: the data set's own number of each label."""
+    image_ids: np.ndarray
+    """(I,) int64."""
+    file_names: np.ndarray
+    """(I,) bytes, UTF-8; `file_name(i)` decodes one."""
+    read: Callable[[int], np.ndarray]
+    """Class map of image i, in pixels of the original image, read or painted anew at each call."""
+
+    def __post_init__(self) -> None:
+        if len(self.class_names) > IGNORE_LABEL:
+            raise ValueError(
+                f"the data has {len(self.class_names)} classes; a class map, of one byte a pixel, holds at most "
+                f"{IGNORE_LABEL}: leave out the rarest"
+            )
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.image_ids)
+
+    def file_name(self, index: int) -> str:
+        """File of image `index`, relative to the split's image folder."""
+        return self.file_names[index].decode()
+
+    def target(self, index: int) -> Target:
+        """Image `index` as a training target."""
+        class_map = self.read(index)
+        height, width = class_map.shape
+        return Target(
+            image_id=int(self.image_ids[index]),
+            original_size=(height, width),
+            boxes=np.zeros((0, 4), np.float32),
+            labels=np.zeros(0, np.int64),
+            is_crowd=np.zeros(0, bool),
+            class_map=class_map,
+        )
+
+
+def with_class_maps(source: Source) -> Source:
+    """The same images with a `ClassMaps` for each split; ValueError where the data has nothing of the kind."""
+    make = getattr(source, "class_maps", None)
+    if make is None:
+        raise ValueError(
+            f"semantic segmentation needs the class of every pixel, which {type(source).__name__} does not "
+            "have; use masks beside images (data=mask_png, data=voc, data=cityscapes) or objects with masks "
+            "(data=coco, data=digits)"
+        )
+    return make()
+
+
+class PaintedSplit:
+    """The images of a split with class maps painted from the masks of its objects."""
+
+    def __init__(self, split: Split, name: str):
+        self.split = split
+        objects = split.annotations
+        if len(objects.labels) and not has_masks(objects):
+            raise ValueError(
+                f"the {name} split has boxes but no masks (no 'segmentation' in its annotations), from which "
+                "no class of each pixel can be told; use data with masks, or task=detection"
+            )
+        self.annotations = ClassMaps(
+            class_names=[BACKGROUND, *objects.class_names],
+            category_ids=with_background(objects.category_ids),
+            image_ids=objects.image_ids,
+            file_names=objects.file_names,
+            read=self.class_map,
+        )
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def image(self, index: int) -> np.ndarray:
+        """uint8 (H, W, 3) RGB, upright."""
+        return self.split.image(index)
+
+    def class_map(self, index: int) -> np.ndarray:
+        """Image `index`'s class map."""
+        return paint(self.split.annotations, index)
+
+
+class PaintedClassMaps:
+    """A data set of objects with masks as one of class maps: label 0 is background, label k + 1 its class k."""
+
+    def __init__(self, source: Source):
+        """`source` reads the masks of its objects."""
+        self.source = source
+        self._splits: dict[str, PaintedSplit] = {}
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names by label, the background's first."""
+        return [BACKGROUND, *self.source.class_names]
+
+    @property
+    def category_ids(self) -> np.ndarray:
+        """(K,) int64, ascending; the background's is one below the smallest of the data set."""
+        return with_background(self.source.category_ids)
+
+    def split(self, name: SplitName) -> PaintedSplit:
+        """The split. Raises ValueError where its objects have no masks."""
+        if name not in self._splits:
+            self._splits[name] = PaintedSplit(self.source.split(name), name)
+        return self._splits[name]
+
+
+def paint(annotations: Annotations, index: int) -> np.ndarray:
+    """The class map of image `index`: label k + 1 where an object of class k is, 0 where none is.
+
+    Painted in this order, each over those before:
+        crowds, in `IGNORE_LABEL`: some of their pixels are between the objects;
+        objects without a mask, their boxes in `IGNORE_LABEL`;
+        all others from the largest mask to the smallest, so that what lies on something larger stays to be
+        seen; equally large ones in the order of the file.
+    """
+    start, stop = annotations.offsets[index : index + 2].tolist()
+    height, width = annotations.sizes[index].tolist()
+    class_map = np.zeros((height, width), np.uint8)
+    known: list[tuple[int, int, Any]] = []  # area, object, mask as RLE
+    for row in range(start, stop):
+        segmentation = annotations.segmentation(row)
+        if segmentation is None:
+            x, y, w, h = annotations.boxes[row]
+            rows = slice(max(0, int(y)), max(0, int(np.ceil(y + h))))
+            class_map[rows, max(0, int(x)) : max(0, int(np.ceil(x + w)))] = IGNORE_LABEL
+            continue
+        rle = to_rle(segmentation, height, width)
+        if annotations.is_crowd[row]:
+            class_map[coco_mask.decode(rle) > 0] = IGNORE_LABEL
+        else:
+            known.append((int(coco_mask.area(rle)), row, rle))
+    for _, row, rle in sorted(known, key=lambda item: (-item[0], item[1])):
+        class_map[coco_mask.decode(rle) > 0] = annotations.labels[row] + 1
+    return class_map
+
+
+def to_rle(segmentation: Any, height: int, width: int) -> Any:
+    """Polygons, or run lengths as they are, as one mask of COCO's compressed run lengths."""
+    if isinstance(segmentation, dict):
+        return segmentation
+    return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+
+
+def with_background(category_ids: np.ndarray) -> np.ndarray:
+    """(K + 1,) ids, ascending, with one for the background in front."""
+    return np.concatenate([category_ids[:1] - 1, category_ids])

@@ -1,0 +1,1 @@
+"""Changes to images and targets that training sees."""

@@ -1,0 +1,276 @@
+"""Mask PNGs beside images: the value of each pixel of a mask says the class of that pixel of its image.
+
+<root>/images/train/<any path>.jpg        <root>/masks/train/<the same path>.png
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from PIL import Image
+
+from tasks.contracts import IGNORE_LABEL
+from tasks.data.annotations.class_maps import ClassMaps
+from tasks.data.loading.images import EXIF_ORIENTATION, ON_ITS_SIDE, SUFFIXES
+from tasks.data.loading.storage import is_file, is_folder, is_store, open_store, opened, read_lines
+from tasks.data.sources import SplitName
+
+Unlisted = Literal["error", "ignore"]
+_NO_CLASS = -1
+
+
+class MaskPngSplit:
+    """Images below one folder, each with a mask PNG; masks stay on disk until they are asked for."""
+
+    def __init__(
+        self,
+        folder: Path,
+        files: Sequence[str],
+        masks: Sequence[Path],
+        classes: Mapping[str, int],
+        other: Unlisted,
+    ):
+        """
+        Args:
+            folder: the images'.
+            files: (I,) paths relative to `folder`.
+            masks: (I,) mask PNG of each.
+            classes: the value that stands for each class in the masks, by name, ascending.
+            other: what values beyond them are, `IGNORE_LABEL` apart: an error, or ignored.
+
+        Raises:
+            ValueError: a mask that is not of its image's size, or an image or mask that cannot be read.
+        """
+        self.store = open_store(folder)
+        self.masks = masks
+        values = np.array(list(classes.values()))
+        self.labels = np.full(256, _NO_CLASS if other == "error" else IGNORE_LABEL, np.int16)
+        self.labels[IGNORE_LABEL] = IGNORE_LABEL
+        self.labels[values] = np.arange(len(values))
+        self.annotations = ClassMaps(
+            class_names=list(classes),
+            category_ids=values,
+            image_ids=np.arange(len(files)),
+            file_names=np.array([file.encode() for file in files]),
+            read=self.class_map,
+        )
+        for file, mask in zip(files, masks, strict=True):
+            check_sizes(folder / file, mask)
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def image(self, index: int) -> np.ndarray:
+        """uint8 (H, W, 3) RGB, upright."""
+        return self.store.image(self.annotations.file_name(index))
+
+    def class_map(self, index: int) -> np.ndarray:
+        """uint8 (H, W) of labels; ValueError, with the mask's name, for a value that stands for no class."""
+        mask = self.masks[index]
+        values = read_mask(mask)
+        class_map = self.labels[values]
+        if (beyond := values[class_map == _NO_CLASS]).size:
+            names = self.annotations.class_names
+            known = ", ".join(
+                f"{value} {name}"
+                for value, name in list(zip(self.annotations.category_ids, names, strict=True))[:5]
+            )
+            raise ValueError(
+                f"mask '{mask}' has the value {beyond.max()} in {beyond.size} pixels, which stands for none of the "
+                f"{len(names)} classes ({known}{', …' if len(names) > 5 else ''}; {IGNORE_LABEL} is ignored): "
+                "correct the mask, name the class in data.classes, or pass data.unlisted=ignore"
+            )
+        return class_map.astype(np.uint8)
+
+
+class MaskPngData:
+    """Images and masks in two folders for each split, with the same paths inside but for the endings."""
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        classes: Sequence[str] | Mapping[str, int] | None = None,
+        train_images: str = "images/train",
+        train_masks: str = "masks/train",
+        val_images: str = "images/val",
+        val_masks: str = "masks/val",
+        test_images: str = "images/test",
+        test_masks: str = "masks/test",
+        image_suffix: str = "",
+        mask_suffix: str = "",
+        unlisted: Unlisted = "error",
+        max_images: int | None = None,
+    ):
+        """
+        Args:
+            root: the folder that the other paths are relative to.
+            classes: names in the order of the values 0, 1, … in the masks, or the value of each name; None
+                reads the names from the file `classes.txt` in `root`, one a line.
+            train_images: folder of images; this and the others may be, or lead into, a tar or zip file.
+            train_masks: folder of their masks.
+            val_images: the same for validation.
+            val_masks: the same for validation.
+            test_images: the same for testing.
+            test_masks: the same for testing.
+            image_suffix: how the names of images end, before the dot; other files are no images.
+            mask_suffix: how those of masks end where images have `image_suffix`.
+            unlisted: whether a value of no class, other than 255, is an "error", or is to "ignore" as 255 is.
+            max_images: keep only the first so many images of each split, to try something out.
+
+        Raises:
+            FileNotFoundError: `root` is missing.
+            ValueError: no classes, two of one value, or a value beyond 254.
+        """
+        self.root = Path(root).expanduser()
+        if not is_store(self.root):
+            raise FileNotFoundError(f"data.root={root} does not exist or is no folder; wanted the data set's")
+        self.classes = class_values(classes, self.root)
+        if unlisted not in get_args(Unlisted):
+            raise ValueError(
+                f"data.unlisted={unlisted} is unknown; wanted one of {', '.join(get_args(Unlisted))}"
+            )
+        self.folders: dict[str, tuple[str, str]] = {
+            "train": (train_images, train_masks),
+            "val": (val_images, val_masks),
+            "test": (test_images, test_masks),
+        }
+        self.image_suffix = image_suffix
+        self.mask_suffix = mask_suffix
+        self.unlisted: Unlisted = unlisted
+        self.max_images = max_images
+        self._splits: dict[str, MaskPngSplit] = {}
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names by label."""
+        return list(self.classes)
+
+    @property
+    def category_ids(self) -> np.ndarray:
+        """(K,) int64, ascending: the value of each label in the masks."""
+        return np.array(list(self.classes.values()))
+
+    def class_maps(self) -> "MaskPngData":
+        """This: it has nothing else."""
+        return self
+
+    def split(self, name: SplitName) -> MaskPngSplit:
+        """The split; its folders are listed and the sizes of its files compared on the first call."""
+        if name not in self._splits:
+            self._splits[name] = self._list(name)
+        return self._splits[name]
+
+    def _list(self, name: SplitName) -> MaskPngSplit:
+        images, masks = (self.root / folder for folder in self.folders[name])
+        for folder, option in ((images, f"data.{name}_images"), (masks, f"data.{name}_masks")):
+            if not is_folder(folder):
+                raise FileNotFoundError(
+                    f"there is no {name} split: '{folder}' is no folder; name it with {option}= (relative to data.root)"
+                )
+        files = image_files(images, self.image_suffix)[: self.max_images]
+        if not files:
+            raise ValueError(
+                f"'{images}' holds no images whose names end in '{self.image_suffix}' before the dot (known endings: "
+                f"{', '.join(sorted(SUFFIXES))}); name the right folder with data.{name}_images="
+            )
+        found = [mask_name(file, self.image_suffix, self.mask_suffix) for file in files]
+        check_masks_exist(files, masks, found)
+        paths = [masks / file for file in found]
+        return MaskPngSplit(images, files, paths, self.classes, self.unlisted)
+
+
+def class_values(classes: Sequence[str] | Mapping[str, int] | None, root: Path) -> dict[str, int]:
+    """The value of each class in the masks, ascending; see `MaskPngData`."""
+    if classes is None:
+        file = root / "classes.txt"
+        if not is_file(file):
+            raise ValueError(
+                "masks hold numbers, and nothing says which class each of them is: list the names in the order of the "
+                f"numbers with data.classes=[background,…], or in '{file}', one a line"
+            )
+        classes = read_lines(file)
+    if not isinstance(classes, Mapping):
+        if len(set(classes)) < len(classes):
+            raise ValueError(f"data.classes names a class twice: {', '.join(classes)}")
+        classes = {str(name): value for value, name in enumerate(classes)}
+    values = list(classes.values())
+    if not values or len(set(values)) < len(values) or min(values) < 0 or max(values) >= IGNORE_LABEL:
+        raise ValueError(
+            f"data.classes gives the values {values}; wanted a different one for each class, from 0 to "
+            f"{IGNORE_LABEL - 1} ({IGNORE_LABEL} is ignored)"
+        )
+    return dict(sorted(classes.items(), key=lambda item: item[1]))
+
+
+def image_files(folder: Path, suffix: str) -> list[str]:
+    """Paths, relative to `folder`, of the pictures anywhere below whose names end so; sorted."""
+    found = []
+    for name in open_store(folder).names():
+        stem, ending = os.path.splitext(name)
+        if ending.lower() in SUFFIXES and stem.endswith(suffix):
+            found.append(name)
+    return found
+
+
+def mask_name(file: str, image_suffix: str, mask_suffix: str) -> str:
+    """Path of the mask of the image `file`, both relative to their folders."""
+    return os.path.splitext(file)[0].removesuffix(image_suffix) + mask_suffix + ".png"
+
+
+def check_masks_exist(files: Sequence[str], folder: Path, masks: Sequence[str]) -> None:
+    """Raises FileNotFoundError, naming the first few, unless every image has its mask in `folder`."""
+    absent = set(open_store(folder).missing(masks))
+    missing = [(file, mask) for file, mask in zip(files, masks, strict=True) if mask in absent]
+    if missing:
+        examples = "; ".join(f"'{file}' wants '{folder / mask}'" for file, mask in missing[:3])
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(files)} images have no mask: {examples}{'; …' if len(missing) > 3 else ''}; add "
+            "the masks, remove the images, or say how names differ with data.image_suffix= and data.mask_suffix="
+        )
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """uint8 (H, W): the numbers in a palette, grey or black-and-white PNG, not the colours they stand for.
+
+    Raises ValueError, which names the file, where it has colours instead of numbers, or numbers past 255.
+    """
+    try:
+        with Image.open(opened(path)) as image:
+            mode = image.mode
+            values = np.asarray(image)
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise ValueError(f"mask '{path}' cannot be decoded ({error}); replace it or leave it out") from error
+    if mode not in ("P", "L", "1") and not mode.startswith("I"):
+        raise ValueError(
+            f"mask '{path}' holds colours ({mode}), of which none says a class; wanted a PNG of one number a pixel, "
+            "with a palette or grey: convert each colour to the number of its class"
+        )
+    if values.size and (values.max() > 255 or values.min() < 0):
+        raise ValueError(f"mask '{path}' has values from {values.min()} to {values.max()}; wanted 0 to 255")
+    return values.astype(np.uint8)
+
+
+def check_sizes(image: Path, mask: Path) -> None:
+    """Raises ValueError unless both files have as many pixels each way; reads no more than their headers."""
+    (height, width), (mask_height, mask_width) = upright_size(image), upright_size(mask)
+    if (height, width) != (mask_height, mask_width):
+        raise ValueError(
+            f"mask '{mask}' is {mask_width} wide and {mask_height} high, but its image '{image}' is {width} wide "
+            f"and {height} high; a mask needs the pixels of its image: make it again, and do not resize it"
+        )
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """(height, width) of the image in the file after its EXIF orientation, from its header alone."""
+    try:
+        with Image.open(opened(path)) as image:
+            width, height = image.size
+            turned = image.getexif().get(EXIF_ORIENTATION, 1) in ON_ITS_SIDE
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(
+            f"'{path}' cannot be read as an image ({error}); replace it or leave it out"
+        ) from error
+    return (width, height) if turned else (height, width)

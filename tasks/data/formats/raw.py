@@ -1,0 +1,120 @@
+"""`RawSplit`: one split as its files say, unchecked; what every format of boxes is read into.
+
+Legend, beside that of tasks/data/annotations/objects.py:
+    rows  indices of annotations in the order of the files, 0 … M-1
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from tasks.data.annotations.objects import Annotations
+from tasks.data.annotations.segmentations import Rings, Segmentations
+
+
+@dataclass
+class RawSplit:
+    """Images and annotations as columns, whatever is wrong with them."""
+
+    name: str
+    """The split's: train, val or test."""
+    source: str
+    """The file or folder that the annotations come from, for messages."""
+    folder: Path
+    """The images'."""
+    folder_option: str
+    """The setting that names `folder`, for messages."""
+    class_names: list[str]
+    """(K,) by label."""
+    category_ids: np.ndarray
+    """(K,) int64, ascending."""
+    image_ids: np.ndarray
+    """(I,) int64."""
+    file_names: list[str]
+    """(I,) relative to `folder`."""
+    sizes: np.ndarray
+    """(I, 2) int64 (height, width) as declared; of the upright file where the format declares none, (0, 0) where
+    that cannot be read either."""
+    ids: np.ndarray
+    """(M,) int64."""
+    written_images: np.ndarray
+    """(M,) int64: id of the image, as written."""
+    written_categories: np.ndarray
+    """(M,) int64 or str: id or name of the category, as written."""
+    images: np.ndarray
+    """(M,) int64: index of the image, -1 where there is none of that id."""
+    labels: np.ndarray
+    """(M,) int64: label, -1 where the category is not declared."""
+    boxes: np.ndarray
+    """(M, 4) float64 x, y, width, height; NaN where there were no four numbers."""
+    areas: np.ndarray
+    """(M,) float64."""
+    is_crowd: np.ndarray
+    """(M,) bool."""
+    segmentations: list[Any] | None = None
+    """(M,) as COCO writes them; None where they were not asked for."""
+    is_normalised: bool = False
+    """Whether the format writes fractions of the image, which `boxes` are in pixels of."""
+    unreadable: dict[int, str] = field(default_factory=dict)
+    """Images, by index, whose annotation cannot be read, and why."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.image_ids)
+
+    def select(self, images: np.ndarray, *, keep_lost: bool = True) -> Self:
+        """The images at these positions alone, in this order, with their annotations; annotations that point
+        to no image stay with `keep_lost`."""
+        place = np.full(len(self) + 1, -1)  # the last is for rows without an image, at index -1
+        place[images] = np.arange(len(images))
+        rows = np.flatnonzero((place[self.images] >= 0) | ((self.images < 0) & keep_lost))
+        return replace(
+            self,
+            image_ids=self.image_ids[images],
+            file_names=[self.file_names[i] for i in images.tolist()],
+            sizes=self.sizes[images],
+            ids=self.ids[rows],
+            written_images=self.written_images[rows],
+            written_categories=self.written_categories[rows],
+            images=place[self.images[rows]],
+            labels=self.labels[rows],
+            boxes=self.boxes[rows],
+            areas=self.areas[rows],
+            is_crowd=self.is_crowd[rows],
+            segmentations=None if self.segmentations is None else [self.segmentations[row] for row in rows],
+            unreadable={int(place[i]): why for i, why in self.unreadable.items() if place[i] >= 0},
+        )
+
+    def to_annotations(
+        self, rows: np.ndarray, is_kept: np.ndarray, masks: list[Rings | bytes | None] | None
+    ) -> Annotations:
+        """The annotations at `rows`, of the images for which `is_kept` (I,) is true; `masks` of all M rows."""
+        place = np.append(np.cumsum(is_kept) - 1, -1)
+        rows = rows[np.append(is_kept, False)[self.images[rows]]]
+        rows = rows[np.argsort(self.images[rows], kind="stable")]
+        counts = np.bincount(place[self.images[rows]], minlength=int(is_kept.sum()))
+        return Annotations(
+            class_names=self.class_names,
+            category_ids=self.category_ids,
+            image_ids=self.image_ids[is_kept],
+            file_names=np.array([n.encode() for n, k in zip(self.file_names, is_kept, strict=True) if k]),
+            sizes=self.sizes[is_kept].astype(np.int32),
+            offsets=np.concatenate([[0], np.cumsum(counts)]),
+            ids=self.ids[rows],
+            labels=self.labels[rows],
+            boxes=self.boxes[rows],
+            areas=self.areas[rows],
+            is_crowd=self.is_crowd[rows],
+            segmentations=None if masks is None else Segmentations.from_objects(masks[row] for row in rows),
+        )
+
+
+def positions(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Index of each of `wanted` in `known`, of the first where it is there twice, -1 where it is not there."""
+    if len(known) == 0:
+        return np.full(len(wanted), -1)
+    order = np.argsort(known, kind="stable")
+    found = order[np.searchsorted(known, wanted, sorter=order).clip(max=len(known) - 1)]
+    return np.where(known[found] == wanted, found, -1)

@@ -1,0 +1,1 @@
+"""From files and samples to padded batches in order."""

@@ -1,0 +1,85 @@
+"""`ResumableLoader`: a `DataLoader` that can start in the middle of an epoch, and whose workers may be threads."""
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, Literal
+
+import cv2
+from torch.utils.data import DataLoader
+
+from tasks.data.loading.samplers import EpochSampler
+
+Workers = Literal["process", "thread"]
+BATCHES_AHEAD = 2
+"""Batches that each thread works ahead; as many as a worker process of `DataLoader` does."""
+
+
+class ResumableLoader(DataLoader[Any]):
+    """Counts the batches it has given out, and after `load_state_dict` leaves out as many of the next epoch.
+
+    Lightning keeps the state in its checkpoints. The samples left out are not even read: the sampler
+    begins behind them. Its length stays that of a whole epoch.
+
+    With `num_threads` batches are made by as many threads, in the order of the sampler. Nothing is copied
+    between processes, which costs more than resizing an image does; but threads get in each other's way while
+    Python itself computes, as in much of albumentations.
+    """
+
+    waited = 0.0
+    """Seconds that whoever iterates has waited for batches so far."""
+    _given = 0  # batches of the current epoch
+    _left_out = 0  # batches that the next epoch begins behind
+
+    def __init__(self, *arguments: Any, num_threads: int = 0, **options: Any):
+        super().__init__(*arguments, **options)
+        assert not (num_threads and self.num_workers), "workers are processes or threads"
+        self.num_threads = num_threads
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        # A generator, so that all of this happens when the first batch is asked for: by then Lightning has
+        # told the sampler its epoch, and a checkpoint its place.
+        assert self.batch_size is not None
+        assert isinstance(self.sampler, EpochSampler)
+        self._given, self._left_out = self._left_out % len(self), 0  # all of one is none of the next
+        self.sampler.start = self._given * self.batch_size
+        started = time.perf_counter()
+        for batch in self._from_threads() if self.num_threads else super().__iter__():
+            self.waited += time.perf_counter() - started
+            self._given += 1
+            yield batch
+            started = time.perf_counter()
+
+    def state_dict(self) -> dict[str, int]:
+        """The place in the epoch."""
+        return {"batches": self._given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Lets the next epoch begin where `state` was taken."""
+        self._left_out = state["batches"]
+
+    def _from_threads(self) -> Iterator[Any]:
+        use_one_thread()
+        assert self.batch_sampler is not None
+        positions = iter(self.batch_sampler)
+        pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="loader")
+        try:
+            ahead = islice(positions, BATCHES_AHEAD * self.num_threads)
+            pending = deque(pool.submit(self._make, of_batch) for of_batch in ahead)
+            while pending:
+                batch = pending.popleft().result()
+                pending.extend(pool.submit(self._make, of_batch) for of_batch in islice(positions, 1))
+                yield batch
+        finally:  # also where the epoch is left early, or a batch raised an error
+            pool.shutdown(cancel_futures=True)
+
+    def _make(self, positions: Sequence[Any]) -> Any:
+        batch = self.collate_fn([self.dataset[position] for position in positions])
+        return batch.pin_memory() if self.pin_memory else batch
+
+
+def use_one_thread(worker: int = 0) -> None:
+    """Keeps OpenCV in a worker to the one core that the worker is meant to use."""
+    cv2.setNumThreads(0)

@@ -1,0 +1,282 @@
+"""Finds bad annotations of a split, and mends those that can be mended.
+
+Legend, beside that of tasks/data/formats/raw.py:
+    alive  (M,) bool: rows that count; a row that was given up is neither looked at nor compared with
+    limits (M, 2) width and height of each row's image
+"""
+
+from copy import copy
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.data.formats.raw import RawSplit
+from tasks.data.quality.issues import (
+    BAD_SEGMENTATION,
+    CORNERS,
+    DEGENERATE,
+    DUPLICATE,
+    DUPLICATE_ID,
+    FEW_POINTS,
+    FRACTIONS,
+    NEGATIVE,
+    NOT_FINITE,
+    ODD_POLYGON,
+    OUTSIDE,
+    PIXELS,
+    POLYGON_OUTSIDE,
+    REVERSED,
+    RUNS_OF_OTHER_SIZE,
+    UNKNOWN_CATEGORY,
+    UNKNOWN_IMAGE,
+    Fault,
+)
+from tasks.data.quality.segmentation_checks import ReadMasks, read_masks
+
+TOLERANCE = 1.0
+"""Pixels by which a box may leave its image, or polygons their box, unnoticed: rounding in the tools that wrote
+them."""
+MIN_SIDE = 0.01
+"""Pixels; a box of a smaller side has no area in float32."""
+MAX_ROUNDS = 4
+"""Mending one fault may uncover another; an annotation with more than so many is given up."""
+
+Rows = dict[Fault, np.ndarray]
+
+
+@dataclass
+class AnnotationDiagnosis:
+    """What is wrong with the annotations of a split, and what becomes of it."""
+
+    rows: Rows
+    """Rows by their first fault."""
+    mended: RawSplit
+    """The split with mended values."""
+    masks: ReadMasks | None
+    is_mended: np.ndarray
+    """(M,) bool: bad, but good in `mended`."""
+    bounds: np.ndarray
+    """(M, 4) float64 xyxy of the polygons as written; NaN without."""
+
+    @property
+    def is_bad(self) -> np.ndarray:
+        """(M,) bool."""
+        bad = np.zeros(len(self.mended.ids), bool)
+        for rows in self.rows.values():
+            bad[rows] = True
+        return bad
+
+
+def diagnose_annotations(raw: RawSplit) -> AnnotationDiagnosis:
+    """Looks for every fault, and for what mending leads to. `raw` itself stays as it is."""
+    masks = None if raw.segmentations is None else read_masks(raw.segmentations, raw.images, raw.sizes)
+    alive = np.ones(len(raw.ids), bool)
+    first = problems = find_faults(raw, masks, alive)
+    is_mended = np.zeros(len(raw.ids), bool)
+    bounds = np.full((len(raw.ids), 4), np.nan) if masks is None else masks.bounds.copy()
+    mended = raw
+    if problems:
+        mended = copy(raw)
+        mended.ids, mended.boxes, mended.areas = raw.ids.copy(), raw.boxes.copy(), raw.areas.copy()
+    for _ in range(MAX_ROUNDS):
+        if not problems:
+            break
+        for fault, rows in problems.items():
+            is_mended[rows] = good = mend(fault, mended, masks, rows)
+            alive[rows[~good]] = False
+        problems = find_faults(mended, masks, alive)
+    for rows in problems.values():
+        is_mended[rows] = False
+    return AnnotationDiagnosis(first, mended, masks, is_mended, bounds)
+
+
+def find_faults(raw: RawSplit, masks: ReadMasks | None, alive: np.ndarray) -> Rows:
+    """Rows of bad annotations by what is wrong with them; a row is listed once, under its first fault."""
+    size_known = np.append(raw.sizes.min(axis=1, initial=1) > 0, False)
+    # Rows without an image get an endless one: their fault is another.
+    sides = np.append(raw.sizes[:, ::-1].astype(np.float64), [[np.inf, np.inf]], axis=0)
+    sides[~size_known] = np.inf
+    limits = sides[raw.images]
+    start, extent = raw.boxes[:, :2], raw.boxes[:, 2:]
+    with np.errstate(
+        invalid="ignore", over="ignore"
+    ):  # NaN compares false everywhere; it is found on its own
+        stop = start + extent
+        finite = np.isfinite(raw.boxes).all(axis=1) & np.isfinite(raw.areas)
+        inside = np.minimum(stop, limits) - np.maximum(start, 0)
+        beyond = ~rows_where((stop <= limits + TOLERANCE) & (inside > 0))
+        normalised = in_fractions(raw, limits)
+        corners = in_corners(raw, masks, limits, beyond)
+        is_bad = {
+            UNKNOWN_IMAGE: raw.images < 0,
+            UNKNOWN_CATEGORY: raw.labels < 0,
+            DUPLICATE_ID: repeats(raw.ids, alive),
+            NOT_FINITE: ~finite,
+            DEGENERATE: (np.abs(extent) < MIN_SIDE).any(axis=1) & ~normalised,
+            REVERSED: (extent < 0).any(axis=1),
+            CORNERS: corners,
+            FRACTIONS: normalised & (not raw.is_normalised),
+            PIXELS: normalised & raw.is_normalised,
+            NEGATIVE: (start < -TOLERANCE).any(axis=1),
+            OUTSIDE: beyond,
+        }
+        if masks is not None:
+            is_bad |= {
+                fault: masks.faults[fault]
+                for fault in (BAD_SEGMENTATION, RUNS_OF_OTHER_SIZE, FEW_POINTS, ODD_POLYGON)
+            }
+            low, high = start - masks.bounds[:, :2], masks.bounds[:, 2:] - stop
+            is_bad[POLYGON_OUTSIDE] = (low > TOLERANCE).any(axis=1) | (high > TOLERANCE).any(axis=1)
+    seen = ~alive
+    problems: Rows = {}
+    for fault, bad in is_bad.items():
+        if (rows := np.flatnonzero(bad & ~seen)).size:
+            problems[fault] = rows
+        seen = seen | bad
+    if (rows := duplicates(raw, np.flatnonzero(~seen))).size:
+        problems[DUPLICATE] = rows
+    return problems
+
+
+def in_fractions(raw: RawSplit, limits: np.ndarray) -> np.ndarray:
+    """(M,) bool: boxes in fractions of their image where pixels are meant; in a format of fractions, the reverse."""
+    start, extent = raw.boxes[:, :2], raw.boxes[:, 2:]
+    stop = start + extent
+    possible = rows_where((start >= 0) & np.isfinite(limits) & (limits >= 8))
+    if raw.is_normalised:  # pixels that were multiplied by the sides of the image
+        possible &= rows_where((extent >= limits) & (stop <= limits * limits + limits))
+        return possible & (stop > 2 * limits).any(axis=1)
+    possible &= rows_where((extent > 0) & (stop <= 1))
+    is_broken = (raw.boxes % 1 != 0).any(axis=1)  # a whole pixel in the corner of an image may be meant
+    return possible & (is_broken | is_usual(possible & is_broken))
+
+
+def rows_where(conditions: np.ndarray) -> np.ndarray:
+    """(M,) bool: rows of (M, C) of which all are true."""
+    return np.logical_and.reduce(conditions, axis=1)
+
+
+def is_usual(rows: np.ndarray) -> bool:
+    """Whether more than half of all rows (M,) are true."""
+    return 2 * int(rows.sum()) > len(rows)
+
+
+def in_corners(raw: RawSplit, masks: ReadMasks | None, limits: np.ndarray, beyond: np.ndarray) -> np.ndarray:
+    """(M,) bool: boxes that hold x1, y1, x2, y2 where x, y, width, height are meant.
+
+    Many boxes can be read either way. What tells is an area that fits the corners alone, where the box as it
+    stands leaves its image or most boxes of the file are so; or polygons that fill the corners exactly.
+    """
+    start, end = raw.boxes[:, :2], raw.boxes[:, 2:]
+    extent = end - start
+    possible = rows_where((start > -TOLERANCE) & (extent > MIN_SIDE) & (end <= limits + TOLERANCE))
+    fits = np.isclose(raw.areas, extent.prod(axis=1), rtol=1e-3, atol=0.01)
+    fits &= ~np.isclose(raw.areas, end.prod(axis=1), rtol=1e-3, atol=0.01)
+    found = possible & fits & (beyond | is_usual(possible & fits))
+    if masks is not None:
+        filled = (np.abs(masks.bounds - raw.boxes) <= TOLERANCE).all(axis=1)
+        filled &= (np.abs(masks.bounds[:, 2:] - start - end) > TOLERANCE).any(axis=1)
+        found |= possible & filled
+    return found
+
+
+def repeats(ids: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    """(M,) bool: rows whose id an earlier row has."""
+    rows = np.flatnonzero(alive)
+    is_repeated = alive.copy()
+    is_repeated[rows[np.unique(ids[rows], return_index=True)[1]]] = False
+    return is_repeated
+
+
+def duplicates(raw: RawSplit, rows: np.ndarray) -> np.ndarray:
+    """Those of `rows` that repeat an earlier one: image, category, box, crowd, and segmentation where both have one."""
+    numbers = np.column_stack([raw.boxes + 0.0, raw.images, raw.labels, raw.is_crowd])[rows]  # + 0.0: no -0
+    # One number a row to sort by: sorting by seven takes ten times as long.
+    odd = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93,
+                    0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53, 0x94D049BB133111EB], np.uint64)  # fmt: skip
+    keys = (numbers.view(np.uint64) * odd).sum(axis=1, dtype=np.uint64)
+    _, group, count = np.unique(keys, return_inverse=True, return_counts=True)
+    known: dict[tuple[float, ...], list[int]] = {}
+    found = []
+    for place in np.flatnonzero(count[group] > 1).tolist():
+        row = int(rows[place])
+        earlier = known.setdefault(tuple(numbers[place].tolist()), [])
+        shapes = raw.segmentations
+        if any(shapes is None or not shapes[row] or shapes[e] in (None, [], shapes[row]) for e in earlier):
+            found.append(row)
+        earlier.append(row)
+    return np.array(found, np.int64)
+
+
+def mend(fault: Fault, raw: RawSplit, masks: ReadMasks | None, rows: np.ndarray) -> np.ndarray:
+    """Mends `rows` of `raw`, and of `masks`, in place as far as can be; (len(rows),) bool says which were."""
+    boxes = raw.boxes[rows]
+    limits = raw.sizes[raw.images[rows], ::-1].astype(np.float64)
+    if fault is DUPLICATE_ID:
+        raw.ids[rows] = raw.ids.max() + 1 + np.arange(len(rows))
+        return np.ones(len(rows), bool)
+    if fault is NOT_FINITE:  # a box without an area has that of its sides
+        good = rows_where(np.isfinite(boxes))
+        raw.areas[rows[good]] = boxes[good, 2:].prod(axis=1)
+        return good
+    if (
+        fault in (FEW_POINTS, ODD_POLYGON) and masks is not None
+    ):  # without the bad ring, where others are left
+        masks.faults[fault][rows] = False
+        return np.array([masks.objects[row] is not None for row in rows], bool)
+    if fault is REVERSED:
+        boxes = np.concatenate(
+            [np.minimum(boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), np.abs(boxes[:, 2:])], axis=1
+        )
+        start, stop = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+        good = rows_where(
+            (start >= -TOLERANCE) & (stop <= limits + TOLERANCE)
+        )  # else: who knows what was meant
+    elif fault is CORNERS:
+        boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+        good = np.ones(len(rows), bool)
+    elif fault in (FRACTIONS, PIXELS):
+        scale = np.tile(limits, 2)
+        boxes = boxes * scale if fault is FRACTIONS else boxes / scale
+        good = rows_where(boxes[:, 2:] >= MIN_SIDE)
+        raw.areas[rows[good]] = boxes[good, 2:].prod(axis=1)
+        if masks is not None:
+            scale_rings(
+                masks, rows[good], scale[good] if fault is FRACTIONS else 1 / scale[good], boxes[good]
+            )
+    elif fault in (NEGATIVE, OUTSIDE):
+        boxes = between(boxes[:, :2].clip(0, limits), (boxes[:, :2] + boxes[:, 2:]).clip(0, limits))
+        good = rows_where(boxes[:, 2:] >= MIN_SIDE)
+    elif fault is POLYGON_OUTSIDE and masks is not None:
+        bounds = masks.bounds[rows]
+        low, high = (
+            np.maximum(bounds[:, :2], boxes[:, :2]),
+            np.minimum(bounds[:, 2:], boxes[:, :2] + boxes[:, 2:]),
+        )
+        good = rows_where(high > low)  # polygons that do not meet their box are of another object
+        boxes = between(bounds[:, :2].clip(0, limits), bounds[:, 2:].clip(0, limits))
+        # The box is the one around the polygons from here on; what of them is outside the image is cut off anyway.
+        masks.bounds[rows[good]] = np.nan
+    else:
+        return np.zeros(len(rows), bool)
+    raw.boxes[rows[good]] = boxes[good]
+    return good
+
+
+def scale_rings(masks: ReadMasks, rows: np.ndarray, scale: np.ndarray, boxes: np.ndarray) -> None:
+    """Multiplies, in place, the rings of `rows` by `scale` (len(rows), 4) where that is what brings them to `boxes`."""
+    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    bounds = masks.bounds[rows] * scale
+    fits = rows_where(np.abs(bounds - np.concatenate([low, high], axis=1)) <= TOLERANCE)
+    for row, (width, height), of_row in zip(
+        rows[fits].tolist(), scale[fits, :2].tolist(), bounds[fits], strict=True
+    ):
+        rings = masks.objects[row]
+        assert isinstance(rings, list)
+        masks.objects[row] = [[v * (height if i % 2 else width) for i, v in enumerate(r)] for r in rings]
+        masks.bounds[row] = of_row
+
+
+def between(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """(N, 4) x, y, width, height of these corners."""
+    return np.concatenate([low, high - low], axis=1)

@@ -1,0 +1,297 @@
+"""`data.on_bad`: stops at bad annotations and images, mends them or drops them; the doctor's checks, obeyed."""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+
+from tasks.data.annotations.objects import Annotations
+from tasks.data.formats.raw import RawSplit
+from tasks.data.quality.annotation_checks import AnnotationDiagnosis, diagnose_annotations
+from tasks.data.quality.image_checks import CheckImages, ImageFile, check_image_files, file_lengths
+from tasks.data.quality.issues import (
+    COPIED,
+    DUPLICATE_ID,
+    DUPLICATE_IMAGE_ID,
+    FEW_POINTS,
+    MISSING,
+    NO_ANNOTATION,
+    NOT_FINITE,
+    ODD_POLYGON,
+    POLYGON_OUTSIDE,
+    Fault,
+    Finding,
+    Remedy,
+)
+from tasks.data.quality.split_checks import same_files
+from tasks.data.sources import SplitName
+
+logger = logging.getLogger(__name__)
+
+OnBad = Literal["error", "fix", "drop"]
+NUM_EXAMPLES = 5
+SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+
+
+class BadData(ValueError):
+    """Data that cannot be used as it is; `findings` has everything that is wrong, the message a few of it."""
+
+    def __init__(self, message: str, findings: list[Finding]):
+        super().__init__(message)
+        self.findings = findings
+
+
+class RawSource(Protocol):
+    """A data set that can give its splits as its files say."""
+
+    def raw(self, name: str, *, segmentations: bool = False) -> RawSplit:
+        """The split, unchecked; with `segmentations` also where it is used without, if the annotation files have
+        them. Raises FileNotFoundError or ValueError where its files cannot be read."""
+        ...
+
+    def declares(self, name: str) -> bool:
+        """Whether there is such a split."""
+        ...
+
+
+@dataclass
+class Diagnosis:
+    """What is wrong with one split, looked at alone or beside others."""
+
+    raw: RawSplit
+    annotations: AnnotationDiagnosis
+    files: list[ImageFile]
+    """(I,)."""
+    images: dict[Fault, dict[int, str]]
+    """Bad images by fault and index, with the detail; an image is listed once."""
+    warned: dict[Fault, dict[int, str]]
+    """Images that may be bad."""
+    is_kept: np.ndarray
+    """(I,) bool: images that can be used."""
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether there is any error."""
+        return bool(self.annotations.rows or self.images)
+
+    def add(self, fault: Fault, image: int, detail: str) -> None:
+        """Notes a fault of an image that has no other yet."""
+        if fault.severity == "warning":
+            self.warned.setdefault(fault, {})[image] = detail
+        elif not any(image in of_fault for of_fault in self.images.values()):
+            self.images.setdefault(fault, {})[image] = detail
+            self.is_kept[image] = False
+
+    def errors(self) -> list[Finding]:
+        """Every error, images first, each in the order of the files."""
+        return self.image_findings(self.images, "dropped") + self.annotation_findings()
+
+    def warnings(self) -> list[Finding]:
+        """Of images; no policy changes anything about them."""
+        return self.image_findings(self.warned, "left")
+
+    def image_findings(self, faults: Mapping[Fault, Mapping[int, str]], remedy: Remedy) -> list[Finding]:
+        """One finding for each of these images."""
+        listed = sorted((i, fault, text) for fault, images in faults.items() for i, text in images.items())
+        return [
+            Finding(
+                fault,
+                self.raw.name,
+                f"image {self.raw.image_ids[i]} '{self.raw.file_names[i]}'",
+                text,
+                remedy,
+                image_id=int(self.raw.image_ids[i]),
+                file_name=self.raw.file_names[i],
+            )
+            for i, fault, text in listed
+        ]
+
+    def annotation_findings(self, rows: Mapping[Fault, np.ndarray] | None = None) -> list[Finding]:
+        """One finding for each bad annotation, or for each of `rows`, about which nothing is done."""
+        faults = self.annotations.rows if rows is None else rows
+        listed = sorted((row, fault) for fault, found in faults.items() for row in found.tolist())
+        return [
+            self.annotation_finding(
+                row,
+                fault,
+                "left" if rows is not None else "mended" if self.annotations.is_mended[row] else "dropped",
+            )
+            for row, fault in listed
+        ]
+
+    def annotation_finding(self, row: int, fault: Fault, remedy: Remedy) -> Finding:
+        """The finding of one annotation."""
+        raw = self.raw
+        image = int(raw.images[row])
+        where = f"image {raw.written_images[row]}"
+        if image >= 0:
+            height, width = raw.sizes[image]
+            where += f", '{raw.file_names[image]}', {width} wide and {height} high"
+        category = raw.written_categories[row].item()
+        box = raw.boxes[row].tolist()
+        named = f"category '{category}'" if isinstance(category, str) else f"category_id {category}"
+        detail = f"{named}, bbox x, y, width, height = {numbers(box)}"
+        if fault is POLYGON_OUTSIDE:
+            detail += f", polygons from {numbers(self.annotations.bounds[row].tolist())}"
+        return Finding(
+            fault,
+            raw.name,
+            f"annotation {raw.ids[row]} ({where})",
+            detail,
+            remedy,
+            image_id=int(raw.written_images[row]),
+            annotation_id=int(raw.ids[row]),
+            category=category,
+            file_name=raw.file_names[image] if image >= 0 else None,
+            box=(box[0], box[1], box[2], box[3]),
+            becomes=self.becomes(row, fault) if remedy == "mended" else "",
+        )
+
+    def becomes(self, row: int, fault: Fault) -> str:
+        """What mending made of an annotation, in words."""
+        mended = self.annotations.mended
+        if fault is DUPLICATE_ID:
+            return f"id {mended.ids[row]}"
+        if fault in (FEW_POINTS, ODD_POLYGON):
+            return "its other polygons"
+        if fault is NOT_FINITE:
+            return f"area {mended.areas[row]:g}"
+        return f"bbox {numbers(mended.boxes[row].tolist())}"
+
+
+def numbers(values: Sequence[float]) -> str:
+    """Numbers as they are told in messages."""
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def diagnose(raw: RawSplit, check_images: CheckImages, *, fingerprints: bool = False) -> Diagnosis:
+    """Looks at a split alone: its annotations, the records of its images, and their files.
+
+    Raises FileNotFoundError where there is no file of any image: the folder is the wrong one.
+    """
+    annotations = diagnose_annotations(raw)
+    files = check_image_files(raw.folder, raw.file_names, raw.sizes, check_images, fingerprints=fingerprints)
+    num_missing = sum(file.fault is MISSING for file in files)
+    if num_missing == len(files):
+        raise FileNotFoundError(
+            f"none of the {len(files)} images that the annotations in '{raw.source}' name is in '{raw.folder}': "
+            f"{', '.join(repr(name) for name in raw.file_names[:3])}{', …' if len(files) > 3 else ''}; restore them, "
+            f"or name the right folder with {raw.folder_option}="
+        )
+    found = Diagnosis(raw, annotations, files, {}, {}, np.ones(len(raw), bool))
+    first: dict[int, int] = {}
+    for i, image_id in enumerate(raw.image_ids.tolist()):
+        if (twin := first.setdefault(image_id, i)) != i:
+            same = raw.file_names[twin] == raw.file_names[i]
+            found.add(DUPLICATE_IMAGE_ID, i, f"for '{raw.file_names[twin]}'")
+            # Of two files with one id, nothing says whose the annotations are.
+            found.is_kept[twin] &= same
+    for i, why in raw.unreadable.items():
+        found.add(NO_ANNOTATION, i, why)
+    for i, file in enumerate(files):
+        if file.fault is not None:
+            found.add(file.fault, i, file.detail)
+    return found
+
+
+def add_copies(diagnosis: Diagnosis, others: Sequence[RawSplit]) -> None:
+    """Notes the files that are in one of the other splits too."""
+    raw = diagnosis.raw
+    lengths = {raw.name: [file.num_bytes for file in diagnosis.files]}
+    lengths |= {other.name: file_lengths(other.folder, other.file_names) for other in others}
+    paths = {split.name: [split.folder / file for file in split.file_names] for split in (raw, *others)}
+    by_name = {other.name: other for other in others}
+    for i, name, j in same_files(raw.name, lengths, paths):
+        other = by_name[name]
+        diagnosis.add(COPIED, i, f"as '{other.file_names[j]}', image {other.image_ids[j]} of {name}")
+
+
+def diagnose_beside(source: RawSource, name: str, check_images: CheckImages, **options: bool) -> Diagnosis:
+    """`diagnose`, and files that are also in a split that comes later: training loses what is tested on."""
+    diagnosis = diagnose(source.raw(name), check_images, **options)
+    later = [source.raw(other) for other in SPLITS[SPLITS.index(name) + 1 :] if source.declares(other)]
+    # One annotation file for two splits is meant: whether a network can learn a few images by heart.
+    later = [other for other in later if other.source != diagnosis.raw.source]
+    if later and check_images != "none":
+        add_copies(diagnosis, later)
+    return diagnosis
+
+
+def usable_annotations(source: RawSource, name: str, on_bad: OnBad, check_images: CheckImages) -> Annotations:
+    """The annotations of a split as `on_bad` says. `error` raises `BadData` where anything is wrong; for the
+    training split also what is wrong with that of validation, which training reads too."""
+    diagnosis = diagnose_beside(source, name, check_images)
+    if on_bad == "error":
+        beside = ["val"] if name == "train" and source.declares("val") else []
+        stop_at_errors([diagnosis, *(diagnose_beside(source, other, check_images) for other in beside)])
+    split, is_kept = diagnosis.raw, ~diagnosis.annotations.is_bad
+    if on_bad == "fix":
+        split, is_kept = diagnosis.annotations.mended, is_kept | diagnosis.annotations.is_mended
+    if diagnosis.is_bad:
+        log_changes(diagnosis, on_bad)
+    if not diagnosis.is_kept.any():
+        raise ValueError(
+            f"'{split.source}': data.on_bad={on_bad} leaves none of its {len(split)} images; mend the files"
+        )
+    masks = diagnosis.annotations.masks
+    return split.to_annotations(
+        np.flatnonzero(is_kept), diagnosis.is_kept, None if masks is None else masks.objects
+    )
+
+
+def stop_at_errors(diagnoses: Sequence[Diagnosis]) -> None:
+    """Raises `BadData`, which has all errors and names the first, if there is any."""
+    findings = [finding for diagnosis in diagnoses for finding in diagnosis.errors()]
+    if not findings:
+        return
+    bad = [d for d in diagnoses if d.is_bad]
+    num_images = sum(f.annotation_id is None for f in findings)
+    counts = [
+        f"{count} of {total} {things}"
+        for count, total, things in (
+            (num_images, sum(len(d.raw) for d in bad), "images"),
+            (len(findings) - num_images, sum(len(d.raw.ids) for d in bad), "annotations"),
+        )
+        if count
+    ]
+    more = f"; and {len(findings) - NUM_EXAMPLES} more" if len(findings) > NUM_EXAMPLES else ""
+    raise BadData(
+        f"{' and '.join(repr(d.raw.source) for d in bad)}: {' and '.join(counts)} cannot be used: "
+        f"{'; '.join(map(str, findings[:NUM_EXAMPLES]))}{more}. Mend the files (tools/check_data.py lists all), or "
+        "pass data.on_bad=fix (mends what can be mended, clips boxes to their image, drops the rest) or "
+        "data.on_bad=drop (leaves these out)",
+        findings,
+    )
+
+
+def log_changes(diagnosis: Diagnosis, on_bad: OnBad) -> None:
+    """Says how many of what were mended and dropped, and why; each of them on a line of its own at level INFO."""
+    raw, errors = diagnosis.raw, diagnosis.errors()
+    remedies = ["dropped" if on_bad == "drop" else finding.remedy for finding in errors]
+    of_annotations = [
+        r for r, finding in zip(remedies, errors, strict=True) if finding.annotation_id is not None
+    ]
+    num_dropped = int((~diagnosis.is_kept).sum())
+    reasons = Counter((r, finding.fault) for r, finding in zip(remedies, errors, strict=True))
+    logger.warning(
+        "'%s': data.on_bad=%s mended %d and dropped %d of %d annotations%s: %s",
+        raw.source,
+        on_bad,
+        of_annotations.count("mended"),
+        of_annotations.count("dropped"),
+        len(raw.ids),
+        f" and dropped {num_dropped} of {len(raw)} images" if num_dropped else "",
+        ", ".join(f"{count} {remedy} because {fault.text}" for (remedy, fault), count in reasons.items()),
+    )
+    for remedy, finding in zip(remedies, errors, strict=True):
+        became = f"; becomes {finding.becomes}" if remedy == "mended" else ""
+        logger.info("%s %s%s", remedy, finding, became)
+
+
+def check_on_bad(on_bad: str) -> None:
+    """Raises ValueError for a word that is no policy."""
+    if on_bad not in get_args(OnBad):
+        raise ValueError(f"data.on_bad={on_bad} is unknown; wanted one of {', '.join(get_args(OnBad))}")

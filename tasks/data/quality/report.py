@@ -1,0 +1,132 @@
+"""The doctor: looks at all splits of a data set, file by file and beside each other, and changes nothing."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tasks.data.formats.raw import RawSplit
+from tasks.data.quality.issues import (
+    COPIED,
+    DIFFERENT_CATEGORIES,
+    NEARLY_COPIED,
+    ONE_SPLIT_CATEGORY,
+    UNREADABLE_SPLIT,
+    UNUSED_CATEGORY,
+    VANISHING,
+    Finding,
+)
+from tasks.data.quality.policy import SPLITS, Diagnosis, RawSource, add_copies, diagnose
+from tasks.data.quality.split_checks import near_pictures
+from tasks.preprocessing import Preprocessing
+
+VANISHING_SIDE = 1.0
+"""Pixels of the resized image."""
+
+
+@dataclass
+class Report:
+    """What the doctor found."""
+
+    findings: list[Finding]
+    """Errors and warnings, split by split."""
+    splits: dict[str, RawSplit]
+    """Those that could be read."""
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether any finding is an error."""
+        return any(finding.fault.severity == "error" for finding in self.findings)
+
+
+def examine(source: RawSource, preprocessing: Preprocessing) -> Report:
+    """Every fault of every split that `source` declares. Decodes every image.
+
+    Raises ValueError where there is no split at all.
+    """
+    findings: list[Finding] = []
+    raws: dict[str, RawSplit] = {}
+    diagnoses: dict[str, Diagnosis] = {}
+    declared = [name for name in SPLITS if source.declares(name)]
+    if not declared:
+        source.raw("train")  # says what is missing
+    for name in declared:
+        try:
+            raws[name] = source.raw(name, segmentations=True)
+            diagnoses[name] = diagnose(raws[name], "decode", fingerprints=True)
+        except (FileNotFoundError, ValueError) as error:
+            findings.append(Finding(UNREADABLE_SPLIT, name, f"split {name}", str(error)))
+    for name, diagnosis in diagnoses.items():
+        later = [d.raw for other, d in diagnoses.items() if SPLITS.index(other) > SPLITS.index(name)]
+        add_copies(diagnosis, [raw for raw in later if raw.source != diagnosis.raw.source])
+    add_near_copies(diagnoses)
+    for diagnosis in diagnoses.values():
+        findings += diagnosis.errors() + diagnosis.warnings()
+        findings += diagnosis.annotation_findings({VANISHING: vanishing(diagnosis, preprocessing)})
+    findings += different_categories(raws)
+    findings += category_findings(raws)
+    return Report(findings, raws)
+
+
+def add_near_copies(diagnoses: Mapping[str, Diagnosis]) -> None:
+    """Notes pictures that are nearly those of another split, with the split that comes first."""
+    known = {name: diagnosis.images.get(COPIED, {}) for name, diagnosis in diagnoses.items()}
+    for a, i, b, j in near_pictures({name: d.files for name, d in diagnoses.items()}):
+        other = diagnoses[b].raw
+        if i not in known[a] and other.source != diagnoses[a].raw.source:
+            detail = f"as '{other.file_names[j]}', image {other.image_ids[j]} of {b}"
+            diagnoses[a].add(NEARLY_COPIED, i, detail)
+
+
+def vanishing(diagnosis: Diagnosis, preprocessing: Preprocessing) -> np.ndarray:
+    """Rows of good annotations whose boxes get narrower or lower than a pixel when their image is resized."""
+    raw = diagnosis.raw
+    good = np.append(diagnosis.is_kept & (raw.sizes.min(axis=1, initial=1) > 0), False)
+    rows = np.flatnonzero(~diagnosis.annotations.is_bad & good[raw.images])
+    sizes = raw.sizes.clip(1)
+    resized = np.array([preprocessing.output_size(height, width) for height, width in sizes.tolist()])
+    scale = (resized / sizes)[:, ::-1]
+    sides = raw.boxes[rows, 2:] * scale[raw.images[rows]]
+    return rows[sides.min(axis=1, initial=np.inf) < VANISHING_SIDE]
+
+
+def different_categories(raws: Mapping[str, RawSplit]) -> Iterator[Finding]:
+    """Categories that not every split declares with the same id and name."""
+    declared = {
+        name: set(zip(raw.category_ids.tolist(), raw.class_names, strict=True)) for name, raw in raws.items()
+    }
+    for category_id, class_name in sorted(set().union(*declared.values())):
+        has = [name for name, pairs in declared.items() if (category_id, class_name) in pairs]
+        if len(has) < len(raws):
+            yield Finding(
+                DIFFERENT_CATEGORIES,
+                ", ".join(has),
+                f"category {category_id} '{class_name}'",
+                f"declared in {', '.join(has)} alone",
+                category=category_id,
+            )
+
+
+def category_findings(raws: Mapping[str, RawSplit]) -> Iterator[Finding]:
+    """Categories that no split has objects of, or only one."""
+    counts = {
+        name: Counter(raw.class_names[label] for label in raw.labels.tolist() if label >= 0)
+        for name, raw in raws.items()
+    }
+    ids = {
+        name: category_id
+        for raw in raws.values()
+        for name, category_id in zip(raw.class_names, raw.category_ids.tolist(), strict=True)
+    }
+    with_objects = [name for name, count in counts.items() if count]
+    for class_name, category_id in ids.items():
+        has = [name for name in with_objects if counts[name][class_name]]
+        found = Finding(
+            UNUSED_CATEGORY, ", ".join(raws), f"category {category_id} '{class_name}'", category=category_id
+        )
+        if not has:
+            yield found
+        elif len(has) == 1 and len(with_objects) > 1:
+            detail = f"{counts[has[0]][class_name]} in {has[0]}"
+            yield replace(found, fault=ONE_SPLIT_CATEGORY, split=has[0], detail=detail)

@@ -1,0 +1,99 @@
+"""Reads segmentations as COCO writes them, and finds those that cannot be used.
+
+Legend, beside that of tasks/data/formats/raw.py:
+    ring    one polygon: x, y, x, y, … in pixels
+    bounds  xyxy of all rings of an object
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from tasks.data.annotations.masks import run_lengths
+from tasks.data.annotations.segmentations import Rings
+from tasks.data.quality.issues import BAD_SEGMENTATION, FEW_POINTS, ODD_POLYGON, RUNS_OF_OTHER_SIZE, Fault
+
+
+@dataclass
+class ReadMasks:
+    """The segmentations of M annotations as far as they can be used."""
+
+    objects: list[Rings | bytes | None]
+    """(M,) rings, without the bad ones; compressed run lengths; None without a mask."""
+    faults: dict[Fault, np.ndarray]
+    """(M,) bool for each fault of a segmentation."""
+    bounds: np.ndarray
+    """(M, 4) float64; NaN where there are no rings."""
+
+
+def read_masks(segmentations: list[Any], images: np.ndarray, sizes: np.ndarray) -> ReadMasks:
+    """`images` (M,) are the annotations' images, `sizes` (I, 2) the images' (height, width)."""
+    num_rows = len(segmentations)
+    objects: list[Rings | bytes | None] = []
+    kinds = (BAD_SEGMENTATION, RUNS_OF_OTHER_SIZE, FEW_POINTS, ODD_POLYGON)
+    faults = {fault: np.zeros(num_rows, bool) for fault in kinds}
+    bounds = np.full((num_rows, 4), np.nan)
+    sides = sizes.tolist()
+    for row, (segmentation, image) in enumerate(zip(segmentations, images.tolist(), strict=True)):
+        usable: Rings | bytes | None = None
+        try:
+            if isinstance(segmentation, list):
+                rings, fault = usable_rings(segmentation)
+                usable = rings or None
+                if rings:
+                    points = np.concatenate([np.array(ring, np.float64) for ring in rings]).reshape(-1, 2)
+                    bounds[row] = *points.min(axis=0), *points.max(axis=0)
+            elif segmentation:
+                # Of an image that is not there, nothing is known to compare with.
+                size = sides[image] if image >= 0 else list(segmentation["size"])
+                usable, fault = checked_runs(segmentation, size)
+            else:
+                fault = None
+        except (ValueError, TypeError, KeyError, AttributeError):
+            fault = BAD_SEGMENTATION
+        objects.append(usable)
+        if fault is not None:
+            faults[fault][row] = True
+    return ReadMasks(objects, faults, bounds)
+
+
+def usable_rings(rings: list[Any]) -> tuple[Rings, Fault | None]:
+    """The rings that make a polygon, and the worst fault of the others.
+
+    Raises ValueError or TypeError where one is no list of finite numbers.
+    """
+    good: Rings = []
+    fault = None
+    for ring in rings:
+        values = np.array(ring, np.float64)
+        if values.ndim != 1 or not np.isfinite(values).all():
+            raise ValueError("a polygon is a list of finite numbers")
+        if len(ring) % 2:
+            fault = ODD_POLYGON
+        elif len(ring) < 6:  # pycocotools would take four numbers for a box
+            fault = fault or FEW_POINTS
+        else:
+            good.append(ring)
+    return good, fault
+
+
+def checked_runs(segmentation: Any, size: list[int]) -> tuple[bytes | None, Fault | None]:
+    """Compressed run lengths, or what is wrong with them for an image of that `size` (height, width).
+
+    Raises ValueError, TypeError, KeyError or AttributeError for what is none.
+    """
+    height, width = size
+    if list(segmentation["size"]) != [height, width]:
+        return None, RUNS_OF_OTHER_SIZE
+    counts = segmentation["counts"]
+    if isinstance(counts, list):
+        if sum(counts) != height * width or min(counts) < 0:
+            raise ValueError("run lengths that do not fill the image")
+        return coco_mask.frPyObjects(segmentation, height, width)["counts"], None
+    compressed = counts if isinstance(counts, bytes) else counts.encode()
+    lengths = run_lengths(compressed)
+    if lengths.sum() != height * width or lengths.min() < 0:
+        raise ValueError("run lengths that do not fill the image")
+    return compressed, None

@@ -1,0 +1,1 @@
+"""Object detection: detectors, their arithmetic and their task."""

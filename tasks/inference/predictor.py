@@ -1,0 +1,135 @@
+"""`Predictor`: pictures in, what a model finds in them out, with nothing but a model file."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self, overload
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tasks.contracts import Model
+from tasks.data.loading.collate import batch_images
+from tasks.data.loading.images import read_image, to_rgb
+from tasks.devices import autocast, resolve_device
+from tasks.zoo.model_file import Header, load_model
+from tasks.zoo.registry import RESULTS, TILES, for_objects, lookup, with_views
+
+Picture = str | Path | Image.Image | np.ndarray
+
+
+class Result(Protocol):
+    """What a task says of one picture: `tasks.detection.result.Objects`, for one."""
+
+    def __len__(self) -> int: ...
+    def above(self, threshold: float) -> Self:
+        """Without what scores less than `threshold`."""
+        ...
+
+    def draw(self, image: np.ndarray) -> np.ndarray:
+        """`image` (uint8 (H, W, 3), as given) with the result drawn on it."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
+        ...
+
+    def summary(self) -> str:
+        """A few words."""
+        ...
+
+
+class Predictor:
+    """Applies a model to pictures. The file says how pixels reach the network, so nothing is to be set.
+
+    `score_threshold` drops weaker objects than the model itself would; up to `batch_size` pictures go
+    through the network at once, those of one size together.
+
+    For small objects in large pictures, `tile` cuts each into tiles of so many pixels a side, neighbours sharing
+    `overlap` of it, and puts together what is found in them and in the whole. For accuracy at the price of time,
+    `scales` looks at each picture in several sizes (1 is the model's own) and `flip` at its mirror image as well.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        score_threshold: float = 0.0,
+        batch_size: int = 8,
+        tile: int | None = None,
+        overlap: float = 0.2,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+    ) -> None:
+        if not 0 <= score_threshold <= 1:
+            raise ValueError(f"score_threshold={score_threshold} must be between 0 and 1")
+        if tile is not None and tile < 1:
+            raise ValueError(f"tile={tile} must be at least 1, or null for whole pictures")
+        if not 0 <= overlap < 1:
+            raise ValueError(
+                f"overlap={overlap} must be at least 0 and less than 1, a share of the tile's side"
+            )
+        self.tile = tile
+        self.overlap = overlap
+        self._find_in_tiles = None if tile is None else for_objects(TILES, f"tile={tile}", model.header.task)
+        model = with_views(model, scales, flip)
+        self.device = resolve_device(device)
+        self.precision = precision
+        self.score_threshold = score_threshold
+        self.batch_size = batch_size
+        self.header: Header = model.header
+        self._results: Callable[..., list[Result]] = lookup(RESULTS, "task", self.header.task)
+        self.model: Model = model.to(device=self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, settings: Mapping[str, Any] | None = None, **options: Any
+    ) -> "Predictor":
+        """A predictor from a model file or a checkpoint; `settings` as in `load_model`, options the constructor's."""
+        return cls(load_model(path, settings), **options)
+
+    @overload
+    def __call__(self, pictures: Picture) -> Any: ...
+    @overload
+    def __call__(self, pictures: Sequence[Picture]) -> list[Any]: ...
+    def __call__(self, pictures: Picture | Sequence[Picture]) -> Any | list[Any]:
+        """What is found in a picture, or in each of a list of them: `Result`s of the model's task.
+
+        A picture is a path, a PIL image (its EXIF orientation is respected) or an RGB uint8 array
+        (H, W, 3). Raises `ValueError` or `FileNotFoundError` for anything else, naming it.
+        """
+        if isinstance(pictures, str | Path | Image.Image | np.ndarray):
+            return self([pictures])[0]
+        if self._find_in_tiles is not None:
+            return [
+                self._find_in_tiles(_pixels(picture), self._in_batches, self.tile, self.overlap)
+                for picture in pictures
+            ]
+        return self._in_batches(pictures)
+
+    def _in_batches(self, pictures: Sequence[Picture]) -> list[Any]:
+        found: list[Any] = []
+        for start in range(0, len(pictures), self.batch_size):
+            images = [_pixels(p) for p in pictures[start : start + self.batch_size]]
+            # Padding to the largest of a batch would let a picture's result depend on its company.
+            sizes = [self.model.preprocessing.output_size(*image.shape[:2]) for image in images]
+            results: dict[int, Any] = {}
+            for size in dict.fromkeys(sizes):
+                alike = [i for i, other in enumerate(sizes) if other == size]
+                results.update(zip(alike, self._predict([images[i] for i in alike]), strict=True))
+            found += [results[i] for i in range(len(images))]
+        return found
+
+    @torch.inference_mode()
+    def _predict(self, images: list[np.ndarray]) -> list[Any]:
+        batch = batch_images(images, self.model.preprocessing).to(self.device)
+        with autocast(self.precision, self.device):
+            found = self.model(batch)
+        results = self._results(found, batch, self.header.class_names)
+        return [result.above(self.score_threshold) for result in results]
+
+
+def _pixels(picture: Picture) -> np.ndarray:
+    return read_image(picture) if isinstance(picture, str | Path) else to_rgb(picture)

@@ -1,0 +1,1 @@
+"""Predictions and ground truth to numbers, over the whole data set and all ranks."""

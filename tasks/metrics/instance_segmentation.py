@@ -1,0 +1,42 @@
+"""Box and mask AP of one pass over a data set."""
+
+from pathlib import Path
+
+from tasks.contracts import Batch, Detections
+from tasks.metrics.coco import CocoMetric, MaskAnnotations
+from tasks.metrics.run_lengths import bitmaps, encode
+
+
+class InstanceSegmentationMetric:
+    """`CocoMetric` on boxes and masks; masks become run lengths as they come, never full-size images."""
+
+    def __init__(self, annotations: MaskAnnotations, *, backend: str = "auto"):
+        self.coco = CocoMetric(annotations, masks=True, backend=backend)
+
+    def reset(self) -> None:
+        """Forgets every image seen."""
+        self.coco.reset()
+
+    def update(self, predictions: Detections, batch: Batch) -> None:
+        """Adds the detections, boxes in original pixels, of the images of one batch."""
+        assert predictions.masks is not None, "the model predicts no masks"
+        found = predictions.labels >= 0
+        run_lengths = [
+            counts
+            for i, (height, width) in enumerate(batch.original_sizes.tolist())
+            for counts in encode(
+                bitmaps(predictions.masks[i, found[i]], predictions.boxes[i, found[i]], height, width),
+                height,
+                width,
+            )
+        ]
+        self.coco.update(predictions, batch, run_lengths)
+
+    def compute(self) -> dict[str, float]:
+        """Numbers of the boxes, then those of the masks under `mask_AP` and so on (`CocoMetric.compute`)."""
+        return self.coco.compute()
+
+    def write_results(self, folder: Path) -> None:
+        """`detections.json` with boxes and `masks.json` with masks, in COCO's result format."""
+        self.coco.write_results(folder / "detections.json")
+        self.coco.write_results(folder / "masks.json", masks=True)

@@ -1,0 +1,83 @@
+"""Agreement of class maps with the truth over a data set, in original pixels, and its tables as files."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tasks.contracts import IGNORE_LABEL, Batch
+from tasks.metrics.confusion import shares
+from tasks.metrics.iou import IoUMetric
+
+if TYPE_CHECKING:
+    from tasks.data.annotations.class_maps import ClassMaps
+
+
+class SemanticSegmentationMetric:
+    """`IoUMetric` against the class maps as they are stored, which it reads one by one: it holds K x K
+    counts and no map, however many images there are."""
+
+    def __init__(self, annotations: ClassMaps) -> None:
+        self.annotations = annotations
+        self.iou = IoUMetric(annotations.class_names, annotations.image_ids, ignore_label=IGNORE_LABEL)
+        self._rows = {image_id: row for row, image_id in enumerate(annotations.image_ids.tolist())}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets every image seen."""
+        self.iou.reset()
+        self._confusion: np.ndarray | None = None
+
+    def update(self, predictions: Sequence[Tensor], batch: Batch) -> None:
+        """Adds class maps, uint8 (height, width) in original pixels, of the images of one batch."""
+        for class_map, image_id in zip(predictions, batch.image_ids, strict=True):
+            truth = torch.from_numpy(self.annotations.read(self._rows[int(image_id)])).to(class_map.device)
+            self.iou.update(class_map[None], truth[None], image_id[None])
+        self._confusion = None
+
+    def compute(self) -> dict[str, float]:
+        """`mean_iou`, `pixel_accuracy` and `iou/<class name>`, each in 0 … 1.
+
+        Raises:
+            ValueError: unless every image of the annotations was seen exactly once, over all ranks.
+        """
+        numbers = self.iou.compute()
+        self._confusion = self.iou.confusion_matrix()
+        return numbers
+
+    def write_results(self, folder: Path) -> None:
+        """`iou.csv`, a row for each class, and `confusion.csv`, pixels with a row for each true class.
+
+        In a distributed run call this on one rank, after `compute` on all.
+        """
+        matrix = self.iou.confusion_matrix() if self._confusion is None else self._confusion
+        names = self.annotations.class_names
+        right, true, found = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
+        columns = (shares(right, true + found - right), shares(right, true), shares(right, found), true)
+        _write_csv(
+            folder / "iou.csv",
+            ["class", "iou", "recall", "precision", "pixels"],
+            zip(names, *(column.tolist() for column in columns), strict=True),
+        )
+        rows = ([name, *row] for name, row in zip(names, matrix.tolist(), strict=True))
+        _write_csv(folder / "confusion.csv", ["true class", *names], rows)
+
+
+def _write_csv(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Writes the table whole or not at all."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(unfinished, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(header)
+            writer.writerows(rows)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,283 @@
+"""The evidence for residual learning: plain and residual networks under one recipe, their errors and gradients.
+
+Figures 1 and 6 of Deep Residual Learning for Image Recognition (He et al., 2016), section 4.2.
+
+Errors are shares of images, 0 … 1. The training error is that of the batches as they were trained on,
+the mean over the steps since the point before; the test error is that of the whole split.
+"""
+
+import importlib.util
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from tasks.classification.classifier import Classifier
+from tasks.classification.task import ClassificationTask
+from tasks.contracts import Batch
+from tasks.data.datamodule import DataModule
+from tasks.data.sources import Source
+from tasks.harness.callbacks import progress_bar
+from tasks.harness.session import quiet
+from tasks.preprocessing import Preprocessing
+from tasks.zoo.model_file import Header
+from tasks.zoo.registry import build_model, resolved_spec
+
+JSON_NAME, PICTURE_NAME = "residual_study.json", "residual_study.png"
+NUM_LATER = 10  # last steps whose gradient norms make up "later"
+
+
+def study(config: DictConfig) -> None:
+    """Trains each of `config.networks` that its folder has no results of yet, and writes what came out so far
+    after each."""
+    quiet()
+    source = instantiate(config.data)
+    names = list(config.networks)
+    _check(config, names, len(source.class_names))
+    folder = Path(config.run_dir or Path("runs") / f"residual-study-{time.strftime('%Y%m%d-%H%M%S')}")
+    results = read_results(folder / JSON_NAME, _settings(config))
+    folder.mkdir(parents=True, exist_ok=True)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    print(f"{len(names)} networks, {config.steps} steps each; if interrupted, go on with run_dir={folder}")
+    for name in names:
+        if name in results:
+            print(f"{name}: already in {folder / JSON_NAME}")
+            continue
+        print(name, flush=True)
+        results[name] = train_network(config, source, name)
+        _write(folder / JSON_NAME, json.dumps({"settings": _settings(config), "networks": results}, indent=1))
+        draw(results, folder / PICTURE_NAME)
+    print(f"\n{error_table(results)}\n\n{folder / PICTURE_NAME}, {JSON_NAME}")
+
+
+def train_network(config: DictConfig, source: Source, name: str) -> dict[str, Any]:
+    """Trains the network called `name`; its curves and gradient norms as plain values."""
+    started = time.perf_counter()
+    pl.seed_everything(config.seed, workers=True, verbose=False)  # the same images in the same order for all
+    preprocessing = Preprocessing(**config.preprocessing)
+    data = DataModule(
+        source,
+        preprocessing,
+        augmentation=list(instantiate(config.augmentation.transforms)),
+        seed=config.seed,
+        eval_split="test",
+        **ClassificationTask.data_options,
+        **config.loader,
+    )
+    spec = _spec(config, name)
+    model = build_model(spec, num_classes=len(data.class_names), preprocessing=preprocessing)
+    model.header = Header(
+        task="classification",
+        model=resolved_spec(spec, model),
+        class_names=list(data.class_names),
+        category_ids=[int(i) for i in data.category_ids],
+        preprocessing=preprocessing.to_dict(),
+    )
+    task = ClassificationTask(
+        model, optimizer=instantiate(config.optimizer), schedule=instantiate(config.schedule)
+    )
+    every = max(1, config.steps // config.points)
+    recorder = Recorder(every, config.steps)
+    trainer = instantiate(
+        config.trainer,
+        max_steps=config.steps,
+        val_check_interval=every,
+        check_val_every_n_epoch=None,
+        precision=config.precision,
+        callbacks=[progress_bar(), recorder],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(task, datamodule=data)
+    if config.steps % every:
+        trainer.validate(task, datamodule=data, verbose=False)
+    return {**recorder.results(), "seconds": round(time.perf_counter() - started, 1)}
+
+
+class Recorder(Callback):
+    """Writes down the errors every `every` steps, and the gradient norm of each layer at the first step and
+    over the last ones of `steps`."""
+
+    def __init__(self, every: int, steps: int) -> None:
+        self.every = every
+        self.steps = steps
+        self.train: list[dict[str, float]] = []
+        self.test: list[dict[str, float]] = []
+        self.norms: list[Tensor] = []  # (L,) each
+        self.layers: list[tuple[str, Tensor]] = []
+        self._wrong: list[Tensor] = []
+        self._logits = torch.empty(0)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        model = pl_module.model
+        assert isinstance(model, Classifier)
+        self.layers = weighted_layers(model)
+        # The logits of the training step itself: a pass of their own would cost as much and see other statistics.
+        model.head.register_forward_hook(self._keep_logits)
+
+    def _keep_logits(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        self._logits = output.detach()
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if trainer.global_step == 0 or trainer.global_step >= self.steps - NUM_LATER:
+            gradients = [weight.grad for _, weight in self.layers if weight.grad is not None]
+            assert len(gradients) == len(self.layers)
+            self.norms.append(torch.stack([gradient.norm() for gradient in gradients]).cpu())
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        assert batch.class_ids is not None
+        self._wrong.append((self._logits.argmax(dim=1) != batch.class_ids).float().mean())
+        if trainer.global_step % self.every == 0 or trainer.global_step == self.steps:
+            error = torch.stack(self._wrong).mean().item()
+            self.train.append({"step": trainer.global_step, "over": len(self._wrong), "error": error})
+            self._wrong = []
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, ClassificationTask)
+        self.test.append({"step": trainer.global_step, "error": 1 - pl_module.numbers["top1"]})
+
+    def results(self) -> dict[str, Any]:
+        """All of it as plain values; a number that is none (a network that diverged) is None."""
+        start, later = self.norms[0], torch.stack(self.norms[-NUM_LATER:]).mean(dim=0)
+        return {
+            "train": self.train,
+            "test": self.test,
+            "gradient_norm": {
+                "layers": [name for name, _ in self.layers],
+                "start": _finite(start),
+                "later": _finite(later),
+            },
+        }
+
+
+def weighted_layers(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Names and weights of what the paper counts as layers, first to last: no shortcut is among them."""
+    return [
+        (name, module.weight)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear) and "downsample" not in name
+    ]
+
+
+def read_results(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The networks of the study in `path`, none where there is no file.
+
+    Raises:
+        ValueError: the study there has other `settings`, or the file is none of a study.
+    """
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+        there, networks = found["settings"], found["networks"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is no study's results; give another run_dir, or delete it") from None
+    different = sorted(key for key in {*there, *settings} if there.get(key) != settings.get(key))
+    if different:
+        key = different[0]
+        raise ValueError(
+            f"the study in {path.parent} has {key}={there.get(key)} and this one {settings.get(key)}; go on with "
+            "the same settings, or give another run_dir"
+        )
+    return networks
+
+
+def error_table(results: dict[str, Any]) -> str:
+    """The last point of each curve, in percent."""
+    lines = [f"{'network':<24}{'training error':>16}{'test error':>12}{'seconds':>9}"]
+    for name, result in results.items():
+        train, test = result["train"][-1]["error"], result["test"][-1]["error"]
+        lines.append(f"{name:<24}{100 * train:14.2f} %{100 * test:10.2f} %{result['seconds']:9.0f}")
+    return "\n".join(lines)
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Errors against steps, and the gradient norm by layer, a colour for each network, as a PNG."""
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    colors: dict[str, Any] = {}
+    for family, colormap in ((True, "Oranges"), (False, "Blues")):
+        members = [name for name in results if name.startswith("plain") is family]
+        for place, name in enumerate(members):
+            colors[name] = colormaps[colormap](0.5 + 0.45 * place / max(1, len(members) - 1))
+    figure = Figure(figsize=(15, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    errors, start, later = figure.subplots(1, 3, width_ratios=(1.4, 1, 1))
+    for name, result in results.items():
+        train, test = result["train"], result["test"]
+        middle = [point["step"] - point["over"] / 2 for point in train]
+        percent = [100 * point["error"] for point in train]
+        errors.plot(middle, percent, "--", color=colors[name], linewidth=1)
+        percent = [100 * point["error"] for point in test]
+        errors.plot([point["step"] for point in test], percent, color=colors[name], linewidth=2.5, label=name)
+        for axes, moment in ((start, "start"), (later, "later")):
+            norms = [math.nan if norm is None else norm for norm in result["gradient_norm"][moment]]
+            axes.plot(range(1, len(norms) + 1), norms, color=colors[name], linewidth=1.5)
+    errors.set(
+        title="test error bold, training error dashed", xlabel="step", ylabel="error (%)", ylim=(0, None)
+    )
+    errors.legend()
+    start.set(title="gradient norm at the first step", xlabel="layer", ylabel="norm", yscale="log")
+    later.set(title=f"gradient norm over the last {NUM_LATER} steps", xlabel="layer", yscale="log")
+    for axes in (errors, start, later):
+        axes.grid(alpha=0.3)
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, format="png", dpi=110)
+    os.replace(partial, path)
+
+
+def _check(config: DictConfig, names: list[str], num_classes: int) -> None:
+    """Raises `ValueError` for what would otherwise fail after the first networks were trained."""
+    if config.steps < 1 or config.points < 1:
+        raise ValueError(f"steps={config.steps} and points={config.points} must be at least 1")
+    if config.threads is not None and config.threads < 1:
+        raise ValueError(f"threads={config.threads} must be at least 1, or null for one on each core")
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"networks={names} must be at least one name, and none twice")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("the study draws with matplotlib, which is not installed; pip install matplotlib")
+    for name in names:
+        with torch.device("meta"):
+            build_model(_spec(config, name), num_classes=num_classes, preprocessing=Preprocessing())
+
+
+def _spec(config: DictConfig, name: str) -> dict[str, Any]:
+    options = OmegaConf.to_container(config.backbone, resolve=True)
+    assert isinstance(options, dict)
+    return {"name": "classifier", "backbone": {**options, "name": name}, "pyramid": None}
+
+
+def _settings(config: DictConfig) -> dict[str, Any]:
+    """What all networks of a study have in common, as JSON would bring it back."""
+    settings = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(settings, dict)
+    return {str(key): value for key, value in settings.items() if key not in ("networks", "run_dir")}
+
+
+def _finite(values: Tensor) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values.tolist()]
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text + "\n")
+    os.replace(partial, path)

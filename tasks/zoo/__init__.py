@@ -1,0 +1,1 @@
+"""The model zoo: names to builders, model files, pretrained weights, transfer."""
