@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from backbones.layers import make_norm
+from backbones.layers import ConvNormSequential, make_norm
 
 # Of logits at first: an object with a probability of 0.01, or background would drown all else (Focal Loss, 4.1).
 RARE = -math.log(99)
@@ -66,7 +66,7 @@ class DenseHead(nn.Module):
         def convolution(inputs: int, size: int) -> nn.Sequential:
             conv = nn.Conv2d(inputs, width, size, padding=size // 2, bias=bias or norm is None)
             norms = [] if norm is None else [make_norm(norm, width)]
-            return nn.Sequential(conv, *norms, activation(inplace=True))
+            return ConvNormSequential(conv, *norms, activation(inplace=True))
 
         self.stem = convolution(channels, 1) if stem else nn.Identity()
         inputs = [width if stem else channels, *[width] * (layers - 1)][:layers]

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from backbones.layers import ConvNormSequential
+
 from .anchors import make_anchors
 from .boxes import Weights, at_least, clip, decode, encode
 from .losses import BoxLoss, objectness_loss, sampled_box_loss
@@ -70,7 +72,7 @@ class RegionProposalNetwork(nn.Module):
         self.nms_threshold = nms_threshold
         self.box_loss: BoxLoss = box_loss
         num_ratios = len(self.anchor_ratios)
-        self.convs = nn.Sequential()
+        self.convs = ConvNormSequential()
         for _ in range(convs):
             self.convs.extend((nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True)))
         self.objectness = nn.Conv2d(channels, num_ratios, 1)
