@@ -129,7 +129,7 @@ def _input_gradient(
     w = tl.load(weight + channel).to(tl.float32)
     a = tl.reshape(w * tl.load(plain + n * C + channel), (G, D))
     b = tl.reshape(w * tl.load(scaled + n * C + channel), (G, D))
-    count = (cells * D).to(tl.float32)
+    count = cells * D * 1.0  # `cells` of 1 comes as a constant, which has no dtype
     mean_a = tl.reshape(tl.broadcast_to((tl.sum(a, axis=1) / count)[:, None], (G, D)), (C,))
     mean_b = tl.reshape(tl.broadcast_to((tl.sum(b, axis=1) / count)[:, None], (G, D)), (C,))
     m, r = tl.load(mean + group), tl.load(rstd + group)
