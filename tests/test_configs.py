@@ -7,7 +7,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 import backbones
-from tasks.harness.architectures import TASKS, lookup, model_builder
+from tasks.harness.architectures import TASKS, known_options, lookup, model_builder
 from tasks.harness.cli import CONFIGS, compose, config_groups
 from tasks.preprocessing import Preprocessing
 
@@ -40,9 +40,7 @@ def check(config: DictConfig) -> None:
         unknown = set(node) - {"_target_", "_partial_"} - set(parameters)
         assert not unknown, f"{node._target_} takes no {unknown}"
     if "model" in config and "name" in config.model:
-        assert set(config.model) - {"name"} <= set(
-            inspect.signature(model_builder(config.model.name)).parameters
-        )
+        assert set(config.model) - {"name"} <= set(known_options(model_builder(config.model.name)))
         extractor = backbones.create(**{**config.backbone, "pretrained": False})  # nothing is downloaded
         assert config.pyramid is None or backbones.create_pyramid(extractor, **config.pyramid)
         assert lookup(TASKS, "task", config.task.name)

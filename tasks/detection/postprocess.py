@@ -128,8 +128,8 @@ def best_of_each_level(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
-    """What makes a box a detection: arguments of every detector, under these names."""
+class DetectionSettings:
+    """What makes a box a detection: settings of every detector."""
 
     score_threshold: float = 0.05
     """Detections need a higher score."""
@@ -141,7 +141,7 @@ class Selection:
     """Boxes of other classes suppress each other as well, so that no two detections share a place."""
     soft_nms_sigma: float | None = None
     """Instead of dropping boxes that overlap a better one, lower their scores by this Gaussian (0.5 in Soft-NMS);
-    then `nms_threshold` is not used. See `soften`."""
+    then `nms_threshold` is not used. See `soft_nms`."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.score_threshold <= 1 and 0 <= self.nms_threshold <= 1 and self.max_detections >= 1):
@@ -156,21 +156,8 @@ class Selection:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class DenseSelection(Selection):
-    """The same from boxes at every cell of every level: arguments of every one-stage detector."""
-
-    pre_nms: int = 1000
-    """Best candidates of each level that go into suppression."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.pre_nms < 1:
-            raise ValueError(f"model.pre_nms={self.pre_nms} must be at least 1")
-
-
-def detect(
-    found: Candidates, boxes: Tensor, scores: Tensor, num_images: int, selection: Selection
+def postprocess(
+    found: Candidates, boxes: Tensor, scores: Tensor, num_images: int, selection: DetectionSettings
 ) -> Detections:
     """Detections from candidates with clipped `boxes` (M, 4) and `scores` (M,); D is `max_detections`.
 
@@ -187,14 +174,14 @@ def detect(
         keep = usable & suppress(boxes, scores, sizes, selection.nms_threshold)
         scores = scores.where(keep, 0)
     else:
-        scores = soften(
+        scores = soft_nms(
             boxes, scores.where(usable, 0), sizes, selection.soft_nms_sigma, selection.max_detections
         )
         scores = scores.where(scores > selection.score_threshold, 0)
     return best_of_each_image(boxes, scores, found.labels, found.images, num_images, selection.max_detections)
 
 
-def soften(boxes: Tensor, scores: Tensor, group_sizes: Sequence[int], sigma: float, most: int) -> Tensor:
+def soft_nms(boxes: Tensor, scores: Tensor, group_sizes: Sequence[int], sigma: float, most: int) -> Tensor:
     """Scores (M,) after soft suppression: each times exp(-overlap² / sigma) for every better box of its group.
 
     Soft-NMS (Bodla et al., 2017), equation 3. Better boxes are found one after another, by their lowered

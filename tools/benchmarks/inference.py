@@ -33,7 +33,7 @@ def infer(arguments: Namespace) -> Iterator[Result]:
             ours: Any
             ours, theirs = detector_pair(arguments.model, batch)
             selecting = getattr(ours, "roi_head", ours)
-            selecting.selection = replace(selecting.selection, max_detections=arguments.dets)
+            selecting.detection = replace(selecting.detection, max_detections=arguments.dets)
             if hasattr(theirs, "roi_heads"):
                 theirs.roi_heads.detections_per_img = arguments.dets
             else:
