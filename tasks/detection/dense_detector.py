@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -47,7 +47,10 @@ class AnchorGrid(NamedTuple):
     """Their place in the cell: 0 its upper left corner, 0.5 its middle."""
 
 
-class DenseDetector(Model):
+Settings = TypeVar("Settings", bound=DenseDetectionSettings)
+
+
+class DenseDetector(Model, Generic[Settings]):
     """A pyramid with one head for all levels or one for each. A subclass says how boxes are encoded, which
     anchors stand for which object, and what is lost. The features are what the heads say of each anchor.
     """
@@ -58,7 +61,7 @@ class DenseDetector(Model):
         heads: Sequence[DenseHead],
         preprocessing: Preprocessing,
         grid: AnchorGrid,
-        settings: DenseDetectionSettings,
+        settings: Settings,
     ):
         super().__init__()
         self.backbone = backbone
@@ -69,7 +72,7 @@ class DenseDetector(Model):
         self.grid = grid
         self.class_loss: ClassLoss = settings.class_loss
         self.box_loss: BoxLoss = settings.box_loss
-        self.detection = settings
+        self.settings = settings
 
     @abstractmethod
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
@@ -97,8 +100,8 @@ class DenseDetector(Model):
 
     def predictions(self, features: DensePredictions, batch: Batch) -> Detections:
         scores = self.scores(features)
-        chosen = candidates(scores, self.detection.score_threshold)
-        chosen = best_of_each_level(chosen, scores, features.level_sizes, self.detection.pre_nms)
+        chosen = candidates(scores, self.settings.score_threshold)
+        chosen = best_of_each_level(chosen, scores, features.level_sizes, self.settings.pre_nms)
         images, labels, indices, _ = chosen
         boxes = self.decode(features.deltas[images, indices], features.anchors[indices])
         return postprocess(
@@ -106,7 +109,7 @@ class DenseDetector(Model):
             clip(boxes, batch.sizes[images]),
             scores[images, indices, labels],
             len(batch),
-            self.detection,
+            self.settings,
         )
 
     def class_layers(self) -> dict[str, int]:

@@ -4,7 +4,7 @@ FCOS: Fully Convolutional One-Stage Object Detection (Tian et al., 2019), with w
 Simple and Strong Anchor-Free Object Detector, 2020) adds: centre sampling, centre-ness beside the boxes, GIoU.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import backbones
 from tasks.contracts import Batch
 from tasks.preprocessing import Preprocessing
 from tasks.ranks import mean_count
@@ -79,19 +78,8 @@ def fcos(
     return FCOS(extractor, [head], Preprocessing.of(preprocessing), AnchorGrid(strides), settings)
 
 
-class FCOS(DenseDetector):
+class FCOS(DenseDetector[FCOSSettings]):
     """The network. Its losses are sums over the points of the batch, divided by those that stand for an object."""
-
-    def __init__(
-        self,
-        backbone: backbones.FeatureExtractor,
-        heads: Sequence[DenseHead],
-        preprocessing: Preprocessing,
-        grid: AnchorGrid,
-        settings: FCOSSettings,
-    ):
-        super().__init__(backbone, heads, preprocessing, grid, settings)
-        self.center_radius = settings.center_radius
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
         return encode_distances(boxes, anchors)
@@ -116,7 +104,7 @@ class FCOS(DenseDetector):
                 found.level_sizes,
                 batch.boxes,
                 valid_targets(batch.boxes, batch.labels, batch.is_crowd),
-                radius=self.center_radius,
+                radius=self.settings.center_radius,
             )
             labels = take_matched(batch.labels, matches, self.num_classes)
             images, indices = (matches >= 0).nonzero().unbind(1)  # the one wait for the device

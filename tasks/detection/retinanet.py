@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import backbones
 from tasks.contracts import Batch
 from tasks.preprocessing import Preprocessing
 
@@ -91,21 +90,9 @@ def retinanet(
     return RetinaNet(extractor, [head], Preprocessing.of(preprocessing), grid, settings)
 
 
-class RetinaNet(DenseDetector):
+class RetinaNet(DenseDetector[RetinaNetSettings]):
     """The network. Its losses are means over images of sums over anchors, divided by those that stand for an
     object."""
-
-    def __init__(
-        self,
-        backbone: backbones.FeatureExtractor,
-        heads: Sequence[DenseHead],
-        preprocessing: Preprocessing,
-        grid: AnchorGrid,
-        settings: RetinaNetSettings,
-    ):
-        super().__init__(backbone, heads, preprocessing, grid, settings)
-        self.foreground_iou = settings.foreground_iou
-        self.background_iou = settings.background_iou
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
         return encode(boxes, anchors, _WEIGHTS)
@@ -123,8 +110,8 @@ class RetinaNet(DenseDetector):
                 found.anchors,
                 batch.boxes,
                 valid_targets(batch.boxes, batch.labels, batch.is_crowd),
-                foreground_iou=self.foreground_iou,
-                background_iou=self.background_iou,
+                foreground_iou=self.settings.foreground_iou,
+                background_iou=self.settings.background_iou,
                 low_quality=True,
             )
             labels = take_matched(batch.labels, matches, self.num_classes)

@@ -60,9 +60,9 @@ class ProposalSettings:
     rpn_post_nms_train: int = 2000
     """Proposals of each image for losses."""
     rpn_pre_nms_test: int = 1000
-    """The same for predictions."""
+    """Best anchors of each level that go into suppression for predictions."""
     rpn_post_nms_test: int = 1000
-    """The same for predictions."""
+    """Proposals of each image for predictions."""
     rpn_nms_threshold: float = 0.7
     """Proposals that overlap a better one more than this are dropped."""
 

@@ -4,7 +4,7 @@ YOLOX: Exceeding YOLO Series in 2021 (Ge et al., 2021), section 2.1: a decoupled
 cell instead of anchors, SimOTA. The backbone is any of ours in place of the paper's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import backbones
 from tasks.contracts import Batch
 from tasks.preprocessing import Preprocessing
 from tasks.ranks import mean_count
@@ -104,7 +103,7 @@ def yolox(
     return YOLOX(extractor, heads, Preprocessing.of(preprocessing), grid, settings)
 
 
-class YOLOX(DenseDetector):
+class YOLOX(DenseDetector[YOLOXSettings]):
     """The network. Its losses are sums over the points of the batch, divided by those that stand for an object.
 
     Offsets are from the middle of the cell, where the paper's are from its corner: the same up to a constant.
@@ -112,17 +111,6 @@ class YOLOX(DenseDetector):
 
     closing: bool = False
     """Whether this is the end of the training, when L1 of the deltas is lost too (section 2.1). The task sets it."""
-
-    def __init__(
-        self,
-        backbone: backbones.FeatureExtractor,
-        heads: Sequence[DenseHead],
-        preprocessing: Preprocessing,
-        grid: AnchorGrid,
-        settings: YOLOXSettings,
-    ):
-        super().__init__(backbone, heads, preprocessing, grid, settings)
-        self.center_radius = settings.center_radius
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
         return encode(boxes, anchors, _WEIGHTS)
@@ -145,7 +133,7 @@ class YOLOX(DenseDetector):
                 batch.boxes,
                 batch.labels,
                 valid_targets(batch.boxes, batch.labels, batch.is_crowd),
-                radius=self.center_radius,
+                radius=self.settings.center_radius,
             )
             images, indices = (matches >= 0).nonzero().unbind(1)  # the one wait for the device
             rows = matches[images, indices]

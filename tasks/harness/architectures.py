@@ -1,7 +1,7 @@
 """The literal tables from a name to the code behind it: models, tasks, and their results.
 
 A model is described by a *spec*: `{"name": "faster_rcnn", "backbone": {…}, …}`, its builder's plain
-arguments. Configs, checkpoints and model files all hold a spec, and `build_model` is the one way from
+arguments and the fields of its settings. Configs, checkpoints and model files all hold a spec, and `build_model` is the one way from
 a spec to a network, so a file never names code to import: only a key of `MODELS`.
 """
 
