@@ -168,15 +168,16 @@ class Model(nn.Module):
     header: Any
     """What a model file says of the network (`harness.model_file.Header`); set by whoever builds it."""
 
-    def features(self, batch: Batch) -> dict[str, Tensor]:
-        """The feature maps of the batch: everything that losses and predictions share."""
+    def features(self, batch: Batch) -> Any:
+        """Everything that losses and predictions share, computed once: feature maps by level, or of a detector
+        what its proposal network or its dense heads say of them. Each model has its own type."""
         raise NotImplementedError
 
-    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def losses(self, features: Any, batch: Batch) -> dict[str, Tensor]:
         """Scalar losses by name; their sum is what training minimises."""
         raise NotImplementedError
 
-    def predictions(self, features: dict[str, Tensor], batch: Batch) -> Any:
+    def predictions(self, features: Any, batch: Batch) -> Any:
         """Predictions in pixels of the batch's images. Reads no targets."""
         raise NotImplementedError
 

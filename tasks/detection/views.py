@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,13 +45,13 @@ class ManyViews(Model):
         self.header = Header(**{**asdict(model.header), "preprocessing": self.preprocessing.to_dict()})
         self.nms_threshold: float = model.header.model.get("nms_threshold", 0.5)
 
-    def features(self, batch: Batch) -> dict[str, Tensor]:
+    def features(self, batch: Batch) -> Any:
         return self.model.features(batch)
 
-    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def losses(self, features: Any, batch: Batch) -> dict[str, Tensor]:
         return self.model.losses(features, batch)
 
-    def predictions(self, features: dict[str, Tensor], batch: Batch) -> Detections:
+    def predictions(self, features: Any, batch: Batch) -> Detections:
         found = []
         for factor, flipped in self.views:
             if factor == 1 and not flipped:
