@@ -17,7 +17,7 @@ class ConfusionMatrix:
     def __init__(self, num_classes: int, image_ids: np.ndarray) -> None:
         self.num_classes = num_classes
         self.image_ids = np.asarray(image_ids)
-        self._counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self._counts: Tensor | None = None  # on the device of the first labels
         self._seen: list[np.ndarray] = []
 
     def update(
@@ -44,7 +44,8 @@ class ConfusionMatrix:
             pairs = true.flatten().long() * self.num_classes + found.flatten()
             if ignore_label is not None:
                 pairs = pairs.where(true.flatten() != ignore_label, self.num_classes**2)
-            self._counts = self._counts.to(pairs.device) + self._count(pairs)
+            counts = self._count(pairs)
+            self._counts = counts if self._counts is None else self._counts.to(counts.device) + counts
         self._seen.append(seen)
 
     def _check(
@@ -85,7 +86,8 @@ class ConfusionMatrix:
             ValueError: when an image of the data set was missed or seen more than once.
         """
         seen = np.concatenate([np.zeros(0, np.int64), *self._seen])
-        every = gathered((self._counts.cpu().numpy(), seen))
+        counts = np.zeros((self.num_classes,) * 2, np.int64)
+        every = gathered((counts if self._counts is None else self._counts.cpu().numpy(), seen))
         check_each_once(self.image_ids, np.concatenate([ids for _, ids in every]))
         return np.sum([counts for counts, _ in every], axis=0)
 

@@ -96,6 +96,9 @@ class SimulatedTensor(Tensor):
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
+    def __reduce_ex__(self, protocol: Any) -> Any:  # saved as a tensor on the CPU
+        return self.data_on_cpu.__reduce_ex__(protocol)
+
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"on {DEVICE}: {self.data_on_cpu}"
 
@@ -117,6 +120,17 @@ class SimulatedCuda(TorchDispatchMode):
         lifts = torch._C._only_lift_cpu_tensors()
         torch._C._set_only_lift_cpu_tensors(True)  # `torch.tensor(…, device="cuda")` shows its copy
         self._patches.callback(torch._C._set_only_lift_cpu_tensors, lifts)
+        # `Module.to` would else write into parameters what is on the other device.
+        swaps = torch.__future__.get_swap_module_params_on_conversion()
+        torch.__future__.set_swap_module_params_on_conversion(True)
+        self._patches.callback(torch.__future__.set_swap_module_params_on_conversion, swaps)
+        for name, value in {
+            "pin_memory": _pinned(self),
+            "is_pinned": lambda t, *_: self._is_pinned(t),
+        }.items():
+            self._patches.enter_context(
+                mock.patch.object(Tensor, name, value)
+            )  # loaders call them in threads
         for name, value in _cuda_functions(self).items():
             self._patches.enter_context(mock.patch.object(torch.cuda, name, value))
         return super().__enter__()
@@ -146,10 +160,6 @@ class SimulatedCuda(TorchDispatchMode):
         name = function.name().split(".")[0]
         tensors = _tensors((args, kwargs))
         on_cuda = any(isinstance(tensor, SimulatedTensor) for tensor in tensors)
-        if name == "aten::is_pinned":
-            return self._is_pinned(args[0])
-        if name == "aten::_pin_memory":
-            return self._pin(args[0].clone())
         if on_cuda:
             self._check_devices(name, function, args, tensors)
         if self._waits(name, args, kwargs, on_cuda):
@@ -254,6 +264,15 @@ def _library() -> ctypes.CDLL:
     return library
 
 
+def _pinned(log: SimulatedCuda) -> Any:
+    def pin_memory(tensor: Tensor, *_: Any) -> Tensor:
+        if tensor.is_cuda:
+            raise RuntimeError("cannot pin a tensor on cuda:0 only dense CPU tensors can be pinned")
+        return tensor if log._is_pinned(tensor) else log._pin(tensor.clone())
+
+    return pin_memory
+
+
 def _cuda_functions(log: SimulatedCuda) -> dict[str, Any]:
     """What replaces functions of `torch.cuda` that would look for a driver."""
 
@@ -288,6 +307,10 @@ def _cuda_functions(log: SimulatedCuda) -> dict[str, Any]:
         "get_device_name": lambda device=None: "simulated",
         "current_stream": lambda device=None: Stream(),
         "Event": Event,
+        "get_rng_state": lambda device=None: torch.get_rng_state(),
+        "set_rng_state": lambda state, device=None: None,
+        "empty_cache": lambda: None,
+        "mem_get_info": lambda device=None: (80 * 2**30, 80 * 2**30),
     }
 
 
@@ -303,14 +326,14 @@ def _given(result: Any, args: Any, on_cpu: Any) -> Any:
 
 
 def _line() -> str:
-    """The innermost line of this project that runs, or else of whatever is not torch."""
-    frame, other = sys._getframe(1), "?"
+    """The innermost line of this project that runs, and the line of another package than torch that it runs by."""
+    frame, other = sys._getframe(1), ""
     while frame is not None:
-        path = frame.f_code.co_filename
-        place = f"{'/'.join(path.split('/')[-2:])}:{frame.f_lineno}"
-        if path != __file__ and path.startswith(str(ROOT)) and "site-packages" not in path:
-            return f"{Path(path).relative_to(ROOT)}:{frame.f_lineno}"
-        if other == "?" and path != __file__ and "/torch/" not in path:
-            other = place
+        path = Path(frame.f_code.co_filename)
+        if str(path) != __file__:
+            if path.is_relative_to(ROOT) and "site-packages" not in path.parts:
+                return f"{path.relative_to(ROOT)}:{frame.f_lineno}{other}"
+            if not other and "torch" not in path.parts and "site-packages" in path.parts:
+                other = f" via {'/'.join(path.parts[-2:])}:{frame.f_lineno}"
         frame = frame.f_back
-    return other
+    return other.removeprefix(" via ") or "?"
