@@ -8,8 +8,8 @@ devices raise, as they do on a GPU, and whatever makes the host wait for the GPU
         ...
         assert cuda.total() == 0, cuda
 
-Kernels that do not come with torch or torchvision (Triton's) do not run here: code that has them needs a branch in
-plain operators. Streams and events do nothing. A wait in the backward pass counts for the line that began it.
+Kernels that do not come with torch or torchvision cannot run here, so `import triton` fails: code that has such kernels
+needs a branch in plain operators, taken where Triton is missing. Streams and events do nothing. A wait in the backward pass counts for the line that began it.
 """
 
 import ctypes
@@ -120,6 +120,8 @@ class SimulatedCuda(TorchDispatchMode):
         lifts = torch._C._only_lift_cpu_tensors()
         torch._C._set_only_lift_cpu_tensors(True)  # `torch.tensor(…, device="cuda")` shows its copy
         self._patches.callback(torch._C._set_only_lift_cpu_tensors, lifts)
+        self._patches.callback(_restore_triton, sys.modules.get("triton"))
+        sys.modules["triton"] = None  # type: ignore[assignment] (what import takes for a missing package)
         # `Module.to` would else write into parameters what is on the other device.
         swaps = torch.__future__.get_swap_module_params_on_conversion()
         torch.__future__.set_swap_module_params_on_conversion(True)
@@ -157,6 +159,8 @@ class SimulatedCuda(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        if torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), "CompositeImplicitAutograd"):
+            return self._parts(function, args, kwargs)
         name = function.name().split(".")[0]
         tensors = _tensors((args, kwargs))
         on_cuda = any(isinstance(tensor, SimulatedTensor) for tensor in tensors)
@@ -182,6 +186,14 @@ class SimulatedCuda(TorchDispatchMode):
             if isinstance(tensor, SimulatedTensor) and tensor.shape != tensor.data_on_cpu.shape:
                 raise NotImplementedError(f"{name} changes the shape of a tensor in place")
         return result
+
+    def _parts(self, function: Any, args: Any, kwargs: Any) -> Any:
+        """An operator made of others, which inference mode leaves whole."""
+        super().__enter__()
+        try:
+            return function.decompose(*args, **kwargs)
+        finally:
+            super().__exit__(None, None, None)
 
     def _check_devices(self, name: str, function: Any, args: Any, tensors: list[Tensor]) -> None:
         """Raises RuntimeError for operands of both devices, unless the operator is one that may have them."""
@@ -262,6 +274,13 @@ def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(target))
     shutil.rmtree(target.parent)
     return library
+
+
+def _restore_triton(module: Any) -> None:
+    if module is None:
+        sys.modules.pop("triton", None)
+    else:
+        sys.modules["triton"] = module
 
 
 def _pinned(log: SimulatedCuda) -> Any:

@@ -22,7 +22,7 @@ MODEL = {
     "classification": "classifier", "detection": "faster_rcnn", "instance_segmentation": "mask_rcnn",
     "semantic_segmentation": "semantic_fpn",
 }  # fmt: skip
-ON_CUDA = ["trainer.accelerator=gpu", "precision=bf16-mixed", "ema=0.5", "trainer.log_every_n_steps=100"]
+ON_CUDA = ["trainer.accelerator=gpu", "precision=bf16-mixed", "ema=0.5", "trainer.log_every_n_steps=10"]
 GUARD = 1  # of a step, for the losses of its forward pass, while the device has its backward pass to do
 METRIC = 1  # of a batch
 ORIGINAL = {"semantic_fpn": 1}  # class maps of the original images need to know the sizes of these
