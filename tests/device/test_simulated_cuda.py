@@ -117,7 +117,7 @@ def test_numbers_gradients_and_types_are_those_of_the_cpu(cuda: SimulatedCuda) -
     loss.backward()
     expected = [p.grad.clone() for p in network.parameters() if p.grad is not None]
     network.zero_grad()
-    network[1].reset_running_stats()
+    network[1].reset_running_stats()  # type: ignore[operator]
     network.to("cuda")
     moved = network(x.to("cuda")).square().mean()
     moved.backward()
