@@ -63,7 +63,7 @@ class Batch:
     original_sizes: Tensor
     """int64 (B, 2): (height, width) before resizing."""
     image_ids: Tensor
-    """int64 (B,)."""
+    """int64 (B,); on the CPU wherever the others are, because only the host reads them."""
     boxes: Tensor
     """float32 (B, G, 4) in pixels of `images`; rows past an image's objects are zero."""
     labels: Tensor
@@ -93,7 +93,8 @@ class Batch:
         if self.images.device == torch.device(device):
             return self
         is_pinned = self.images.is_pinned()
-        return self._map(lambda tensor: tensor.to(device, non_blocking=is_pinned))
+        moved = self._map(lambda tensor: tensor.to(device, non_blocking=is_pinned))
+        return replace(moved, image_ids=self.image_ids)
 
     def pin_memory(self) -> Self:
         """The same batch in page-locked memory. `DataLoader(pin_memory=True)` calls this."""

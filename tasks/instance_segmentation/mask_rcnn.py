@@ -102,22 +102,20 @@ class MaskRCNN(FasterRCNN):
         assert batch.mask_pixels is not None and batch.mask_places is not None, "the batch has no masks"
         places = take_matched(batch.mask_places, samples.matches, 0)
         valid = samples.positive & (places[..., 3] > 0)
-        # Positives stand first in each image; those of all images fit into as many columns as the most of one.
-        most = int(samples.positive.sum(dim=1).amax())
-        boxes, valid = samples.boxes[:, :most], valid[:, :most]
-        sizes = batch.sizes[:, None].expand(-1, most, -1)
-        labels = samples.labels[:, :most][valid]
-        logits = self.mask_head(table, boxes, valid, labels)
+        images, columns = valid.nonzero().unbind(1)  # the one wait for the device
+        boxes, labels = samples.boxes[images, columns], samples.labels[images, columns]
+        logits = self.mask_head(table, boxes, images, labels)
         targets = sample_masks(
-            batch.mask_pixels, places[:, :most][valid], boxes[valid], sizes[valid], logits.shape[-1]
+            batch.mask_pixels, places[images, columns], boxes, batch.sizes[images], logits.shape[-1]
         )
         return mask_loss(logits, targets)
 
     def predictions(self, features: FasterRCNNFeatures, batch: Batch) -> Detections:
         found = super().predictions(features, batch)
-        valid = found.labels >= 0
-        logits = self.mask_head(features.table, found.boxes, valid, found.labels[valid])
-        masks = torch.zeros(*valid.shape, *logits.shape[1:], device=logits.device)
-        masks[valid] = logits.float().sigmoid()
+        images, columns = (found.labels >= 0).nonzero().unbind(1)  # the one wait for the device here
+        boxes, labels = found.boxes[images, columns], found.labels[images, columns]
+        logits = self.mask_head(features.table, boxes, images, labels)
+        masks = torch.zeros(*found.labels.shape, *logits.shape[1:], device=logits.device)
+        masks[images, columns] = logits.float().sigmoid()
         found.masks = masks
         return found
