@@ -9,7 +9,8 @@ devices raise, as they do on a GPU, and whatever makes the host wait for the GPU
         assert cuda.total() == 0, cuda
 
 Kernels that do not come with torch or torchvision cannot run here, so `import triton` fails: code that has such kernels
-needs a branch in plain operators, taken where Triton is missing. Streams and events do nothing. A wait in the backward pass counts for the line that began it.
+needs a branch in plain operators, taken where Triton is missing. Streams and events do nothing. A wait in the backward
+pass counts for the line that began it.
 """
 
 import ctypes
