@@ -8,9 +8,9 @@ devices raise, as they do on a GPU, and whatever makes the host wait for the GPU
         ...
         assert cuda.total() == 0, cuda
 
-Kernels that do not come with torch or torchvision cannot run here, so `import triton` fails: code that has such kernels
-needs a branch in plain operators, taken where Triton is missing. Streams and events do nothing. A wait in the
-backward pass counts for the line that began it.
+Kernels that do not come with torch or torchvision cannot run here, so `import triton` fails; those of detection have
+equivalents in `kernels_on_cpu.py`. Streams and events do nothing. A wait in the backward
+pass counts for the line that began it.
 """
 
 import ctypes
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from typing import Any, Self
 from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_map_only
@@ -104,6 +106,26 @@ class SimulatedTensor(Tensor):
         return f"on {DEVICE}: {self.data_on_cpu}"
 
 
+def _kernels_of(kernels: Any) -> Callable[[torch.device], Any]:
+    return lambda device: kernels if device.type == "cuda" else None
+
+
+def _conv_relu(x: Tensor, weight: Tensor, bias: Tensor, *geometry: Any) -> Tensor:
+    return F.conv2d(x, weight, bias, *geometry).relu_()
+
+
+def _conv_add_relu(
+    x: Tensor, weight: Tensor, z: Tensor, alpha: float, bias: Tensor, *geometry: Any
+) -> Tensor:
+    return F.conv2d(x, weight, bias, *geometry).add_(z, alpha=alpha).relu_()
+
+
+_ON_CPU = {  # of operators that CUDA alone has
+    "aten::cudnn_convolution_relu": _conv_relu,
+    "aten::cudnn_convolution_add_relu": _conv_add_relu,
+}
+
+
 class SimulatedCuda(TorchDispatchMode):
     """The device, while it is entered, and its log: `waits` counts those of each line of source."""
 
@@ -127,6 +149,11 @@ class SimulatedCuda(TorchDispatchMode):
         swaps = torch.__future__.get_swap_module_params_on_conversion()
         torch.__future__.set_swap_module_params_on_conversion(True)
         self._patches.callback(torch.__future__.set_swap_module_params_on_conversion, swaps)
+        from tests.device import kernels_on_cpu
+
+        for module in ("suppression", "matching", "focal_loss"):
+            place = f"tasks.detection.{module}.kernels_for"
+            self._patches.enter_context(mock.patch(place, _kernels_of(kernels_on_cpu)))
         for name, value in {
             "pin_memory": _pinned(self),
             "is_pinned": lambda t, *_: self._is_pinned(t),
@@ -176,7 +203,7 @@ class SimulatedCuda(TorchDispatchMode):
         if device is not None:
             on_cpu[1]["device"] = CPU
         pinned = bool(on_cpu[1].pop("pin_memory", False))
-        result = function(*on_cpu[0], **on_cpu[1])
+        result = _ON_CPU.get(name, function)(*on_cpu[0], **on_cpu[1])
         if not gives_cuda:
             copies = any(result is tensor for tensor in tensors) or not isinstance(result, Tensor)
             return self._pin(result) if pinned and not copies else _given(result, args, on_cpu[0])

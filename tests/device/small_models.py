@@ -24,6 +24,9 @@ YOLOX = {"width": 0.0625, "score_threshold": 0.0}
 MODELS: dict[str, dict[str, Any]] = {
     "classifier": {},
     "classifier smooth": {"label_smoothing": 0.1, "class_weights": [1.0, 2.0, 3.0]},
+    "classifier checkpointed": {"backbone": {**BACKBONE, "checkpoint_stages": [1, 2]}},
+    "classifier frozen": {"backbone": {**BACKBONE, "norm": "frozen"}},
+    "classifier group": {"backbone": {**BACKBONE, "norm": "group"}},
     "semantic_fpn": {"pyramid": PYRAMID, "channels": 8},
     "semantic_fpn dice": {"pyramid": PYRAMID, "channels": 8, "loss": "cross_entropy+dice"},
     "deeplabv3": {"channels": 8},
