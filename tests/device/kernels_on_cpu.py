@@ -1,6 +1,6 @@
 """What `tasks/detection/triton_kernels.py` computes, in plain operators on the data of simulated tensors.
 
-A kernel is one launch, which neither waits nor shows its parts. `tests/tasks/detection/test_triton_kernels.py` holds the
+A kernel is one launch, which neither waits nor shows its parts; `test_triton_kernels.py` holds the
 real ones to plain operators.
 """
 
