@@ -269,6 +269,8 @@ class SimulatedCuda(TorchDispatchMode):
             if len(args) > 2 and not args[2].is_cuda:  # a number: a fill where there is one mask, else copied
                 return not (masks and len(indices) == 1 and masks[0].is_cuda)
             return bool(masks) or any(not index.is_cuda for index in indices)
+        if name == "aten::where":  # takes a tensor of no dimension from the CPU, and copies it
+            return not all(tensor.is_cuda for tensor in args)
         if name == "aten::repeat_interleave":
             return kwargs.get("output_size") is None
         return name in _WAITS

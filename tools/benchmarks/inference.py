@@ -48,7 +48,9 @@ def infer(arguments: Namespace) -> Iterator[Result]:
                     model.backbone.compile()
             images = to_images(batch)
             with full_precision():
-                check = compare(run_ours(ours, batch), run_theirs(theirs, images), (height, width))
+                expected = run_theirs(theirs, images)
+                tolerance = max(1e-4, 2 * rounding(expected, run_theirs(best, images)))
+                check = compare(run_ours(ours, batch), expected, (height, width), tolerance)
             variants = {"torchvision fp32 NCHW": variant(run_theirs, theirs, images, "fp32", device)}
             pairs = []
             for precision in arguments.precision:
@@ -106,12 +108,20 @@ def run_theirs(model: Any, images: list[torch.Tensor]) -> Found:
     return results
 
 
-def compare(ours: Found, theirs: Found, size: tuple[int, int]) -> str:
-    """Raises AssertionError unless both found the same."""
+def rounding(found: Found, again: Found) -> float:
+    """How far scores of the same network lie apart in two memory formats, whose sums run in another order."""
+    pairs = zip(found, again, strict=True)
+    return max(
+        (float((a[1] - b[1]).abs().max()) for a, b in pairs if len(a[1]) == len(b[1]) > 0), default=0.0
+    )
+
+
+def compare(ours: Found, theirs: Found, size: tuple[int, int], tolerance: float = 1e-4) -> str:
+    """Raises AssertionError unless both found the same, with scores within `tolerance`."""
     number, pixels = 0, 0.0
     for (boxes, scores, masks), (their_boxes, their_scores, their_masks) in zip(ours, theirs, strict=True):
         assert len(scores) == len(their_scores) > 0, (len(scores), len(their_scores))
-        torch.testing.assert_close(scores, their_scores, rtol=0, atol=1e-4)
+        torch.testing.assert_close(scores, their_scores, rtol=0, atol=tolerance)
         overlap = box_iou(boxes.float(), their_boxes)
         # Boxes of equal scores may stand in another order.
         assert overlap.amax(dim=1).min() > 0.999, overlap.amax(dim=1).min()
@@ -124,7 +134,7 @@ def compare(ours: Found, theirs: Found, size: tuple[int, int]) -> str:
             ]
             pixels = max(pixels, 1 - float(np.median(ious)))
     assert pixels < 0.01, pixels
-    return f"{number} detections equal"
+    return f"{number} detections equal, scores within {tolerance:.0e}"
 
 
 def _rle(counts: bytes, size: tuple[int, int]) -> dict[str, Any]:

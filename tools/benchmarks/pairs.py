@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -47,7 +48,7 @@ class Pair(NamedTuple):
             weights=None,
             norm_layer=FrozenBatchNorm2d,
             trainable_layers=3,
-            **self.backbone,
+            **deepcopy(dict(self.backbone)),  # layers among them, which move with their network
         )
         # Shortcuts that dominate, as in trained networks, so that maps do not grow from block to block.
         for name, value in backbone.named_buffers():
