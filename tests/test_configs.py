@@ -13,7 +13,7 @@ from tasks.zoo.registry import TASKS, lookup, model_builder
 
 CHOICES = [(group, choice) for group, choices in config_groups().items() for choice in choices]
 ROOTS = [path.stem for path in CONFIGS.glob("*.yaml")]
-NEEDED = {"checkpoint": "x", "source": "x", "to": "coco", "out": "x"}
+NEEDED = {"checkpoint": "x", "source": "x", "to": "coco", "out": "x", "networks": "x", "runs": "x"}
 TASK_OF = {  # of data sets and models that are not for detection
     **dict.fromkeys(("cifar10", "image_folder", "single_digits", "classifier"), "classification"),
     **dict.fromkeys(("cityscapes", "mask_png", "deeplabv3", "semantic_fpn"), "semantic_segmentation"),

@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.cli.folders import CONFIGS, config_groups
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 MOVED = {
     "tasks.data.cifar10": "tasks.data.formats.cifar10",
     "tasks.data.coco": "tasks.data.formats.coco",
@@ -28,15 +29,6 @@ MOVED = {
     "tasks.data.yolo": "tasks.data.formats.yolo",
 }
 """Modules that a `_target_` of an earlier run's config.yaml may name, and where their content is now."""
-
-
-def config_groups() -> dict[str, list[str]]:
-    """Names of the groups in `configs/` and of the files in each."""
-    return {
-        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
-        for folder in sorted(CONFIGS.iterdir())
-        if folder.is_dir()
-    }
 
 
 def compose(config_name: str, overrides: Iterable[str]) -> DictConfig:

@@ -16,17 +16,21 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from tasks.cli.compose import CONFIGS, hydra_words
+from tasks.cli.compose import hydra_words
+from tasks.cli.folders import CONFIGS
 from tasks.harness.environment import write_text
 from tasks.zoo.registry import TASKS, lookup
 
 QUIET = ("hydra/job_logging=disabled", "hydra/hydra_logging=disabled", "hydra.output_subdir=null")
 
 
-def sweep(config_name: str, words: list[str]) -> int:
+def sweep(config_name: str, words: list[str], script: list[str]) -> int:
     """Runs this tool for every combination of the values in `words` (`optimizer.lr=0.01,0.02`), prints one table
-    and writes it; the exit status, 1 where a run failed."""
-    tool = str(Path(sys.argv[0]).resolve())
+    and writes it; the exit status, 1 where a run failed.
+
+    `script` is what a Python interpreter runs for the tool: a file, and words before its settings.
+    """
+    script = [str(Path(script[0]).resolve()), *script[1:]]
     folder = Path("runs") / f"sweep-{time.strftime('%Y%m%d-%H%M%S')}"
     of_hydra = [word for word in words if word.startswith(("hydra.", "hydra/"))]
     folder = next(
@@ -46,7 +50,7 @@ def sweep(config_name: str, words: list[str]) -> int:
         place.parent.mkdir(parents=True, exist_ok=True)
         changed = dict(word.lstrip("+").split("=", 1) for word in overrides if word not in settings)
         print(f"run {number}: {' '.join(f'{k}={v}' for k, v in changed.items())}", flush=True)
-        status = subprocess.run([sys.executable, tool, *overrides, f"run_dir={place}"]).returncode
+        status = subprocess.run([sys.executable, *script, *overrides, f"run_dir={place}"]).returncode
         monitor = lookup(TASKS, "task", config.task.name).monitor
         numbers = json.loads((place / "metrics.json").read_text()) if not status else {}
         result = {"run": number, **changed, "status": "done" if not status else f"failed ({status})"}
@@ -55,7 +59,7 @@ def sweep(config_name: str, words: list[str]) -> int:
         )
         return numbers.get(monitor, float("nan"))
 
-    sys.argv = [tool, "--multirun", *settings, *of_hydra, *QUIET]
+    sys.argv = [script[0], "--multirun", *settings, *of_hydra, *QUIET]
     if not any(word.startswith("hydra.sweep.dir=") for word in of_hydra):
         sys.argv.append(f"hydra.sweep.dir={folder}")
     hydra.main(config_path=str(CONFIGS), config_name=config_name, version_base="1.3")(run)()
