@@ -12,10 +12,11 @@ from PIL import Image
 
 import backbones
 from tasks.cli.compose import compose
+from tasks.cli.residual_study import residual_study as study
 from tasks.contracts import Batch
 from tasks.harness.task import Task
 from tasks.studies import residual_study
-from tasks.studies.residual_study import Recorder, error_table, read_results, study, weighted_layers
+from tasks.studies.residual_study import Recorder, error_table, read_results, weighted_layers
 
 ROOT = Path(__file__).parents[1]
 NETWORKS = ["plain_cifar_resnet20", "cifar_resnet20"]
@@ -33,7 +34,9 @@ def same_threads():
 
 
 def run(folder: Path, *words: str, networks: list[str] = NETWORKS) -> dict[str, Any]:
-    study(compose("residual_study", [*TINY, f"networks=[{','.join(networks)}]", f"run_dir={folder}", *words]))
+    residual_study(
+        compose("residual_study", [*TINY, f"networks=[{','.join(networks)}]", f"run_dir={folder}", *words])
+    )
     return json.loads((folder / "residual_study.json").read_text())
 
 

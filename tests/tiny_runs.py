@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from tasks.cli.compose import compose
-from tasks.harness.train import train
+from tasks.cli.train import train
 
 NETWORK = [
     "backbone=resnet", "backbone.block=basic", "backbone.blocks=[1,1,1,1]", "backbone.widths=[16,32,64,128]",

@@ -59,10 +59,10 @@ def in_own_process(run: Path, device: str, batch: int) -> dict[str, Any]:
 def measure(run: Path, device_name: str, batch_size: int) -> dict[str, Any]:
     """What the model of `run` found and costs."""
     import torch
-    from hydra.utils import instantiate
     from torch.utils.flop_counter import FlopCounterMode
 
     from tasks.cli.compose import load_config
+    from tasks.cli.settings import data_of
     from tasks.data.datamodule import DataModule
     from tasks.devices import autocast, resolve_device, resolve_precision
     from tasks.preprocessing import Preprocessing
@@ -74,7 +74,7 @@ def measure(run: Path, device_name: str, batch_size: int) -> dict[str, Any]:
     model = load_model(run / "model.safetensors")
     header = model.header
     kind = lookup(TASKS, "task", header.task)
-    source, preprocessing = instantiate(config.data), Preprocessing(**header.preprocessing)
+    source, preprocessing = data_of(config), Preprocessing(**header.preprocessing)
     one, batch = (
         next(iter(DataModule(source, preprocessing, batch_size=n, **kind.data_options).val_dataloader())).to(
             device

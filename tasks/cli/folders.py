@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from tasks.cli.groups import python_groups
+
 _HERE = Path(__file__).resolve().parent
 CONFIGS = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parents[1] / "configs"
 _on_top: list[Path] = []  # the first one wins
@@ -52,8 +54,8 @@ def put_on_top(folders: Sequence[Path]) -> None:
 
 
 def config_groups() -> dict[str, list[str]]:
-    """Names of the groups of configuration files, and of the files in each."""
-    groups: dict[str, set[str]] = {}
+    """Names of the groups of configurations, files and those in Python, and of the choices in each."""
+    groups = {group: set(choices) for group, choices in python_groups().items()}
     for top in (CONFIGS, *_on_top):
         for folder in top.iterdir():
             if folder.is_dir() and (names := {file.stem for file in folder.glob("*.yaml")}):

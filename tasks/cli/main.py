@@ -17,6 +17,7 @@ from typing import Any
 
 from tasks.cli.compose import compose
 from tasks.cli.folders import CONFIGS, config_groups, put_on_top, take_config_dirs
+from tasks.cli.groups import settings_text
 
 EXIT_USER_ERROR = 2
 
@@ -42,7 +43,7 @@ class Command:
 
 COMMANDS = {
     "train": Command(
-        "tasks.harness.train:train",
+        "tasks.cli.train:train",
         "Trains a model.",
         (
             "task=detection                              on the embedded digits",
@@ -50,7 +51,7 @@ COMMANDS = {
         ),
     ),
     "evaluate": Command(
-        "tasks.harness.evaluate:evaluate",
+        "tasks.cli.evaluate:evaluate",
         "Scores a model file or checkpoint as COCO does, and writes its detections in COCO's result format.",
         (
             "checkpoint=runs/…/model.safetensors",
@@ -58,7 +59,7 @@ COMMANDS = {
         ),
     ),
     "predict": Command(
-        "tasks.inference.folder:predict",
+        "tasks.cli.predict:predict",
         "Writes pictures with what a model finds in them, and one JSON of all of it.",
         (
             "checkpoint=runs/…/model.safetensors source=photo.jpg",
@@ -116,7 +117,7 @@ COMMANDS = {
         ),
     ),
     "residual-study": Command(
-        "tasks.studies.residual_study:study",
+        "tasks.cli.residual_study:residual_study",
         "Deep plain networks learn worse than shallow ones, and shortcuts cure it: trains both, writes picture "
         "and JSON.",
         (
@@ -173,17 +174,21 @@ def _run(name: str, words: list[str], program: str, script: list[str]) -> None:
         if {"--multirun", "-m"} & set(words):
             from tasks.cli.sweep import sweep
 
+            words = [word for word in words if word not in ("--multirun", "-m")]
             script += [f"--config-dir={folder}" for folder in folders]
-            sys.exit(sweep(config_name, [w for w in words if w not in ("--multirun", "-m")], script))
-        config = compose(config_name, words)
-        module, function = command.run.split(":")
-        sys.exit(getattr(__import__(module, fromlist=[function]), function)(config))
+            sys.exit(sweep(config_name, words, script, lambda config: _call(command, config), user_error))
+        sys.exit(_call(command, compose(config_name, words)))
     except Exception as error:
         cause = user_error(error)
         if traceback or cause is None:
             raise
         print(f"error: {cause}\n(--traceback shows where this came from)", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
+
+
+def _call(command: Command, config: Any) -> int | None:
+    module, function = command.run.split(":")
+    return getattr(__import__(module, fromlist=[function]), function)(config)
 
 
 def _say(text: Callable[[], str]) -> None:
@@ -221,7 +226,7 @@ def help_text(config_name: str, usage: str) -> str:
     return (
         f"{usage.strip()}\n\n"
         + (f"Choices, each a file in configs/:\n{groups}\n\n" if listed else "")
-        + f"Settings (configs/{config_name}.yaml), given as key=value:\n\n{text}\n"
+        + f"Settings (configs/{config_name}.yaml), given as key=value:\n\n{text}\n{settings_text(config_name)}\n"
         + (
             "Every argument of the objects that a configuration names can be set as well.\n"
             "--multirun runs every combination of values as in optimizer.lr=0.01,0.02 and prints one table.\n"

@@ -5,14 +5,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 from torch.utils.data import DataLoader
 
 from tasks.data.loading.samplers import EpochSampler
 
-Workers = Literal["process", "thread"]
 BATCHES_AHEAD = 2
 """Batches that each thread works ahead; as many as a worker process of `DataLoader` does."""
 
