@@ -34,9 +34,7 @@ def same_threads():
 
 
 def run(folder: Path, *words: str, networks: list[str] = NETWORKS) -> dict[str, Any]:
-    residual_study(
-        compose("residual_study", [*TINY, f"networks=[{','.join(networks)}]", f"run_dir={folder}", *words])
-    )
+    study(compose("residual_study", [*TINY, f"networks=[{','.join(networks)}]", f"run_dir={folder}", *words]))
     return json.loads((folder / "residual_study.json").read_text())
 
 
@@ -109,11 +107,11 @@ def test_goes_on_where_it_was_interrupted(
     train_network = residual_study.train_network
     trained: list[str] = []
 
-    def interrupted(config: Any, source: Any, name: str) -> dict[str, Any]:
+    def interrupted(settings: Any, source: Any, name: str, reporter: Any) -> dict[str, Any]:
         if trained:
             raise KeyboardInterrupt
         trained.append(name)
-        return train_network(config, source, name)
+        return train_network(settings, source, name, reporter)
 
     monkeypatch.setattr(residual_study, "train_network", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from tasks.cli.compose import compose
+from tasks.cli.terminal import prepare
 from tasks.cli.train import train
 
 NETWORK = [
@@ -45,6 +46,11 @@ def tiny_run(task: str, folder: Path, *words: str, steps: int = 4) -> Path:
     """Trains so many steps in this process and gives back `folder`, which holds the run."""
     train(compose("train", [*TINY[task], f"trainer.max_steps={steps}", f"run_dir={folder}", *words]))
     return folder
+
+
+def quiet_lightning() -> None:
+    """As the command line has it: what Lightning warns of is no news."""
+    prepare("cpu")
 
 
 def checkpoint(folder: Path, name: str = "last") -> dict[str, Any]:

@@ -7,17 +7,19 @@ schedules). A key may be any of theirs, a field of the settings, or an argument 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.cli.folders import CONFIGS, config_groups
 from tasks.cli.groups import ROOTS, python_groups
+from tasks.harness.settings import TrainSettings
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -70,8 +72,7 @@ def compose(config_name: str, words: Iterable[str]) -> DictConfig:
             if key in groups:
                 _check_choice(key, value_of(word), groups[key])
         of_hydra = [word for key, word in given if key.startswith(("+", "~")) and word not in choices]
-        register()
-        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        with _own_hydra():
             config = hydra.compose(config_name, overrides=[*choices, *of_hydra])
         if ALLOW_CODE in config:
             raise ValueError(f"{ALLOW_CODE} is for the command line alone; no configuration file may say it")
@@ -108,12 +109,17 @@ def parsed(word: str) -> Any:
 
 def first_values(word: str) -> str:
     """`word` with the first of the values that it asks for, checked; as it is where it asks for one."""
-    key, equals, text = word.partition("=")
-    if not equals or key in TEXT or "," not in text:
+    key, equals, _ = word.partition("=")
+    if not equals or key in TEXT:
         return word
-    override = parsed(word)
+    try:
+        override = parsed(word)
+    except ValueError:  # a text of `data`, or a mistake that is found where it is read
+        return word
     if not override.is_sweep_override():
         return word
+    if override.is_interval_sweep():
+        return f"{key}={override.value().start}"
     values = list(override.sweep_string_iterator())
     if key in (groups := config_groups()):
         _check_choice(key, values, groups[key])
@@ -161,8 +167,12 @@ def known_keys(config: DictConfig, parent: str) -> set[str]:
     """What Python takes in the node `parent`: fields of settings, or arguments of what is built of it."""
     from omegaconf import DictConfig
 
-    node = config if not parent else _select(config, parent)
-    if not parent or not isinstance(node, DictConfig):
+    if not parent:
+        # The configuration of an earlier run lacks what is newer than it.
+        names = {field.name for field in dataclasses.fields(TrainSettings)} | {"run_dir"}
+        return names - {"loggers", "augmentation"} if {"task", "schedule"} <= set(config) else set()
+    node = _select(config, parent)
+    if not isinstance(node, DictConfig):
         return set()
     if parent in _settings():
         return {field.name for field in dataclasses.fields(_settings()[parent])}
@@ -273,7 +283,9 @@ def _unknown(config: DictConfig, key: str, parent: str) -> str:
     def keys(parent: str) -> set[str]:
         node = config if not parent else _select(config, parent)
         own = set(map(str, node)) if isinstance(node, DictConfig) and not node._is_none() else set()
-        names = (own | known_keys(config, parent)) - {"_target_", "_partial_", ALLOW_CODE}
+        with contextlib.suppress(ValueError):  # of what the node names, which is another mistake
+            own |= known_keys(config, parent)
+        names = own - {"_target_", "_partial_", ALLOW_CODE}
         return {f"{parent}.{name}" if parent else name for name in names}
 
     tops = keys("")
@@ -296,6 +308,22 @@ def _path(word: str) -> Any:
     """The text after the first `=` as it stands, though null, true and false mean what they say."""
     text = _text(word)
     return WORDS[text] if text in WORDS else text.replace("${", "\\${")
+
+
+@contextlib.contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Hydra set up for one composition, whatever it is in the middle of, such as a sweep."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    register()
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 @cache

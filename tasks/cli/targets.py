@@ -9,6 +9,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -50,10 +51,12 @@ def find(target: str, allowed: Sequence[str] = ()) -> Callable[..., Any]:
     module, _, attribute = target.rpartition(".")
     if any(module == name or module.startswith(f"{name}.") for name in allowed):
         return _of_user(module, attribute)
-    known = [*TARGETS, "torch.optim.…", "albumentations.…"]
+    near = get_close_matches(target, TARGETS, n=1)
     raise ValueError(
-        f"_target_={target} is not among what a configuration may name; {suggest(target, known)} To run code of your "
-        f"own, give allow_code={target.split('.')[0]} on the command line"
+        f"_target_={target} is not among what a configuration may name (data sets, transforms, schedules and loggers "
+        "of this project, albumentations' transforms, torch.optim's classes)"
+        + (f"; did you mean {near[0]}?" if near else "")
+        + f"; to run code of your own, give allow_code={target.split('.')[0]} on the command line"
     )
 
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 class DataModule(LightningDataModule):
     """Loaders over a source. Only training images are shuffled and augmented.
 
-    Runs with `Trainer(use_distributed_sampler=False)`: the samplers here already share the images out
-    over the ranks, without the repetitions by which Lightning's would falsify an evaluation.
+    The samplers share the images out over the ranks, without the repetitions by which Lightning's would falsify an
+    evaluation; whatever `use_distributed_sampler` says, Lightning leaves them alone.
     """
 
     def __init__(

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import numpy as np
 from lightning.pytorch.callbacks import Callback, ProgressBar
 
+from tasks.data.dataset import split_of
 from tasks.harness.loggers import log_pictures
 from tasks.visualization.boxes import Shown, picture_sheet, write_picture
 
@@ -60,8 +61,8 @@ class ProgressLines(ProgressBar):
 
 
 class PredictionPictures(Callback):
-    """Writes the first `count` validation images with what the model finds in them, as one picture, and gives
-    the loggers the same."""
+    """Writes the first `count` images of a validation or test with what the model finds in them, as one picture,
+    and gives the loggers the same."""
 
     def __init__(self, folder: str | Path, *, count: int = 8, name: str = "predictions.jpg") -> None:
         self.folder = Path(folder)
@@ -81,8 +82,7 @@ class PredictionPictures(Callback):
     ) -> None:
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        split = data.split(data.eval_split)
+        split = split_of(trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders)
         positions = None
         for row, image_id in enumerate(batch.image_ids.tolist()):
             if len(self._pictures) >= self.count:
@@ -102,3 +102,6 @@ class PredictionPictures(Callback):
             for logger in trainer.loggers:
                 log_pictures(logger, sheet, self._found, names, step=trainer.global_step)  # type: ignore[arg-type]
         self._pictures, self._found = [], []
+
+    on_test_batch_end = on_validation_batch_end
+    on_test_epoch_end = on_validation_epoch_end

@@ -67,7 +67,6 @@ def evaluate(
     data_module = DataModule(
         source,
         Preprocessing(**header.preprocessing),
-        eval_split=split,
         test_split=split,
         loader=settings.loader,
         **kind.data_options,
@@ -87,7 +86,7 @@ def evaluate(
         use_distributed_sampler=False,  # the data module's samplers show every image exactly once
         default_root_dir=None if place is None else str(place),
     )
-    trainer.validate(task, datamodule=data_module, verbose=False)
+    trainer.test(task, datamodule=data_module, verbose=False)
     if is_first():
         reporter.say(task.report(task.numbers))
         if place is not None:
