@@ -174,7 +174,8 @@ class CheckpointSettings:
     """… and after so many steps of the optimiser."""
 
     def __post_init__(self) -> None:
-        if self.keep_best < 1 or self.every_minutes <= 0 or (self.every_steps or 1) < 1:
+        too_few = self.every_steps is not None and self.every_steps < 1
+        if self.keep_best < 1 or self.every_minutes <= 0 or too_few:
             raise ValueError(
                 f"checkpointing.keep_best={self.keep_best}, every_minutes={self.every_minutes} and every_steps="
                 f"{self.every_steps} must be at least 1, above 0, and null or at least 1"
