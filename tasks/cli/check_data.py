@@ -21,13 +21,7 @@ from tasks.preprocessing import Preprocessing
 
 def check_data(config: DictConfig) -> int:
     """Examines `config.data` and leaves a report; the exit status, 1 where there is an error."""
-    source = instantiate(config.data)
-    if not hasattr(source, "raw"):
-        raise ValueError(
-            f"{type(source).__name__} has no annotation files that could be checked; give data=coco, data=voc or "
-            "data=yolo with data.root=DIR"
-        )
-    report = examine(source, Preprocessing(**config.preprocessing))
+    report = examine(instantiate(config.data).with_files(), Preprocessing(**config.preprocessing))
     folder = Path(config.run_dir or Path("runs") / f"check_data-{time.strftime('%Y%m%d-%H%M%S')}")
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / "report.json", json.dumps(to_json(report), indent=1, ensure_ascii=False) + "\n")

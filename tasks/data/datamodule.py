@@ -12,15 +12,14 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from tasks.data.annotations.class_maps import with_class_maps
-from tasks.data.annotations.image_labels import check_classes
 from tasks.data.annotations.objects import Annotations
 from tasks.data.augmentation.pipeline import Augmentation, Transform
 from tasks.data.dataset import SampleDataset
 from tasks.data.loading.collate import collate
 from tasks.data.loading.loader import ResumableLoader, Workers, use_one_thread
 from tasks.data.loading.samplers import EpochSampler, Sampling, image_factors
-from tasks.data.sources import Source, Split, SplitName, check_masks, with_masks
+from tasks.data.sources import Source, check_masks
+from tasks.data.splits import Split, SplitName
 from tasks.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ class DataModule(LightningDataModule):
 
     def __init__(
         self,
-        source: Source,
+        source: Source[Any],
         preprocessing: Preprocessing,
         *,
         augmentation: "Sequence[Transform | A.BasicTransform | A.BaseCompose]" = (),
@@ -96,7 +95,12 @@ class DataModule(LightningDataModule):
                 f"data.batch_size={batch_size} must be at least 1, data.num_workers={num_workers} and "
                 f"seed={seed} at least 0"
             )
-        self.source = with_class_maps(source) if class_maps else with_masks(source) if masks else source
+        if class_maps:
+            self.source: Source[Any] = source.with_class_maps()
+        elif masks:
+            self.source = source.with_masks()
+        else:
+            self.source = source.with_classes() if classes else source.with_boxes()
         self.masks = masks
         self.class_maps = class_maps
         self.classes = classes
@@ -124,15 +128,11 @@ class DataModule(LightningDataModule):
         """(K,) int64: the data set's own id of each label."""
         return self.source.category_ids
 
-    def split(self, name: SplitName) -> Split:
+    def split(self, name: SplitName) -> Split[Any]:
         """The split itself, e.g. for its annotations."""
         split = self.source.split(name)
         if self.masks:
             check_masks(split.annotations, name)
-        elif self.classes:
-            check_classes(split.annotations, type(self.source).__name__)
-        elif not self.class_maps:
-            check_boxes(split.annotations, type(self.source).__name__)
         return split
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -237,12 +237,3 @@ LOADER_OPTIONS = tuple(
     if name not in {"source", "preprocessing", "augmentation", "seed", "eval_split", *TARGETS}
 )
 """Arguments of `DataModule` that a configuration gives in its node `loader`."""
-
-
-def check_boxes(annotations: object, source: str) -> None:
-    """Raises ValueError unless `annotations`, those of a data set called `source`, are of objects in images."""
-    if not isinstance(annotations, Annotations):
-        raise ValueError(
-            f"detection needs a box for each object, which {source} does not have; use objects with boxes "
-            "(data=coco, data=voc, data=digits), or the task that this data is for"
-        )
