@@ -12,6 +12,7 @@ from tasks.cli.compose import compose
 from tasks.data.datamodule import DataModule
 from tasks.data.formats.object_files import ObjectFiles
 from tasks.data.formats.raw import RawSplit
+from tasks.data.quality.image_checks import image_size
 from tasks.data.quality.report import examine
 from tasks.data.splits import SplitName
 from tasks.preprocessing import Preprocessing
@@ -73,7 +74,7 @@ class Squares(ObjectFiles):
             class_names=names,
             category_ids=np.arange(2),
             file_names=files,
-            sizes=[Image.open(self.root / file).size[::-1] for file in files],
+            sizes=[image_size(self.root / file) for file in files],
             counts=[sum(row[0] == file for row in rows) for file in files],
             categories=[row[1] for row in rows],
             labels=[names.index(row[1]) if row[1] in names else -1 for row in rows],
@@ -115,7 +116,7 @@ def test_a_format_is_a_reader(squares: Path) -> None:
 def test_a_format_of_ones_own_is_split_and_lacks_what_it_has_not(squares: Path) -> None:
     source = Squares(squares, on_bad="drop", split="0.5/0.5")
     names: tuple[SplitName, ...] = ("train", "val")
-    files = [source.split(name).annotations.file_names.tolist() for name in names]
-    assert sorted(sum(files, [])) == [b"0.png", b"1.png", b"2.png"]
+    files = [file for name in names for file in source.split(name).annotations.file_names.tolist()]
+    assert sorted(files) == [b"0.png", b"1.png", b"2.png"]
     with pytest.raises(ValueError, match="classification needs a class for each image, which Squares does"):
         source.with_classes()
