@@ -14,17 +14,18 @@ ROOT = Path(__file__).parents[1]
 
 # What each place may import of this project. Strings in the literal tables of zoo/registry.py are the one way
 # up, taken when a name is looked up; an import for types alone counts nothing.
-CONTRACTS = {"tasks.contracts", "tasks.preprocessing", "tasks.distributed", "tasks.devices"}
+CONTRACTS = {"tasks.contracts", "tasks.preprocessing", "tasks.distributed", "tasks.devices", "tasks.files"}
 MAY_IMPORT = {
     "backbones": set(),
     "tasks.preprocessing": set(),
     "tasks.distributed": set(),
     "tasks.devices": set(),
+    "tasks.files": set(),
     "tasks.contracts": {"tasks.preprocessing"},
     "tasks.data": CONTRACTS - {"tasks.devices"},
-    "tasks.metrics": {"tasks.contracts", "tasks.distributed"},
-    "tasks.zoo": {"tasks.contracts", "tasks.preprocessing", "backbones"},
-    "tasks.visualization": {"tasks.contracts", "tasks.data"},
+    "tasks.metrics": {"tasks.contracts", "tasks.distributed", "tasks.files"},
+    "tasks.zoo": {"tasks.contracts", "tasks.preprocessing", "tasks.files", "backbones"},
+    "tasks.visualization": {"tasks.contracts", "tasks.files", "tasks.data"},
 }
 MAY_IMPORT["tasks.harness"] = {*MAY_IMPORT}
 MAY_IMPORT["tasks.inference"] = CONTRACTS | {"tasks.zoo", "tasks.visualization", "tasks.data"}

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from tasks.cli.compose import CONFIGS, hydra_words
-from tasks.harness.environment import write_text
+from tasks.files import write_text
 from tasks.zoo.registry import TASKS, lookup
 
 QUIET = ("hydra/job_logging=disabled", "hydra/hydra_logging=disabled", "hydra.output_subdir=null")

@@ -16,8 +16,10 @@ from backbones.checks import suggest
 from tasks.cli.compose import compose
 from tasks.cli.main import user_error
 from tasks.data.annotations.objects import Annotations
+from tasks.files import write_json
 from tasks.harness.evaluate import evaluate
-from tasks.zoo.pretrained import PUBLISHED, TASK_OF
+from tasks.zoo.pretrained import PUBLISHED
+from tasks.zoo.registry import task_of
 
 CLASSIFIERS = ("resnet", "resnext", "wide_resnet")
 
@@ -64,7 +66,7 @@ def verify(config: DictConfig) -> int:
                 raise
             row.error = str(cause)
             print(f"error: {cause}", file=sys.stderr)
-        (folder / "verification.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        write_json(folder / "verification.json", [asdict(row) for row in rows])
     print(f"\n{table(rows)}\n\n{folder}")
     return int(any(row.error for row in rows))
 
@@ -74,7 +76,7 @@ def detectors() -> Iterator[Verification]:
     for name, tags in PUBLISHED.items():
         for tag, entry in tags.items():
             words = [
-                f"task={TASK_OF[name]}",
+                f"task={task_of(name)}",
                 f"model={name}",
                 f"pretrained={tag}",
                 f"backbone={entry.backbone['name']}",

@@ -1,7 +1,7 @@
 """Test-time augmentation: each image in several sizes, mirrored too, and one set of detections of all these views."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,7 +10,6 @@ from torchvision.ops import batched_nms
 
 from tasks.contracts import Batch, Detections, Model
 from tasks.preprocessing import Preprocessing
-from tasks.zoo.model_file import Header
 
 
 class ManyViews(Model):
@@ -41,7 +40,7 @@ class ManyViews(Model):
                 own, short_side=short_side, max_size=max(short_side, round(own.max_size * largest))
             )
         self.views = [(scale / largest, flipped) for scale in scales for flipped in (False, True)[: 1 + flip]]
-        self.header = Header(**{**asdict(model.header), "preprocessing": self.preprocessing.to_dict()})
+        self.header = replace(model.header, preprocessing=self.preprocessing.to_dict())
         self.nms_threshold: float = model.header.model.get("nms_threshold", 0.5)
 
     def features(self, batch: Batch) -> dict[str, Tensor]:

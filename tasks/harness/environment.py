@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import platform
 import shlex
@@ -92,18 +91,6 @@ def _digest(value: Any, digest: Any) -> None:
             _digest(item, digest)
     elif isinstance(value, str | bytes | int | float | bool | None):
         digest.update(repr(value).encode())
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """`value` as JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """From a composed configuration to the numbers of a trained or published model."""
 
+from typing import Any
+
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -20,11 +22,8 @@ from tasks.harness.session import (
 )
 from tasks.preprocessing import Preprocessing
 from tasks.zoo.model_file import Header, load_model
-from tasks.zoo.pretrained import TASK_OF, published_from
-from tasks.zoo.registry import TASKS, lookup, with_views
-
-PUBLISHED = {"classification": "tasks.classification.published:published_classifier"}
-"""Task to what builds a model of a backbone's published weights, "module:function" as in zoo/registry.py."""
+from tasks.zoo.pretrained import PUBLISHED, published_from
+from tasks.zoo.registry import TASK_SPECS, TASKS, lookup, task_of, with_views
 
 
 def evaluate(config: DictConfig) -> None:
@@ -95,7 +94,7 @@ def check_classes(header: Header, class_names: list[str], path: str) -> None:
         )
 
 
-def _published(config: DictConfig, source: Source) -> Model:
+def _published(config: DictConfig, source: Source[Any]) -> Model:
     """The model of published weights that `config` names, for the classes of `source`."""
     backbone = plain(config.backbone)
     if not backbone["pretrained"]:
@@ -104,15 +103,17 @@ def _published(config: DictConfig, source: Source) -> Model:
             "task=classification backbone=resnet50 pretrained=true, or task=detection pretrained=COCO_V2"
         )
     task = config.task.name if "task" in config else None
-    if task in TASK_OF.values():
+    of_objects = dict.fromkeys(task_of(model) for model in PUBLISHED)
+    if task in of_objects:
         return published_from(config, class_names=source.class_names)
-    if task not in PUBLISHED:
-        tasks = dict.fromkeys((*PUBLISHED, *TASK_OF.values()))
+    of_backbones = {name: spec.published for name, spec in TASK_SPECS.items() if spec.published is not None}
+    if task not in of_backbones:
+        tasks = (*of_backbones, *of_objects)
         raise ValueError(
             f"pretrained={backbone['pretrained']}: published weights are scored with "
             f"task={' or task='.join(tasks)}; for other tasks train a model and give checkpoint=FILE"
         )
-    build = lookup(PUBLISHED, "task", config.task.name)
+    build = lookup(of_backbones, "task", task)
     return build(backbone, Preprocessing(**config.preprocessing), source.class_names)
 
 

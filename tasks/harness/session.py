@@ -14,7 +14,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf import DictConfig, OmegaConf
 
 from tasks.devices import resolve_device, resolve_precision
-from tasks.harness.environment import write_json
+from tasks.files import write_json
 from tasks.harness.task import Task
 from tasks.zoo.model_file import save_model
 

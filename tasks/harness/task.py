@@ -2,12 +2,11 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -18,7 +17,7 @@ from tasks.distributed import gathered
 from tasks.harness.guards import LossGuard, check_boxes
 from tasks.harness.optim import build_optimizer
 from tasks.metrics.average_precision import evaluator
-from tasks.visualization.boxes import Shown
+from tasks.visualization.result import Result
 from tasks.zoo.model_file import METADATA_KEY, Header
 
 
@@ -91,12 +90,8 @@ class Task(pl.LightningModule):
         """`predictions` in pixels of the images as stored."""
 
     @abstractmethod
-    def draw(self, image: np.ndarray, predictions: Any, index: int) -> np.ndarray:
-        """`image` (uint8 (H, W, 3), original size) with row `index` of `predictions` drawn on it."""
-
-    def shown(self, predictions: Any, index: int, size: tuple[int, int]) -> Shown:
-        """Row `index` of `predictions`, for an image of `size` (height, width), as loggers draw it themselves."""
-        return Shown()
+    def results(self, predictions: Any, batch: Batch) -> Sequence[Result]:
+        """What `to_original` gave, as an object for each image of the batch, which can draw itself."""
 
     @abstractmethod
     def report(self, numbers: dict[str, float]) -> str:

@@ -21,13 +21,14 @@ from backbones.checks import suggest
 from tasks.contracts import Batch, Model
 from tasks.data.datamodule import DataModule
 from tasks.devices import autocast, keep_freed_memory, resolve_device
+from tasks.files import write_json, write_text
 from tasks.harness import loggers
 from tasks.harness.auto import backbone_norm, check_compiler, rate_sentence, scaled_rate
 from tasks.harness.batch_size import largest_batch_size
 from tasks.harness.callbacks import PredictionPictures, progress_bar
 from tasks.harness.checkpoints import ExactResume, WholeCheckpoints, checkpoints
 from tasks.harness.ema import MovingAverage
-from tasks.harness.environment import environment, logged, write_json, write_text
+from tasks.harness.environment import environment, logged
 from tasks.harness.guards import LossGuard, is_out_of_memory, memory_advice
 from tasks.harness.loggers import log_setup
 from tasks.harness.session import (
@@ -44,9 +45,9 @@ from tasks.harness.session import (
 from tasks.harness.task import Task
 from tasks.harness.throughput import Pace
 from tasks.preprocessing import Preprocessing
-from tasks.zoo.model_file import Header, load_checkpoint, load_model, read
+from tasks.zoo.model_file import load_checkpoint, load_model, new_model, read
 from tasks.zoo.pretrained import published_model, take_published_architecture
-from tasks.zoo.registry import TASKS, build_model, lookup, resolved_spec
+from tasks.zoo.registry import TASKS, lookup
 from tasks.zoo.transfer import transfer
 
 
@@ -176,16 +177,14 @@ def provenance(config: DictConfig) -> dict[str, Any]:
 
 def _build(config: DictConfig, data: DataModule) -> Model:
     spec = {**plain(config.model), "backbone": plain(config.backbone), "pyramid": plain(config.pyramid)}
-    model = build_model(spec, num_classes=len(data.class_names), preprocessing=data.preprocessing)
-    model.header = Header(
-        task=config.task.name,
-        model=resolved_spec(spec, model),
-        class_names=list(data.class_names),
-        category_ids=[int(i) for i in data.category_ids],
-        preprocessing=data.preprocessing.to_dict(),
+    return new_model(
+        config.task.name,
+        spec,
+        data.class_names,
+        data.category_ids,
+        data.preprocessing,
         provenance=provenance(config),
     )
-    return model
 
 
 def _start_from(config: DictConfig, model: Model) -> list[str]:

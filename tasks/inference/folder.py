@@ -1,8 +1,6 @@
 """The work of `tools/predict.py`: pictures from disk, annotated pictures and one JSON back."""
 
 import glob
-import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -14,8 +12,10 @@ from omegaconf import DictConfig
 
 from tasks.data.loading.images import read_image
 from tasks.devices import keep_freed_memory
-from tasks.inference.predictor import Predictor, Result
+from tasks.files import write_json
+from tasks.inference.predictor import Predictor
 from tasks.visualization.boxes import write_picture
+from tasks.visualization.result import Result
 from tasks.zoo.model_file import load_model
 from tasks.zoo.pretrained import published_from
 
@@ -61,9 +61,7 @@ def predict(config: DictConfig) -> int:
             print(f"{path}: {found.summary()}")
     model = config.checkpoint or f"{config.model.name} {config.pretrained}"
     report = {"model": str(model), "pictures": entries, "unreadable": unreadable}
-    partial = output / ".predictions.json.partial"
-    partial.write_text(json.dumps(report, indent=1))
-    os.replace(partial, output / "predictions.json")
+    write_json(output / "predictions.json", report)
     print(f"{output}: {len(entries)} pictures and predictions.json")
     for failure in unreadable:
         print(f"error: {failure['error']}", file=sys.stderr)

@@ -9,7 +9,6 @@ the mean over the steps since the point before; the test error is that of the wh
 import importlib.util
 import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,12 @@ from tasks.classification.task import ClassificationTask
 from tasks.contracts import Batch
 from tasks.data.datamodule import DataModule
 from tasks.data.sources import Source
+from tasks.files import write_json, write_whole
 from tasks.harness.callbacks import progress_bar
 from tasks.harness.session import quiet
 from tasks.preprocessing import Preprocessing
-from tasks.zoo.model_file import Header
-from tasks.zoo.registry import build_model, resolved_spec
+from tasks.zoo.model_file import new_model
+from tasks.zoo.registry import build_model
 
 JSON_NAME, PICTURE_NAME = "residual_study.json", "residual_study.png"
 NUM_LATER = 10  # last steps whose gradient norms make up "later"
@@ -55,12 +55,12 @@ def study(config: DictConfig) -> None:
             continue
         print(name, flush=True)
         results[name] = train_network(config, source, name)
-        _write(folder / JSON_NAME, json.dumps({"settings": _settings(config), "networks": results}, indent=1))
+        write_json(folder / JSON_NAME, {"settings": _settings(config), "networks": results})
         draw(results, folder / PICTURE_NAME)
     print(f"\n{error_table(results)}\n\n{folder / PICTURE_NAME}, {JSON_NAME}")
 
 
-def train_network(config: DictConfig, source: Source, name: str) -> dict[str, Any]:
+def train_network(config: DictConfig, source: Source[Any], name: str) -> dict[str, Any]:
     """Trains the network called `name`; its curves and gradient norms as plain values."""
     started = time.perf_counter()
     pl.seed_everything(config.seed, workers=True, verbose=False)  # the same images in the same order for all
@@ -75,14 +75,7 @@ def train_network(config: DictConfig, source: Source, name: str) -> dict[str, An
         **config.loader,
     )
     spec = _spec(config, name)
-    model = build_model(spec, num_classes=len(data.class_names), preprocessing=preprocessing)
-    model.header = Header(
-        task="classification",
-        model=resolved_spec(spec, model),
-        class_names=list(data.class_names),
-        category_ids=[int(i) for i in data.category_ids],
-        preprocessing=preprocessing.to_dict(),
-    )
+    model = new_model("classification", spec, data.class_names, data.category_ids, preprocessing)
     task = ClassificationTask(
         model, optimizer=instantiate(config.optimizer), schedule=instantiate(config.schedule)
     )
@@ -240,9 +233,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
     later.set(title=f"gradient norm over the last {NUM_LATER} steps", xlabel="layer", yscale="log")
     for axes in (errors, start, later):
         axes.grid(alpha=0.3)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=110)
-    os.replace(partial, path)
+    with write_whole(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)
 
 
 def _check(config: DictConfig, names: list[str], num_classes: int) -> None:
@@ -275,9 +267,3 @@ def _settings(config: DictConfig) -> dict[str, Any]:
 
 def _finite(values: Tensor) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values.tolist()]
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text + "\n")
-    os.replace(partial, path)

@@ -1,4 +1,4 @@
-"""The literal tables from a name to the code behind it: models, tasks, and their results.
+"""The literal table of tasks and their models, from a name to the code behind it.
 
 A model is described by a *spec*: `{"name": "faster_rcnn", "backbone": {…}, …}`, its builder's plain
 arguments. Configs, checkpoints and model files all hold a spec, and `build_model` is the one way from
@@ -8,43 +8,97 @@ a spec to a network, so a file never names code to import: only a key of `MODELS
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from backbones.checks import suggest
 from tasks.contracts import Model
 from tasks.preprocessing import Preprocessing
 
-# "module:attribute", imported when asked for: the harness serves the tasks and imports none of them.
-MODELS = {
-    "classifier": "tasks.classification.classifier:classifier",
-    "faster_rcnn": "tasks.detection.faster_rcnn:faster_rcnn",
-    "retinanet": "tasks.detection.retinanet:retinanet",
-    "fcos": "tasks.detection.fcos:fcos",
-    "yolox": "tasks.detection.yolox:yolox",
-    "mask_rcnn": "tasks.instance_segmentation.mask_rcnn:mask_rcnn",
-    "semantic_fpn": "tasks.semantic_segmentation.segmenter:semantic_fpn",
-    "deeplabv3": "tasks.semantic_segmentation.segmenter:deeplabv3",
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One model; strings are "module:attribute", imported when asked for."""
+
+    builder: str
+    """The function that builds it."""
+    load_weights: str | None = None
+    """Called with (model, state dict of torchvision's model of its kind, category_ids=…), where weights of whole models
+    are published (`zoo.pretrained.PUBLISHED`)."""
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One task: what of it the parts that serve all tasks ask for. Strings as in `ModelSpec`."""
+
+    task: str
+    """The `Task` subclass; it says its metric and what it needs of data."""
+    models: Mapping[str, ModelSpec]
+    """By name."""
+    results: str
+    """Called with (predictions in pixels of the batch, batch, class names): a result for each image."""
+    views: str | None = None
+    """A model around its models that looks at several views of each image."""
+    tiles: str | None = None
+    """Results for one large picture from those for its tiles."""
+    published: str | None = None
+    """Builds a model out of a backbone's published weights (`classification.published.published_classifier`)."""
+
+
+TASK_SPECS = {
+    "classification": TaskSpec(
+        task="tasks.classification.task:ClassificationTask",
+        models={"classifier": ModelSpec("tasks.classification.classifier:classifier")},
+        results="tasks.classification.result:predicted_results",
+        published="tasks.classification.published:published_classifier",
+    ),
+    "detection": TaskSpec(
+        task="tasks.detection.task:DetectionTask",
+        models={
+            "faster_rcnn": ModelSpec(
+                "tasks.detection.faster_rcnn:faster_rcnn",
+                "tasks.detection.torchvision_weights:load_torchvision_weights",
+            ),
+            "retinanet": ModelSpec(
+                "tasks.detection.retinanet:retinanet",
+                "tasks.detection.torchvision_dense_weights:load_torchvision_dense_weights",
+            ),
+            "fcos": ModelSpec(
+                "tasks.detection.fcos:fcos",
+                "tasks.detection.torchvision_dense_weights:load_torchvision_dense_weights",
+            ),
+            "yolox": ModelSpec("tasks.detection.yolox:yolox"),
+        },
+        results="tasks.detection.result:predicted_results",
+        views="tasks.detection.views:ManyViews",
+        tiles="tasks.detection.tiles:find_in_tiles",
+    ),
+    "instance_segmentation": TaskSpec(
+        task="tasks.instance_segmentation.task:InstanceSegmentationTask",
+        models={
+            "mask_rcnn": ModelSpec(
+                "tasks.instance_segmentation.mask_rcnn:mask_rcnn",
+                "tasks.instance_segmentation.torchvision_weights:load_torchvision_weights",
+            ),
+        },
+        results="tasks.instance_segmentation.result:predicted_results",
+        views="tasks.detection.views:ManyViews",
+        tiles="tasks.detection.tiles:find_in_tiles",
+    ),
+    "semantic_segmentation": TaskSpec(
+        task="tasks.semantic_segmentation.task:SemanticSegmentationTask",
+        models={
+            "semantic_fpn": ModelSpec("tasks.semantic_segmentation.segmenter:semantic_fpn"),
+            "deeplabv3": ModelSpec("tasks.semantic_segmentation.segmenter:deeplabv3"),
+        },
+        results="tasks.semantic_segmentation.result:predicted_results",
+    ),
 }
-TASKS = {
-    "classification": "tasks.classification.task:ClassificationTask",
-    "detection": "tasks.detection.task:DetectionTask",
-    "instance_segmentation": "tasks.instance_segmentation.task:InstanceSegmentationTask",
-    "semantic_segmentation": "tasks.semantic_segmentation.task:SemanticSegmentationTask",
-}
-RESULTS = {  # of a task, for single pictures
-    "classification": "tasks.classification.result:results",
-    "detection": "tasks.detection.result:results",
-    "instance_segmentation": "tasks.instance_segmentation.result:results",
-    "semantic_segmentation": "tasks.semantic_segmentation.result:results",
-}
-VIEWS = {  # of a task, a model around its models that looks at several views of each image
-    "detection": "tasks.detection.views:ManyViews",
-    "instance_segmentation": "tasks.detection.views:ManyViews",
-}
-TILES = {  # of a task, results for one large picture from those for its tiles
-    "detection": "tasks.detection.tiles:find_in_tiles",
-    "instance_segmentation": "tasks.detection.tiles:find_in_tiles",
-}
+"""The one table of tasks."""
+TASKS = {name: spec.task for name, spec in TASK_SPECS.items()}
+"""Task to its `Task` subclass, for `lookup`."""
+MODELS = {name: model.builder for spec in TASK_SPECS.values() for name, model in spec.models.items()}
+"""Model of any task to its builder."""
 PREDICTION_SETTINGS = (  # options that may change after training: they choose among what the network finds
     "score_threshold",
     "nms_threshold",
@@ -127,14 +181,26 @@ def with_views(model: Model, scales: Sequence[float], flip: bool) -> Model:
     if scales == [1.0] and not flip:
         return model
     settings = f"scales={scales} flip={str(flip).lower()}"
-    return for_objects(VIEWS, settings, model.header.task)(model, scales=scales, flip=flip)
+    return for_objects("views", settings, model.header.task)(model, scales=scales, flip=flip)
 
 
-def for_objects(table: Mapping[str, str], setting: str, task: str) -> Any:
-    """What `table` holds for `task`; ValueError, naming the `setting` that asked for it, where that is nothing."""
+def for_objects(part: Literal["views", "tiles"], setting: str, task: str) -> Any:
+    """What the spec of `task` has as `part`; ValueError, naming the `setting` that asked for it, where it has none."""
+    table = {name: found for name, spec in TASK_SPECS.items() if (found := getattr(spec, part)) is not None}
     if task not in table:
         raise ValueError(
             f"{setting}: this works where objects are found (task={' or task='.join(table)}), and the model is for "
             f"task={task}; leave it out"
         )
     return lookup(table, "task", task)
+
+
+def task_of(model: str) -> str:
+    """The task that the model called `model` is for."""
+    return next(name for name, spec in TASK_SPECS.items() if model in spec.models)
+
+
+def weights_loader(model: str) -> Callable[..., None]:
+    """What loads published weights into the model called `model`, which has some."""
+    found = TASK_SPECS[task_of(model)].models[model].load_weights
+    return lookup({model: found} if found else {}, "model with published weights", model)
