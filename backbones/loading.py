@@ -50,7 +50,7 @@ class LoadReport:
             return f"{counts} (the first: {[*self.missing, *self.left_over][0]})"
         return counts + "".join(
             f" (the first: {key}, {ours} here and {theirs} in the weights)"
-            for key, (ours, theirs) in list(self.reshaped.items())[:1]
+            for key, (ours, theirs) in sorted(self.reshaped.items())[:1]
         )
 
 

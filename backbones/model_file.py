@@ -47,7 +47,7 @@ def load_backbone(path: str | Path, *, pyramid: bool = True) -> FeatureExtractor
         extractor = build({"backbone": model["backbone"], "pyramid": model.get("pyramid")})
     except ValueError as error:
         raise ValueError(f"{path} describes a backbone that cannot be built: {error}") from None
-    problem = f"the weights in {path} do not fit the backbone that it describes"
+    problem = f"the weights in {path} do not fit the backbone that it describes in its header"
     load_exactly(extractor, weights, problem, "write the file again")
     if model.get("pyramid") is not None and not pyramid:
         bare = extractor.get_submodule("backbone")

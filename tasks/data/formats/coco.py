@@ -189,16 +189,7 @@ class CocoData(ObjectFiles):
         group_pattern: str | None = None,
         split_seed: int = 0,
     ):
-        super().__init__(
-            root,
-            on_bad=on_bad,
-            check_images=check_images,
-            masks=masks,
-            max_images=max_images,
-            split=split,
-            group_pattern=group_pattern,
-            split_seed=split_seed,
-        )
+        super().__init__(root, on_bad, check_images, masks, max_images, split, group_pattern, split_seed)
         if not self.root.is_dir():
             raise FileNotFoundError(
                 f"data.root={root} does not exist or is no folder; wanted the folder that holds the images "

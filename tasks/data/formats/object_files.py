@@ -28,14 +28,13 @@ class ObjectFiles(ObjectSource):
     def __init__(
         self,
         root: str | Path,
-        *,
-        on_bad: OnBad,
-        check_images: CheckImages,
-        masks: bool,
-        max_images: int | None,
-        split: str | Sequence[float] | None,
-        group_pattern: str | None,
-        split_seed: int,
+        on_bad: OnBad = "error",
+        check_images: CheckImages = "headers",
+        masks: bool = False,
+        max_images: int | None = None,
+        split: str | Sequence[float] | None = None,
+        group_pattern: str | None = None,
+        split_seed: int = 0,
     ):
         """
         Args:

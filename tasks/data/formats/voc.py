@@ -204,16 +204,7 @@ class VocData(ObjectFiles):
         Raises:
             FileNotFoundError: `root` is not there, or not of this layout.
         """
-        super().__init__(
-            root,
-            on_bad=on_bad,
-            check_images=check_images,
-            masks=masks,
-            max_images=max_images,
-            split=split,
-            group_pattern=group_pattern,
-            split_seed=split_seed,
-        )
+        super().__init__(root, on_bad, check_images, masks, max_images, split, group_pattern, split_seed)
         self.images = self.root / images
         for folder in (self.images, self.root / ("Annotations" if self.partition else "ImageSets")):
             if not is_folder(folder):

@@ -178,16 +178,7 @@ class YoloData(ObjectFiles):
             FileNotFoundError: there is no data.yaml.
             ValueError: it has no names, or a setting is none.
         """
-        super().__init__(
-            root,
-            on_bad=on_bad,
-            check_images=check_images,
-            masks=masks,
-            max_images=max_images,
-            split=split,
-            group_pattern=group_pattern,
-            split_seed=split_seed,
-        )
+        super().__init__(root, on_bad, check_images, masks, max_images, split, group_pattern, split_seed)
         self.content = read_data_yaml(self.root / file)
         base = self.root / str(self.content.get("path") or "")
         self.base = base if is_folder(base) else self.root

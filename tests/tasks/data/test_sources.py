@@ -46,16 +46,7 @@ class Squares(ObjectFiles):
     """One line an object: image, class, x, y, width, height."""
 
     def __init__(self, root: Path, *, on_bad: str = "error", split: str | None = None):
-        super().__init__(
-            root,
-            on_bad=on_bad,  # type: ignore[arg-type]
-            check_images="headers",
-            masks=False,
-            max_images=None,
-            split=split,
-            group_pattern=None,
-            split_seed=0,
-        )
+        super().__init__(root, on_bad, split=split)  # type: ignore[arg-type]
 
     def has_files(self, name: SplitName) -> bool:
         return (self.root / f"{name}.txt").is_file()
