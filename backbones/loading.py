@@ -8,11 +8,14 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from .features import FeatureExtractor
 from .key_layouts import to_our_keys, unwrap
 
+COUNTER = (
+    "num_batches_tracked"  # batch norm has it, frozen norm and old files lack it; nothing is computed from it
+)
 ENOUGH = 0.75  # ResNet-50 and -101 share 51 % of the larger one's tensors, -101 and -152 share 67 %
 
 
@@ -40,6 +43,49 @@ class LoadReport:
             parts.append(f"{len(self.reshaped) - 3} more of other shapes")
         return "; ".join(parts)
 
+    def differences(self) -> str:
+        """What does not match, with the first of it."""
+        counts = f"{len(self.missing)} missing, {len(self.left_over)} left over, {len(self.reshaped)} of another shape"
+        if self.missing or self.left_over:
+            return f"{counts} (the first: {[*self.missing, *self.left_over][0]})"
+        return counts + "".join(
+            f" (the first: {key}, {ours} here and {theirs} in the weights)"
+            for key, (ours, theirs) in sorted(self.reshaped.items())[:1]
+        )
+
+
+def compare_weights(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> LoadReport:
+    """What of `theirs` fits `ours`; the counters of batch norm, from which nothing is computed, do not count."""
+    ours, theirs = (
+        {key: value for key, value in weights.items() if not key.endswith(COUNTER)}
+        for weights in (ours, theirs)
+    )
+    common = [key for key in ours if key in theirs]
+    return LoadReport(
+        matched=[key for key in common if ours[key].shape == theirs[key].shape],
+        missing=[key for key in ours if key not in theirs],
+        left_over=[key for key in theirs if key not in ours],
+        reshaped={
+            key: (tuple(ours[key].shape), tuple(theirs[key].shape))
+            for key in common
+            if ours[key].shape != theirs[key].shape
+        },
+    )
+
+
+def load_exactly(module: nn.Module, weights: Mapping[str, Tensor], problem: str, remedy: str) -> None:
+    """Copies all of `weights`, under the names of `module` and nothing else, into it.
+
+    Raises:
+        ValueError: they are not just those of `module`, which is then unchanged; it says the `problem`, the
+            differences and the `remedy`.
+    """
+    state = module.state_dict()
+    report = compare_weights(state, weights)
+    if report.missing or report.left_over or report.reshaped:
+        raise ValueError(f"{problem}: {report.differences()}; {remedy}")
+    module.load_state_dict({key: value for key, value in weights.items() if key in state}, strict=False)
+
 
 def load_weights(extractor: FeatureExtractor, weights: Mapping[str, Tensor]) -> LoadReport:
     """Copies `weights` into `extractor`, in place, and says what matched. Foreign names are mapped to ours.
@@ -51,25 +97,12 @@ def load_weights(extractor: FeatureExtractor, weights: Mapping[str, Tensor]) -> 
         ValueError: less than three quarters of the network's tensors matched, or of those that the weights
             have for such a network; then nothing is loaded.
     """
-    ours = {k: v for k, v in extractor.state_dict().items() if not k.endswith("num_batches_tracked")}
-    theirs = {
-        key: value
-        for key, value in to_our_keys(weights, ours).items()
-        if not key.endswith("num_batches_tracked")
-    }
+    ours = {k: v for k, v in extractor.state_dict().items() if not k.endswith(COUNTER)}
+    theirs = {k: v for k, v in to_our_keys(weights, ours).items() if not k.endswith(COUNTER)}
     first = next((key for key, value in ours.items() if value.ndim == 4), None)
     if first in theirs and theirs[first].ndim == 4:
         theirs[first] = adapt_input(theirs[first], ours[first].shape[1])
-    report = LoadReport(
-        matched=[key for key in ours if key in theirs and ours[key].shape == theirs[key].shape],
-        missing=[key for key in ours if key not in theirs],
-        left_over=[key for key in theirs if key not in ours],
-        reshaped={
-            key: (tuple(ours[key].shape), tuple(theirs[key].shape))
-            for key in ours
-            if key in theirs and ours[key].shape != theirs[key].shape
-        },
-    )
+    report = compare_weights(ours, theirs)
     # a head is expected to be left over, another stage of the same name is not
     roots = {_root(key) for key in ours}
     foreign = [key for key in report.left_over if _root(key) in roots]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .create import build
 from .features import FeatureExtractor
+from .loading import load_exactly
 
 METADATA_KEY = "vertebra"  # where the description stands, in a model file's metadata and in a checkpoint
 FORMAT_VERSION = 1  # of the description
@@ -46,13 +47,8 @@ def load_backbone(path: str | Path, *, pyramid: bool = True) -> FeatureExtractor
         extractor = build({"backbone": model["backbone"], "pyramid": model.get("pyramid")})
     except ValueError as error:
         raise ValueError(f"{path} describes a backbone that cannot be built: {error}") from None
-    try:
-        extractor.load_state_dict(weights)
-    except RuntimeError as error:
-        lines = str(error).splitlines()
-        raise ValueError(
-            f"the weights in {path} do not fit the backbone that it describes ({' '.join(lines[1:2]).strip()})"
-        ) from None
+    problem = f"the weights in {path} do not fit the backbone that it describes in its header"
+    load_exactly(extractor, weights, problem, "write the file again")
     if model.get("pyramid") is not None and not pyramid:
         bare = extractor.get_submodule("backbone")
         assert isinstance(bare, FeatureExtractor)

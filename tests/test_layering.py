@@ -20,6 +20,7 @@ CONTRACTS = {
     "tasks.distributed",
     "tasks.devices",
     "tasks.device_copies",
+    "tasks.files",
 }
 MAY_IMPORT = {
     "backbones": set(),
@@ -27,11 +28,12 @@ MAY_IMPORT = {
     "tasks.distributed": set(),
     "tasks.devices": set(),
     "tasks.device_copies": set(),
+    "tasks.files": set(),
     "tasks.contracts": {"tasks.preprocessing"},
     "tasks.data": CONTRACTS - {"tasks.devices", "tasks.device_copies"},
-    "tasks.metrics": {"tasks.contracts", "tasks.distributed", "tasks.device_copies"},
-    "tasks.zoo": {"tasks.contracts", "tasks.preprocessing", "backbones"},
-    "tasks.visualization": {"tasks.contracts", "tasks.data"},
+    "tasks.metrics": {"tasks.contracts", "tasks.distributed", "tasks.device_copies", "tasks.files"},
+    "tasks.zoo": {"tasks.contracts", "tasks.preprocessing", "tasks.files", "backbones"},
+    "tasks.visualization": {"tasks.contracts", "tasks.files", "tasks.data"},
 }
 MAY_IMPORT["tasks.harness"] = {*MAY_IMPORT}
 MAY_IMPORT["tasks.inference"] = CONTRACTS | {"tasks.zoo", "tasks.visualization", "tasks.data"}

@@ -11,8 +11,7 @@ from backbones import WEIGHTS, Published
 from backbones.weights import published_state
 from tasks.contracts import Model
 from tasks.preprocessing import Preprocessing
-from tasks.zoo.model_file import Header
-from tasks.zoo.registry import build_model, resolved_spec
+from tasks.zoo.model_file import new_model
 
 from .classifier import Classifier
 from .torchvision_weights import load_torchvision_weights
@@ -54,17 +53,16 @@ def published_classifier(
     rows = find_rows(folder_names, categories, len(weights["fc.weight"]))
     weights |= {key: weights[key][rows] for key in ("fc.weight", "fc.bias")}
     spec = {"name": "classifier", "backbone": options, "pyramid": None}
-    model = build_model(spec, num_classes=len(rows), preprocessing=preprocessing)
-    assert isinstance(model, Classifier)
-    load_torchvision_weights(model, weights)
-    model.header = Header(
-        task="classification",
-        model=resolved_spec(spec, model),
-        class_names=[categories[row] for row in rows] if categories else list(folder_names),
-        category_ids=list(range(len(rows))),
-        preprocessing=preprocessing.to_dict(),
+    model = new_model(
+        "classification",
+        spec,
+        [categories[row] for row in rows] if categories else folder_names,
+        range(len(rows)),
+        preprocessing,
         provenance={"pretrained": str(pretrained)},
     )
+    assert isinstance(model, Classifier)
+    load_torchvision_weights(model, weights)
     return model.eval()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from tasks.contracts import Batch, Classification
 from tasks.device_copies import fetch
 from tasks.visualization.bars import NUM_SHOWN, draw_best
+from tasks.visualization.result import DrawablePrediction
 
 
 @dataclass
@@ -32,6 +33,9 @@ class ClassScores:
         """`image` (uint8 (H, W, 3)) above a bar for each of the best classes."""
         return draw_best(image, self.class_names, self.labels, self.probabilities)
 
+    def to_drawable(self) -> DrawablePrediction:
+        return DrawablePrediction(caption=f"{self.class_names[0]} {self.probabilities[0]:.2f}")
+
     def to_dict(self) -> dict[str, Any]:
         """The best classes, for a JSON file."""
         best = zip(self.class_names, self.labels.tolist(), self.probabilities.tolist(), strict=True)
@@ -47,7 +51,7 @@ class ClassScores:
         return f"{self.class_names[0]} ({self.probabilities[0]:.1%})"
 
 
-def results(found: Classification, batch: Batch, class_names: list[str]) -> list[ClassScores]:
+def predicted_results(found: Classification, batch: Batch, class_names: list[str]) -> list[ClassScores]:
     """A result for each picture of the batch."""
     shares, labels = fetch(*found.probabilities().sort(dim=1, descending=True, stable=True))
     return [

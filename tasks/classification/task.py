@@ -4,16 +4,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from tasks.contracts import Batch, Classification, Model
 from tasks.harness.task import Task
 from tasks.metrics.classification import ClassificationMetric
-from tasks.visualization.bars import draw_best
-from tasks.visualization.boxes import Shown
 
 from .mixing import Mixing, check_sizes
+from .result import ClassScores, predicted_results
 
 
 class ClassificationTask(Task):
@@ -46,14 +44,8 @@ class ClassificationTask(Task):
     def to_original(self, predictions: Classification, batch: Batch) -> Classification:
         return predictions
 
-    def draw(self, image: np.ndarray, predictions: Classification, index: int) -> np.ndarray:
-        shares, labels = predictions.probabilities()[index].sort(descending=True, stable=True)
-        names = [self.header.class_names[label] for label in labels.tolist()]
-        return draw_best(image, names, labels.cpu().numpy(), shares.cpu().numpy())
-
-    def shown(self, predictions: Classification, index: int, size: tuple[int, int]) -> Shown:
-        share, label = predictions.probabilities()[index].max(dim=0)
-        return Shown(caption=f"{self.header.class_names[int(label)]} {float(share):.2f}")
+    def results(self, predictions: Classification, batch: Batch) -> list[ClassScores]:
+        return predicted_results(predictions, batch, self.header.class_names)
 
     def report(self, numbers: dict[str, float]) -> str:
         return accuracy_table(numbers)

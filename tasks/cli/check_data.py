@@ -16,22 +16,17 @@ from tasks.cli.settings import data_of
 from tasks.data.quality.html_report import page
 from tasks.data.quality.issues import FAULTS, Finding
 from tasks.data.quality.report import Report, examine
+from tasks.files import write_text
 from tasks.preprocessing import Preprocessing
 
 
 def check_data(config: DictConfig) -> int:
     """Examines `config.data` and leaves a report; the exit status, 1 where there is an error."""
-    source: Any = data_of(config)
-    if not hasattr(source, "raw"):
-        raise ValueError(
-            f"{type(source).__name__} has no annotation files that could be checked; give data=coco, data=voc or "
-            "data=yolo with data.root=DIR"
-        )
-    report = examine(source, Preprocessing(**config.preprocessing))
+    report = examine(data_of(config).with_files(), Preprocessing(**config.preprocessing))
     folder = Path(config.run_dir or Path("runs") / f"check_data-{time.strftime('%Y%m%d-%H%M%S')}")
     folder.mkdir(parents=True, exist_ok=True)
-    write(folder / "report.json", json.dumps(to_json(report), indent=1, ensure_ascii=False) + "\n")
-    write(folder / "report.html", page(report, config.pictures))
+    write_text(folder / "report.json", json.dumps(to_json(report), indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / "report.html", page(report, config.pictures))
     print_report(report)
     print(f"\n{folder}: report.html, report.json")
     return int(report.has_errors)
@@ -96,10 +91,3 @@ def print_report(report: Report) -> None:
     console.print(table)
     num_errors = sum(row["count"] for row in rows if row["severity"] == "error")
     print(f"\n{num_errors} errors, {sum(row['count'] for row in rows) - num_errors} warnings")
-
-
-def write(path: Path, text: str) -> None:
-    """The file appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

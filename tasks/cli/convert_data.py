@@ -1,15 +1,13 @@
 """From a configured data set to the same in another format on disk."""
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from omegaconf import DictConfig
 
 from tasks.cli.settings import data_of
 from tasks.data.formats.convert import Crowd, Format, Split, convert
-from tasks.data.formats.voc import VocData
-from tasks.data.quality.policy import SPLITS
-from tasks.data.sources import SplitName
+from tasks.data.splits import SPLITS, SplitName
 
 READ_WITH = {
     "coco": "data=coco data.root={out}",
@@ -24,18 +22,13 @@ def convert_data(config: DictConfig) -> None:
     for key, choices in (("to", get_args(Format)), ("crowd", get_args(Crowd))):
         if config[key] not in choices:
             raise ValueError(f"{key}={config[key]} is unknown; wanted one of {', '.join(choices)}")
-    source: Any = data_of(config)
-    if not hasattr(source, "declares"):
-        raise ValueError(
-            f"{type(source).__name__} has no boxes in files that could be converted; give data=coco, data=voc or "
-            "data=yolo with data.root=DIR"
-        )
-    if not isinstance(source, VocData):  # whose masks are of a list of their own
-        source = source.with_masks()
-    names: list[SplitName] = [name for name in SPLITS if source.declares(name)]
+    source = data_of(config).with_files()
+    names: list[SplitName] = [name for name in SPLITS if source.has_split(name)]
     if not names:
         source.raw("train")  # says what is missing
-    splits = [Split(name, source.split(name).folder, source.split(name).annotations) for name in names]
+    if source.masks_with_boxes:
+        source = source.with_masks()
+    splits = [Split(name, source.image_folder(name), source.split(name).annotations) for name in names]
     out = Path(config.out)
     losses = convert(splits, config.to, out, crowd=config.crowd)
     for split in splits:

@@ -5,7 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from tasks.cli.compose import plain
-from tasks.cli.published import published_classifier_of, published_model_of
+from tasks.cli.published import published_model_of, published_on_backbone
 from tasks.cli.settings import data_of, settings_of
 from tasks.cli.terminal import Terminal, prepare, run_folder
 from tasks.contracts import Model
@@ -13,10 +13,9 @@ from tasks.data.sources import Source
 from tasks.harness.evaluate import evaluate as evaluate_model
 from tasks.harness.settings import EvaluateSettings
 from tasks.zoo.model_file import read
-from tasks.zoo.pretrained import TASK_OF
+from tasks.zoo.pretrained import PUBLISHED
+from tasks.zoo.registry import task_of
 from tasks.zoo.task_specs import TASK_SPECS
-
-CLASSIFICATION = "classification"
 
 
 def evaluate(config: DictConfig) -> None:
@@ -47,12 +46,13 @@ def _published(config: DictConfig, source: Source, task: str | None) -> Model:
             "there is no model to score; give checkpoint=FILE, a model file or checkpoint, or published weights: "
             "task=classification backbone=resnet50 pretrained=true, or task=detection pretrained=COCO_V2"
         )
-    if task in TASK_OF.values():
+    of_whole_models = {task_of(name) for name in PUBLISHED}
+    if task in of_whole_models:
         return published_model_of(config, class_names=source.class_names)
-    if task != CLASSIFICATION:
-        scored = [name for name in TASK_SPECS if name == CLASSIFICATION or name in TASK_OF.values()]
+    if task is None or TASK_SPECS[task].published is None:
+        scored = [name for name, spec in TASK_SPECS.items() if spec.published or name in of_whole_models]
         raise ValueError(
             f"pretrained={pretrained}: published weights are scored with task={' or task='.join(scored)}; for other "
             "tasks train a model and give checkpoint=FILE"
         )
-    return published_classifier_of(config, source.class_names)
+    return published_on_backbone(config, task, source.class_names)

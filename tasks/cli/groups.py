@@ -23,7 +23,7 @@ from tasks.harness.settings import (
     TrainerSettings,
     TrainSettings,
 )
-from tasks.zoo.task_specs import MODEL_PARTS, TASK_SPECS
+from tasks.zoo.task_specs import MODEL_SPECS, TASK_SPECS
 
 
 @cache
@@ -46,7 +46,7 @@ def python_groups() -> dict[str, dict[str, dict[str, Any]]]:
             }
             for name, spec in TASK_SPECS.items()
         },
-        "model": {name: {"model": {"name": name}, **parts} for name, parts in MODEL_PARTS.items()},
+        "model": {name: {"model": {"name": name}, **model.parts} for name, model in MODEL_SPECS.items()},
         "recipe": {
             f"{name}_{key}": _interpolated(recipe)
             for name, spec in TASK_SPECS.items()

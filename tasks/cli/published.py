@@ -8,7 +8,9 @@ from tasks.cli.compose import plain
 from tasks.cli.settings import spec_of
 from tasks.contracts import Model
 from tasks.preprocessing import Preprocessing
-from tasks.zoo.pretrained import PUBLISHED, TASK_OF, published_model
+from tasks.zoo.pretrained import PUBLISHED, published_model
+from tasks.zoo.registry import lookup, task_of
+from tasks.zoo.task_specs import TASK_SPECS
 
 
 def published_model_of(config: DictConfig, class_names: Sequence[str] | None = None) -> Model:
@@ -16,7 +18,7 @@ def published_model_of(config: DictConfig, class_names: Sequence[str] | None = N
     if "name" not in config.get("model", {}):
         raise ValueError(
             f"pretrained={config.pretrained} needs the model that it is of; give a task as well, and model= for "
-            f"another than its usual one: {', '.join(f'task={TASK_OF[name]} model={name}' for name in PUBLISHED)}"
+            f"another than its usual one: {', '.join(f'task={task_of(name)} model={name}' for name in PUBLISHED)}"
         )
     preprocessing = Preprocessing(**plain(config.get("preprocessing", {})))
     return published_model(
@@ -24,10 +26,7 @@ def published_model_of(config: DictConfig, class_names: Sequence[str] | None = N
     )
 
 
-def published_classifier_of(config: DictConfig, class_names: Sequence[str]) -> Model:
-    """A classifier on a backbone's weights, of the classes `class_names`."""
-    from tasks.classification.published import published_classifier
-
-    return published_classifier(
-        plain(config.backbone), Preprocessing(**plain(config.preprocessing)), list(class_names)
-    )
+def published_on_backbone(config: DictConfig, task: str, class_names: Sequence[str]) -> Model:
+    """A model of `task` out of a backbone's weights, of the classes `class_names`."""
+    build = lookup({task: TASK_SPECS[task].published or ""}, "task", task)
+    return build(plain(config.backbone), Preprocessing(**plain(config.preprocessing)), list(class_names))

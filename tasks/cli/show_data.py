@@ -5,7 +5,6 @@ Legend, beside that of tasks/contracts.py:
     aspect  width / height
 """
 
-import json
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from tasks.cli.terminal import run_folder
 from tasks.data.annotations.image_labels import ImageLabels
 from tasks.data.annotations.objects import Annotations
 from tasks.data.datamodule import DataModule
+from tasks.files import write_json
 from tasks.harness.session import run_folder as make_folder
 from tasks.preprocessing import Preprocessing
 from tasks.visualization.boxes import picture_sheet
@@ -53,7 +53,7 @@ def show_data(config: DictConfig) -> None:
     Image.fromarray(picture_sheet(pictures[: config.num_images])).save(folder / "pictures.jpg", quality=92)
     plot(numbers, folder / "counts.png")
     summary = {key: value for key, value in numbers.items() if not isinstance(value, np.ndarray)}
-    (folder / "counts.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_json(folder / "counts.json", summary)
     print(table(numbers))
     print(f"\n{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
 

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from tasks.cli.compose import compose, first_values, has_text, register
 from tasks.cli.folders import CONFIGS, config_groups
-from tasks.harness.environment import write_text
+from tasks.files import write_text
 from tasks.zoo.registry import TASKS, lookup
 
 QUIET = ("hydra/job_logging=disabled", "hydra/hydra_logging=disabled", "hydra.output_subdir=null")

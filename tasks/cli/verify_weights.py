@@ -1,6 +1,5 @@
 """Every published file of weights scored on the data it was published for: the published figure beside ours."""
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from tasks.cli.settings import data_of, settings_of
 from tasks.cli.terminal import Terminal, prepare
 from tasks.data.annotations.objects import Annotations
 from tasks.data.sources import Source
+from tasks.files import write_json
 from tasks.harness.evaluate import evaluate
 from tasks.harness.settings import EvaluateSettings
 from tasks.preprocessing import Preprocessing
@@ -68,7 +68,7 @@ def verify(config: DictConfig) -> int:
                 raise
             row.error = str(cause)
             print(f"error: {cause}", file=sys.stderr)
-        (folder / "verification.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        write_json(folder / "verification.json", [asdict(row) for row in rows])
     print(f"\n{table(rows)}\n\n{folder}")
     return int(any(row.error for row in rows))
 

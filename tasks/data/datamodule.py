@@ -12,8 +12,6 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from tasks.data.annotations.class_maps import with_class_maps
-from tasks.data.annotations.image_labels import check_classes
 from tasks.data.annotations.objects import Annotations
 from tasks.data.augmentation.pipeline import Augmentation, Transform
 from tasks.data.dataset import SampleDataset
@@ -21,7 +19,8 @@ from tasks.data.loading.collate import collate
 from tasks.data.loading.loader import ResumableLoader, use_one_thread
 from tasks.data.loading.samplers import EpochSampler, image_factors
 from tasks.data.loading.settings import LoaderSettings
-from tasks.data.sources import Source, Split, SplitName, check_masks, with_masks
+from tasks.data.sources import Source, check_masks
+from tasks.data.splits import Split, SplitName
 from tasks.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class DataModule(LightningDataModule):
 
     def __init__(
         self,
-        source: Source,
+        source: Source[Any],
         preprocessing: Preprocessing,
         *,
         augmentation: "Sequence[Transform | A.BasicTransform | A.BaseCompose]" = (),
@@ -60,7 +59,12 @@ class DataModule(LightningDataModule):
         if seed < 0:
             raise ValueError(f"seed={seed} must be at least 0")
         self.loader = replace(loader or LoaderSettings(), **loader_settings)
-        self.source = with_class_maps(source) if class_maps else with_masks(source) if masks else source
+        if class_maps:
+            self.source: Source[Any] = source.with_class_maps()
+        elif masks:
+            self.source = source.with_masks()
+        else:
+            self.source = source.with_classes() if classes else source.with_boxes()
         self.masks = masks
         self.class_maps = class_maps
         self.classes = classes
@@ -93,15 +97,11 @@ class DataModule(LightningDataModule):
         """(K,) int64: the data set's own id of each label."""
         return self.source.category_ids
 
-    def split(self, name: SplitName) -> Split:
+    def split(self, name: SplitName) -> Split[Any]:
         """The split itself, e.g. for its annotations."""
         split = self.source.split(name)
         if self.masks:
             check_masks(split.annotations, name)
-        elif self.classes:
-            check_classes(split.annotations, type(self.source).__name__)
-        elif not self.class_maps:
-            check_boxes(split.annotations, type(self.source).__name__)
         return split
 
     def train_dataloader(self) -> DataLoader[Any]:

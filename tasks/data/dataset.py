@@ -8,7 +8,7 @@ from tasks.data.augmentation.geometry import Sample, scale_boxes
 from tasks.data.augmentation.pipeline import Augmentation
 from tasks.data.loading.images import resize
 from tasks.data.loading.samplers import EpochSampler
-from tasks.data.sources import Split
+from tasks.data.splits import Split
 from tasks.preprocessing import Preprocessing
 
 
@@ -17,7 +17,7 @@ class SampleDataset(Dataset[Sample]):
 
     def __init__(
         self,
-        split: Split,
+        split: Split[Any],
         augmentation: Augmentation,
         preprocessing: Preprocessing,
         seed: int,
@@ -34,7 +34,7 @@ class SampleDataset(Dataset[Sample]):
         self.seed = seed
         self.num_images = len(split) if num_images is None else num_images
         self.num_epochs = num_epochs
-        self.reduced_image = getattr(split, "reduced_image", None) if reduced_jpeg else None
+        self.reduced_jpeg = reduced_jpeg
 
     def __len__(self) -> int:
         return len(self.split)
@@ -67,9 +67,9 @@ class SampleDataset(Dataset[Sample]):
     def _read(self, index: int) -> Sample:
         """The sample as it is stored, or smaller where nothing of that would be seen."""
         target = self.split.annotations.target(index)
-        if self.reduced_image is None or self.augmentation.needs_whole_images:
+        if not self.reduced_jpeg or self.augmentation.needs_whole_images or target.class_map is not None:
             return self.split.image(index), target
-        image = self.reduced_image(index, self.preprocessing.output_size)
+        image = self.split.reduced_image(index, self.preprocessing.output_size)
         if target.class_id is not None:
             return image, target
         return image, scale_boxes(target, target.original_size, image.shape[:2])

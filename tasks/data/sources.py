@@ -1,68 +1,185 @@
-"""What a data set must offer to be trained on: the protocols `Source` and `Split`."""
+"""`Source`: a data set of any format, as splits of images with annotations of one kind.
 
-from typing import Literal, Protocol
+A format subclasses the kind that it is of (`ObjectSource`, `LabelSource`, `ClassMapSource`), or `ObjectFiles`
+(tasks/data/formats/object_files.py) where objects are annotated in files. What a source can be turned into it says
+by a method of each source: one that cannot raises ValueError with a sentence for the user.
+"""
+
+from copy import copy
+from functools import partial
+from typing import TYPE_CHECKING, Generic, NoReturn, Self
 
 import numpy as np
 
+from tasks.data.annotations.class_maps import BACKGROUND, ClassMaps, paint, with_background
+from tasks.data.annotations.image_labels import ImageLabels
 from tasks.data.annotations.objects import Annotations
+from tasks.data.splits import A, Split, SplitName
 
-SplitName = Literal["train", "val", "test"]
+if TYPE_CHECKING:
+    from tasks.data.formats.object_files import ObjectFiles
+
+LACKS = {
+    "boxes": "detection needs a box for each object, which {name} does not have; use objects with boxes (data=coco, "
+    "data=voc, data=digits), or the task that this data is for",
+    "masks": "instance segmentation needs a mask for each object, which {name} does not have; use objects with masks "
+    "(data=coco, data=digits), or task=detection for boxes alone",
+    "class maps": "semantic segmentation needs the class of every pixel, which {name} does not have; use masks beside "
+    "images (data=mask_png, data=voc, data=cityscapes) or objects with masks (data=coco, data=digits)",
+    "classes": "classification needs a class for each image, which {name} does not have; use one folder per class "
+    "(data=image_folder), data=single_digits or data=cifar10, or another task for this data",
+    "files": "{name} has no annotation files that could be converted or be checked; give data=coco, data=voc or "
+    "data=yolo with data.root=DIR",
+}
+"""What is said of a source that has not what was asked of it."""
 
 
-class Split(Protocol):
-    """Images and annotations of one split, in one order: image i has the annotations of row i."""
+class Source(Generic[A]):
+    """A data set. Making one is cheap; a split is read, listed or drawn when it is first asked for."""
 
-    @property
-    def annotations(self) -> Annotations: ...
-
-    def __len__(self) -> int:
-        """Number of images."""
-        ...
-
-    def image(self, index: int) -> np.ndarray:
-        """uint8 (H, W, 3) RGB, upright, of the size that the annotations declare."""
-        ...
-
-
-class Source(Protocol):
-    """A data set. Constructing one is cheap; a split is read or generated when it is first asked for."""
+    def __init__(self) -> None:
+        self._splits: dict[str, Split[A]] = {}
 
     @property
     def class_names(self) -> list[str]:
         """Names by label, 0 … K-1."""
-        ...
+        raise NotImplementedError
 
     @property
     def category_ids(self) -> np.ndarray:
-        """(K,) int64: the data set's own id of each label, ascending."""
-        ...
+        """(K,) int64, ascending: the data set's own id of each label; the labels where it has none."""
+        return np.arange(len(self.class_names))
 
-    def split(self, name: SplitName) -> Split:
-        """The split of that name, the same object each time. Raises ValueError where there is none."""
-        ...
+    def has_split(self, name: SplitName) -> bool:
+        """Whether there is such a split; generated data has all three."""
+        return True
+
+    def split(self, name: SplitName) -> Split[A]:
+        """The split of that name, the same object each time.
+
+        Raises FileNotFoundError or ValueError, with one sentence, for whatever is missing or malformed.
+        """
+        if name not in self._splits:
+            self._splits[name] = self.read_split(name)
+        return self._splits[name]
+
+    def read_split(self, name: SplitName) -> Split[A]:
+        """The split, read anew."""
+        raise NotImplementedError
+
+    def with_files(self) -> "ObjectFiles":
+        """The source itself as one of annotation files, which can be checked and converted."""
+        self._lacks("files")
+
+    def with_boxes(self) -> "Source[Annotations]":
+        """The same images with objects and their boxes."""
+        self._lacks("boxes")
+
+    def with_masks(self) -> "Source[Annotations]":
+        """The same images with the masks of their objects."""
+        self._lacks("masks")
+
+    def with_class_maps(self) -> "Source[ClassMaps]":
+        """The same images with the class of each pixel."""
+        self._lacks("class maps")
+
+    def with_classes(self) -> "Source[ImageLabels]":
+        """The same images with one class each."""
+        self._lacks("classes")
+
+    def _lacks(self, what: str) -> NoReturn:
+        raise ValueError(LACKS[what].format(name=type(self).__name__))
 
 
-def with_masks(source: Source) -> Source:
-    """The same images with the masks of their objects; ValueError where the data has nothing of the kind."""
-    make = getattr(source, "with_masks", None)
-    if make is None:
-        raise ValueError(
-            f"instance segmentation needs a mask for each object, which {type(source).__name__} does not have; use "
-            "objects with masks (data=coco, data=digits), or task=detection for boxes alone"
+class LabelSource(Source[ImageLabels]):
+    """Images of one class each."""
+
+    def with_classes(self) -> Source[ImageLabels]:
+        return self
+
+
+class ClassMapSource(Source[ClassMaps]):
+    """Images with a class for every pixel."""
+
+    def with_class_maps(self) -> Source[ClassMaps]:
+        return self
+
+
+class ObjectSource(Source[Annotations]):
+    """Images of objects with boxes, and masks if asked for."""
+
+    def __init__(self, *, masks: bool):
+        super().__init__()
+        self.masks = masks
+
+    def with_boxes(self) -> Source[Annotations]:
+        return self
+
+    def with_masks(self) -> Self:
+        source = copy(self)
+        source.masks, source._splits = True, {}
+        return source
+
+    def with_class_maps(self) -> Source[ClassMaps]:
+        """Painted from the masks of the objects."""
+        return PaintedClassMaps(self.with_masks())
+
+
+class PaintedClassMaps(ClassMapSource):
+    """A data set of objects with masks as one of class maps: label 0 is background, label k + 1 its class k."""
+
+    def __init__(self, source: Source[Annotations]):
+        """`source` reads the masks of its objects."""
+        super().__init__()
+        self.source = source
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names by label, the background's first."""
+        return [BACKGROUND, *self.source.class_names]
+
+    @property
+    def category_ids(self) -> np.ndarray:
+        """(K,) int64, ascending; the background's is one below the smallest of the data set."""
+        return with_background(self.source.category_ids)
+
+    def has_split(self, name: SplitName) -> bool:
+        return self.source.has_split(name)
+
+    def read_split(self, name: SplitName) -> Split[ClassMaps]:
+        """The split. Raises ValueError where its objects have no masks."""
+        return PaintedSplit(self.source.split(name), name)
+
+
+class PaintedSplit(Split[ClassMaps]):
+    """The images of a split with class maps painted from the masks of its objects."""
+
+    def __init__(self, split: Split[Annotations], name: str):
+        self.split = split
+        objects = split.annotations
+        if len(objects.labels) and not objects.has_masks:
+            raise ValueError(
+                f"the {name} split has boxes but no masks (no 'segmentation' in its annotations), from which "
+                "no class of each pixel can be told; use data with masks, or task=detection"
+            )
+        super().__init__(
+            ClassMaps(
+                class_names=[BACKGROUND, *objects.class_names],
+                category_ids=with_background(objects.category_ids),
+                image_ids=objects.image_ids,
+                file_names=objects.file_names,
+                read=partial(paint, objects),
+            )
         )
-    return make()
+
+    def image(self, index: int) -> np.ndarray:
+        return self.split.image(index)
 
 
 def check_masks(annotations: Annotations, name: str) -> None:
     """Raises ValueError where the split called `name` has objects but a mask for none of them."""
-    if len(annotations.labels) and not has_masks(annotations):
+    if len(annotations.labels) and not annotations.has_masks:
         raise ValueError(
             f"the {name} split has boxes but no masks (no 'segmentation' in its annotations), which instance "
             "segmentation learns from; use data with masks, or task=detection"
         )
-
-
-def has_masks(annotations: Annotations) -> bool:
-    """Whether any object has a mask."""
-    masks = annotations.segmentations
-    return masks is not None and bool(masks.object_rings[-1] or masks.count_offsets[-1])

@@ -9,6 +9,7 @@ import numpy as np
 from tasks.contracts import Batch, Detections
 from tasks.device_copies import fetch
 from tasks.visualization.boxes import draw_detections
+from tasks.visualization.result import DrawablePrediction
 
 
 @dataclass
@@ -60,6 +61,9 @@ class Objects:
         names = self.names_by_label()
         return draw_detections(image, self.boxes, self.labels, self.scores, names, score_threshold=0.0)
 
+    def to_drawable(self) -> DrawablePrediction:
+        return DrawablePrediction(self.boxes, self.labels, self.scores)
+
     def names_by_label(self) -> list[str]:
         """The names of the classes found, each at the position of its label."""
         names = dict(zip(self.labels.tolist(), self.class_names, strict=True))
@@ -78,19 +82,17 @@ class Objects:
         return ", ".join(f"{count} {name}" for name, count in ordered) or "nothing"
 
 
-def results(found: Detections, batch: Batch, class_names: list[str]) -> list[Objects]:
-    """A result for each picture of the batch, in its original pixels."""
-    found = found.to_original(batch.sizes, batch.original_sizes)
-    boxes, scores, labels = fetch(found.boxes.float(), found.scores.float(), found.labels)
-    return objects(Detections(boxes, scores, labels), class_names)
+def predicted_results(found: Detections, batch: Batch, class_names: list[str]) -> list[Objects]:
+    """A result for each picture of the batch, in its original pixels, of what is found in those of the batch."""
+    return results(found.to_original(batch.sizes, batch.original_sizes), class_names)
 
 
-def objects(found: Detections, class_names: list[str]) -> list[Objects]:
-    """A result for each row of `found`, whose tensors are float32 and on the CPU."""
-    every = []
-    columns = (found.boxes.numpy(), found.scores.numpy(), found.labels.numpy())
-    for boxes, scores, labels in zip(*columns, strict=True):
+def results(found: Detections, class_names: list[str]) -> list[Objects]:
+    """A result for each picture, in its original pixels as `found` is."""
+    columns = fetch(found.boxes.float(), found.scores.float(), found.labels)
+    objects = []
+    for boxes, scores, labels in zip(*(column.numpy() for column in columns), strict=True):
         keep = labels >= 0
         names = [class_names[label] for label in labels[keep]]
-        every.append(Objects(boxes[keep], scores[keep], labels[keep], names))
-    return every
+        objects.append(Objects(boxes[keep], scores[keep], labels[keep], names))
+    return objects

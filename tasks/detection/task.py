@@ -3,15 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from tasks.contracts import Batch, Detections, Model
 from tasks.harness.task import Task
 from tasks.metrics.coco import CocoMetric
 from tasks.metrics.table import coco_table
-from tasks.visualization.boxes import Shown, draw_detections
 
+from .result import Objects, results
 from .yolox import YOLOX
 
 
@@ -42,23 +41,8 @@ class DetectionTask(Task):
     def to_original(self, predictions: Detections, batch: Batch) -> Detections:
         return predictions.to_original(batch.sizes, batch.original_sizes)
 
-    def draw(self, image: np.ndarray, predictions: Detections, index: int) -> np.ndarray:
-        found = predictions.labels[index] >= 0
-        return draw_detections(
-            image,
-            predictions.boxes[index, found].float().cpu().numpy(),
-            predictions.labels[index, found].cpu().numpy(),
-            predictions.scores[index, found].float().cpu().numpy(),
-            self.header.class_names,
-        )
-
-    def shown(self, predictions: Detections, index: int, size: tuple[int, int]) -> Shown:
-        found = predictions.labels[index] >= 0
-        return Shown(
-            predictions.boxes[index, found].float().cpu().numpy(),
-            predictions.labels[index, found].cpu().numpy(),
-            predictions.scores[index, found].float().cpu().numpy(),
-        )
+    def results(self, predictions: Detections, batch: Batch) -> list[Objects]:
+        return results(predictions, self.header.class_names)
 
     def write_results(self, folder: Path) -> None:
         assert isinstance(self.metric, CocoMetric)

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from backbones.loading import load_exactly
+
 from .faster_rcnn import FasterRCNN
 
 BACKBONE_NAMES = {
@@ -32,7 +34,6 @@ _NAMES = {
     r"roi_heads\.box_predictor\.cls_score\.": "roi_head.classes.",
     r"roi_heads\.box_predictor\.bbox_pred\.": "roi_head.deltas.",
 }
-_COUNTER = "num_batches_tracked"  # batch norm has it, frozen norm not; the network computes nothing from it
 
 
 def load_torchvision_weights(
@@ -58,22 +59,12 @@ def load_converted(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: they do not fit. The model is then unchanged.
     """
-    expected = model.state_dict()
-    weights = {key: value for key, value in weights.items() if key in expected or not key.endswith(_COUNTER)}
-    missing = [key for key in expected if key not in weights and not key.endswith(_COUNTER)]
-    unknown = [key for key in weights if key not in expected]
-    if missing or unknown:
-        raise ValueError(
-            f"the weights do not fit the model: {_count(missing)} missing, {_count(unknown)} left over; "
-            f"build the model with the backbone and pyramid that the weights were trained with"
-        )
-    for key, value in weights.items():
-        if value.shape != expected[key].shape:
-            raise ValueError(
-                f"the weights do not fit the model: {key} has shape {tuple(value.shape)}, the model wants "
-                f"{tuple(expected[key].shape)}; build the model with the settings the weights were trained with"
-            )
-    model.load_state_dict(weights, strict=False)  # complete but for the counters, as checked above
+    load_exactly(
+        model,
+        weights,
+        "the weights do not fit the model",
+        "build the model with the backbone, pyramid and settings that the weights were trained with",
+    )
 
 
 def convert(
@@ -143,8 +134,3 @@ def renamed(key: str, names: Mapping[str, str]) -> str:
         if found:
             return ours
     return key
-
-
-def _count(keys: list[str]) -> str:
-    shown = f" ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})" if keys else ""
-    return f"{len(keys)}{shown}"

@@ -1,7 +1,7 @@
 """Test-time augmentation: each image in several sizes, mirrored too, and one set of detections of all these views."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from tasks.contracts import Batch, Detections, Model
 from tasks.device_copies import fetch, send
 from tasks.preprocessing import Preprocessing
-from tasks.zoo.model_file import Header
 
 from .postprocess import best_of_each_image, suppress
 
@@ -44,7 +43,7 @@ class ManyViews(Model):
                 own, short_side=short_side, max_size=max(short_side, round(own.max_size * largest))
             )
         self.views = [(scale / largest, flipped) for scale in scales for flipped in (False, True)[: 1 + flip]]
-        self.header = Header(**{**asdict(model.header), "preprocessing": self.preprocessing.to_dict()})
+        self.header = replace(model.header, preprocessing=self.preprocessing.to_dict())
         self.nms_threshold: float = model.header.model.get("nms_threshold", 0.5)
 
     def features(self, batch: Batch) -> Any:

@@ -12,7 +12,9 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 
 from tasks.data.dataset import split_of
 from tasks.harness.loggers import log_pictures
-from tasks.visualization.boxes import Shown, picture_sheet, write_picture
+from tasks.harness.task import Task
+from tasks.visualization.boxes import picture_sheet, write_picture
+from tasks.visualization.result import MIN_SCORE, DrawablePrediction
 
 _LOG = logging.getLogger("vertebra")
 
@@ -69,7 +71,7 @@ class PredictionPictures(Callback):
         self.count = count
         self.name = name
         self._pictures: list[np.ndarray] = []
-        self._found: list[tuple[np.ndarray, Shown]] = []  # with the images as they are
+        self._found: list[tuple[np.ndarray, DrawablePrediction]] = []  # with the images as they are
 
     def on_validation_batch_end(
         self,
@@ -82,17 +84,19 @@ class PredictionPictures(Callback):
     ) -> None:
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
+        if len(self._pictures) >= self.count:
+            return
+        assert isinstance(pl_module, Task)
+        results = pl_module.results(outputs, batch)
         split = split_of(trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders)
-        positions = None
+        positions = {int(i): p for p, i in enumerate(split.annotations.image_ids)}
         for row, image_id in enumerate(batch.image_ids.tolist()):
             if len(self._pictures) >= self.count:
                 return
-            if positions is None:
-                positions = {int(i): p for p, i in enumerate(split.annotations.image_ids)}
             image = split.image(positions[image_id])
-            self._pictures.append(pl_module.draw(image, outputs, row))  # type: ignore[operator]
+            self._pictures.append(results[row].above(MIN_SCORE).draw(image))
             if trainer.loggers:
-                self._found.append((image, pl_module.shown(outputs, row, image.shape[:2])))  # type: ignore[operator]
+                self._found.append((image, results[row].to_drawable()))
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._pictures:

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 
 from tasks.data.loading.loader import ResumableLoader
 from tasks.distributed import gathered
+from tasks.files import write_whole
 from tasks.harness.settings import CheckpointSettings
 
 _LOG = logging.getLogger("vertebra")
@@ -36,19 +37,11 @@ class WholeCheckpoints(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         path = Path(path)
-        partial = path.with_name(f".{path.name}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(partial, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(
-                    file.fileno()
-                )  # or a crash of the machine could leave the new name without its contents
-            os.replace(partial, path)
+            with write_whole(path) as partial:
+                torch.save(checkpoint, partial)
         except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
             raise OSError(
                 f"cannot write the checkpoint {path} ({error}); make room, then go on with resume={path.parent.parent}"
             ) from error

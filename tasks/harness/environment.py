@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import os
 import platform
 import shlex
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+
+from tasks.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -91,18 +92,6 @@ def _digest(value: Any, digest: Any) -> None:
             _digest(item, digest)
     elif isinstance(value, str | bytes | int | float | bool | None):
         digest.update(repr(value).encode())
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """`value` as JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def write_yaml(path: Path, values: Mapping[str, Any]) -> None:

@@ -7,11 +7,12 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 from tasks.data.datamodule import DataModule
+from tasks.files import write_json
 from tasks.harness import auto
 from tasks.harness.callbacks import PredictionPictures
 from tasks.harness.checkpoints import ExactResume, WholeCheckpoints, checkpoints
 from tasks.harness.ema import MovingAverage
-from tasks.harness.environment import environment, write_json, write_yaml
+from tasks.harness.environment import environment, write_yaml
 from tasks.harness.guards import LossGuard, is_out_of_memory, memory_advice
 from tasks.harness.loggers import log_setup, open_logger
 from tasks.harness.record import Record

@@ -14,7 +14,7 @@ import numpy as np
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from backbones.checks import suggest
-from tasks.visualization.boxes import Shown
+from tasks.visualization.result import DrawablePrediction
 
 PICTURES = "val/predictions"
 
@@ -91,7 +91,7 @@ def log_setup(logger: Logger, config: dict[str, Any], environment: dict[str, Any
 def log_pictures(
     logger: Logger,
     sheet: np.ndarray,
-    found: Sequence[tuple[np.ndarray, Shown]],
+    found: Sequence[tuple[np.ndarray, DrawablePrediction]],
     class_names: Sequence[str],
     *,
     step: int,
@@ -118,7 +118,7 @@ def log_pictures(
         )
 
 
-def _wandb_boxes(shown: Shown, class_names: Sequence[str]) -> dict[str, Any] | None:
+def _wandb_boxes(shown: DrawablePrediction, class_names: Sequence[str]) -> dict[str, Any] | None:
     if not len(shown.boxes):
         return None
     data = [
@@ -134,7 +134,7 @@ def _wandb_boxes(shown: Shown, class_names: Sequence[str]) -> dict[str, Any] | N
     return {"predictions": {"box_data": data, "class_labels": dict(enumerate(class_names))}}
 
 
-def _wandb_masks(shown: Shown, class_names: Sequence[str]) -> dict[str, Any] | None:
+def _wandb_masks(shown: DrawablePrediction, class_names: Sequence[str]) -> dict[str, Any] | None:
     if shown.class_map is None:
         return None
     names = {0: "none", **dict(enumerate(class_names, start=1))}

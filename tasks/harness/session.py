@@ -8,7 +8,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.profilers import PassThroughProfiler
 
 from tasks.devices import resolve_device, resolve_precision
-from tasks.harness.environment import write_json
+from tasks.files import write_json
 from tasks.harness.settings import TrainerSettings
 from tasks.harness.task import Task
 from tasks.zoo.model_file import save_model

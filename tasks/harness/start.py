@@ -17,7 +17,7 @@ from tasks.harness.task import Task
 from tasks.zoo.model_file import Header, load_model
 from tasks.zoo.pretrained import published_model, starting_spec
 from tasks.zoo.registry import TASKS, build_model, lookup, resolved_spec
-from tasks.zoo.task_specs import MODEL_PARTS, TASK_SPECS, merged, recipe
+from tasks.zoo.task_specs import MODEL_SPECS, TASK_SPECS, merged, recipe
 from tasks.zoo.transfer import transfer
 
 USUAL = "usual"
@@ -66,11 +66,11 @@ def resolve(
         raise ValueError(f"unknown task {task!r}; {suggest(str(task), TASK_SPECS)}")
     usual = TASK_SPECS[task]
     asked = {"name": usual.model, **_named(model)}
-    if asked["name"] not in MODEL_PARTS:
-        raise ValueError(f"unknown model {asked['name']!r}; {suggest(str(asked['name']), MODEL_PARTS)}")
+    if asked["name"] not in MODEL_SPECS:
+        raise ValueError(f"unknown model {asked['name']!r}; {suggest(str(asked['name']), MODEL_SPECS)}")
     known = merged(
         {"backbone": {"name": BACKBONE}, "pyramid": usual.pyramid and {"name": usual.pyramid}},
-        MODEL_PARTS[asked["name"]],
+        MODEL_SPECS[asked["name"]].parts,
         _recipe(task, data, asked["name"]),
     )
     spec = {

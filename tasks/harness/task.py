@@ -2,12 +2,11 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -21,9 +20,8 @@ from tasks.harness.optim import build_optimizer
 from tasks.harness.settings import OPTIMIZERS, ScheduleSettings
 from tasks.harness.throughput import Pace
 from tasks.metrics.average_precision import evaluator
-from tasks.visualization.boxes import Shown
+from tasks.visualization.result import Result
 from tasks.zoo.model_file import METADATA_KEY, Header
-from tasks.zoo.registry import RESULTS, lookup
 
 
 class Task(pl.LightningModule):
@@ -98,12 +96,8 @@ class Task(pl.LightningModule):
         """`predictions` in pixels of the images as stored."""
 
     @abstractmethod
-    def draw(self, image: np.ndarray, predictions: Any, index: int) -> np.ndarray:
-        """`image` (uint8 (H, W, 3), original size) with row `index` of `predictions` drawn on it."""
-
-    def shown(self, predictions: Any, index: int, size: tuple[int, int]) -> Shown:
-        """Row `index` of `predictions`, for an image of `size` (height, width), as loggers draw it themselves."""
-        return Shown()
+    def results(self, predictions: Any, batch: Batch) -> Sequence[Result]:
+        """What `to_original` gave, as an object for each image of the batch, which can draw itself."""
 
     @abstractmethod
     def report(self, numbers: dict[str, float]) -> str:
@@ -188,7 +182,7 @@ class Task(pl.LightningModule):
     def predict_step(self, batch: Batch, batch_index: int) -> list[Any]:
         """What is found in each image, as a `Predictor` gives it."""
         predictions = self.model.predictions(self.model.features(batch), batch)
-        return lookup(RESULTS, "task", self.header.task)(predictions, batch, self.header.class_names)
+        return list(self.results(self.to_original(predictions, batch), batch))
 
     def _annotations(self, loader: Any) -> Any:
         """Those of the split that `loader` reads."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -12,31 +12,11 @@ from tasks.contracts import Model
 from tasks.data.loading.collate import batch_images
 from tasks.data.loading.images import read_image, to_rgb
 from tasks.devices import autocast, resolve_device
+from tasks.visualization.result import Result
 from tasks.zoo.model_file import Header, load_model
-from tasks.zoo.registry import RESULTS, TILES, for_objects, lookup, with_views
+from tasks.zoo.registry import RESULTS, for_objects, lookup, with_views
 
 Picture = str | Path | Image.Image | np.ndarray
-
-
-class Result(Protocol):
-    """What a task says of one picture: `tasks.detection.result.Objects`, for one."""
-
-    def __len__(self) -> int: ...
-    def above(self, threshold: float) -> Self:
-        """Without what scores less than `threshold`."""
-        ...
-
-    def draw(self, image: np.ndarray) -> np.ndarray:
-        """`image` (uint8 (H, W, 3), as given) with the result drawn on it."""
-        ...
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for a JSON file."""
-        ...
-
-    def summary(self) -> str:
-        """A few words."""
-        ...
 
 
 class Predictor:
@@ -73,7 +53,9 @@ class Predictor:
             )
         self.tile = tile
         self.overlap = overlap
-        self._find_in_tiles = None if tile is None else for_objects(TILES, f"tile={tile}", model.header.task)
+        self._find_in_tiles = (
+            None if tile is None else for_objects("tiles", f"tile={tile}", model.header.task)
+        )
         model = with_views(model, scales, flip)
         self.device = resolve_device(device)
         self.precision = precision

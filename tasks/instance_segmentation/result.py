@@ -12,6 +12,7 @@ from tasks.detection.result import Objects
 from tasks.device_copies import fetch
 from tasks.metrics.run_lengths import bitmaps, encode
 from tasks.visualization.masks import draw_instances
+from tasks.visualization.result import MIN_SCORE, DrawablePrediction
 
 
 @dataclass
@@ -54,6 +55,15 @@ class Instances(Objects):
             image, self.bitmaps, self.boxes, self.labels, self.scores, self.names_by_label()
         )
 
+    def to_drawable(self) -> DrawablePrediction:
+        """What is fairly certain; of each pixel the class of the best object there."""
+        clear = self.above(MIN_SCORE)
+        class_map = np.full(self.size, -1)
+        for mask, label in zip(reversed(clear.bitmaps), clear.labels[::-1], strict=True):
+            area = class_map[mask.top : mask.top + len(mask.bitmap), mask.left :][:, : mask.bitmap.shape[1]]
+            area[mask.bitmap.astype(bool)] = label
+        return DrawablePrediction(clear.boxes, clear.labels, clear.scores, class_map)
+
     def to_dict(self) -> dict[str, Any]:
         """The objects, for a JSON file; boxes are xyxy, masks COCO's compressed run lengths."""
         report = super().to_dict()
@@ -76,16 +86,19 @@ def union(masks: Sequence[ObjectMask]) -> ObjectMask:
     return ObjectMask(left, top, bitmap)
 
 
+def predicted_results(found: Detections, batch: Batch, class_names: list[str]) -> list[Instances]:
+    """A result for each picture of the batch, in its original pixels, of what is found in those of the batch."""
+    return results(found.to_original(batch.sizes, batch.original_sizes), batch, class_names)
+
+
 def results(found: Detections, batch: Batch, class_names: list[str]) -> list[Instances]:
-    """A result for each picture of the batch, in its original pixels."""
+    """A result for each picture of the batch, in its original pixels as `found` is."""
     assert found.masks is not None, "the model predicts no masks"
-    found = found.to_original(batch.sizes, batch.original_sizes)
-    assert found.masks is not None
     boxes, scores, labels, masks, sizes = fetch(
         found.boxes.float(), found.scores.float(), found.labels, found.masks, batch.original_sizes
     )
     instances = []
-    every = detection.objects(Detections(boxes, scores, labels), class_names)
+    every = detection.results(Detections(boxes, scores, labels), class_names)
     for i, (objects, (height, width)) in enumerate(zip(every, sizes.tolist(), strict=True)):
         keep = labels[i] >= 0
         own = list(bitmaps(masks[i, keep], boxes[i, keep], height, width))

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tasks.contracts import Batch, Classification
 from tasks.distributed import gathered
+from tasks.files import write_csv, write_text
 from tasks.metrics.accuracy import AccuracyMetric
 
 if TYPE_CHECKING:
@@ -80,12 +77,9 @@ class ClassificationMetric:
             for image_id, labels, shares in zip(*(column.tolist() for column in batch), strict=True)
         ]
         entries.sort(key=lambda entry: entry["image_id"])
-        with _replacing(folder / "classes.json") as file:
-            file.write("[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n")
-        with _replacing(folder / "confusion.csv") as file:
-            writer = csv.writer(file)
-            writer.writerow(["true class", *names])
-            writer.writerows([name, *row] for name, row in zip(names, matrix.tolist(), strict=True))
+        write_text(folder / "classes.json", "[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n")
+        rows = ([name, *row] for name, row in zip(names, matrix.tolist(), strict=True))
+        write_csv(folder / "confusion.csv", ["true class", *names], rows)
 
     def _all_ranks(self) -> tuple[np.ndarray, list[list[np.ndarray]]]:
         """The confusion matrix (K, K) and the batches seen, of all ranks."""
@@ -93,15 +87,3 @@ class ClassificationMetric:
             batches = [batch for rank in gathered(self._seen) for batch in rank]
             self._gathered = self.accuracy.confusion_matrix(), batches
         return self._gathered
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[TextIO]:
-    """A file to write that takes the place of `path` when it is whole."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(unfinished, "w", encoding="utf-8", newline="") as file:
-            yield file
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

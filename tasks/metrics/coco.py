@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy as np
 from tasks.contracts import Batch, Detections
 from tasks.device_copies import fetch
 from tasks.distributed import gathered
+from tasks.files import write_whole
 from tasks.metrics.average_precision import Found, RunLengths, Truth, evaluator
 from tasks.metrics.coverage import check_each_once, some
 
@@ -206,18 +206,12 @@ class CocoMetric:
         pycocotools run on the file gives the numbers of `compute`. In a distributed run call this on
         one rank, after `compute` on all.
         """
-        path = Path(path)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with open(unfinished, "w", encoding="utf-8") as file:
-                separator = "[\n"
-                for record in self._records(masks):
-                    file.write(separator + json.dumps(record))
-                    separator = ",\n"
-                file.write("[]\n" if separator == "[\n" else "\n]\n")
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with write_whole(path) as partial, open(partial, "w", encoding="utf-8") as file:
+            separator = "[\n"
+            for record in self._records(masks):
+                file.write(separator + json.dumps(record))
+                separator = ",\n"
+            file.write("[]\n" if separator == "[\n" else "\n]\n")
 
     def _records(self, masks: bool) -> Iterator[dict[str, Any]]:
         found = self._found(masks=masks)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
 from tasks.contracts import IGNORE_LABEL, Batch
 from tasks.device_copies import send
+from tasks.files import write_csv
 from tasks.metrics.confusion import shares
 from tasks.metrics.iou import IoUMetric
 
@@ -63,23 +62,10 @@ class SemanticSegmentationMetric:
         names = self.annotations.class_names
         right, true, found = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
         columns = (shares(right, true + found - right), shares(right, true), shares(right, found), true)
-        _write_csv(
+        write_csv(
             folder / "iou.csv",
             ["class", "iou", "recall", "precision", "pixels"],
             zip(names, *(column.tolist() for column in columns), strict=True),
         )
         rows = ([name, *row] for name, row in zip(names, matrix.tolist(), strict=True))
-        _write_csv(folder / "confusion.csv", ["true class", *names], rows)
-
-
-def _write_csv(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Writes the table whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(unfinished, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(header)
-            writer.writerows(rows)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        write_csv(folder / "confusion.csv", ["true class", *names], rows)

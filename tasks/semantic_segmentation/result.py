@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from tasks.contracts import Batch, PixelScores
 from tasks.device_copies import fetch
 from tasks.visualization.class_maps import draw_class_map, write_label_png
+from tasks.visualization.result import DrawablePrediction
 
 from .original_pixels import original_class_maps
 
@@ -40,6 +42,9 @@ class ClassMap:
         """`image` (uint8 (H, W, 3)) tinted by class, above a legend."""
         return draw_class_map(image, self.class_map, self.class_names)
 
+    def to_drawable(self) -> DrawablePrediction:
+        return DrawablePrediction(class_map=self.class_map.astype(np.int64))
+
     def write(self, folder: Path, stem: str) -> dict[str, str]:
         """Writes the labels as the palette PNG `<stem>.labels.png`; returns its name for the JSON file."""
         name = f"{stem}.labels.png"
@@ -61,7 +66,11 @@ class ClassMap:
         return ", ".join(f"{name} {share:.1%}" for name, share in self.shares().items())
 
 
-def results(found: PixelScores, batch: Batch, class_names: list[str]) -> list[ClassMap]:
-    """A result for each picture of the batch, in its original pixels."""
-    class_maps = fetch(*original_class_maps(found, batch.sizes, batch.original_sizes))
-    return [ClassMap(class_map.numpy(), class_names) for class_map in class_maps]
+def predicted_results(found: PixelScores, batch: Batch, class_names: list[str]) -> list[ClassMap]:
+    """A result for each picture of the batch, in its original pixels, of what is found in those of the batch."""
+    return results(original_class_maps(found, batch.sizes, batch.original_sizes), class_names)
+
+
+def results(class_maps: list[Tensor], class_names: list[str]) -> list[ClassMap]:
+    """A result for each picture, of the class map (H, W) of each."""
+    return [ClassMap(class_map.numpy(), class_names) for class_map in fetch(*class_maps)]

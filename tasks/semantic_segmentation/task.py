@@ -4,16 +4,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from tasks.contracts import Batch, PixelScores
 from tasks.harness.task import Task
 from tasks.metrics.semantic_segmentation import SemanticSegmentationMetric
-from tasks.visualization.boxes import Shown
-from tasks.visualization.class_maps import draw_class_map
 
 from .original_pixels import original_class_maps
+from .result import ClassMap, results
 
 
 class SemanticSegmentationTask(Task):
@@ -28,11 +26,8 @@ class SemanticSegmentationTask(Task):
     def to_original(self, predictions: PixelScores, batch: Batch) -> list[Tensor]:
         return original_class_maps(predictions, batch.sizes, batch.original_sizes)
 
-    def draw(self, image: np.ndarray, predictions: list[Tensor], index: int) -> np.ndarray:
-        return draw_class_map(image, predictions[index].cpu().numpy(), self.header.class_names)
-
-    def shown(self, predictions: list[Tensor], index: int, size: tuple[int, int]) -> Shown:
-        return Shown(class_map=predictions[index].cpu().numpy().astype(np.int64))
+    def results(self, predictions: list[Tensor], batch: Batch) -> list[ClassMap]:
+        return results(predictions, self.header.class_names)
 
     def report(self, numbers: dict[str, float]) -> str:
         return iou_table(numbers)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from backbones.loading import load_exactly
+
 from .segmenter import Segmenter
 
 
@@ -21,14 +23,9 @@ def load_torchvision_weights(model: Segmenter, state_dict: Mapping[str, Tensor])
         for key, value in state_dict.items()
         if not key.startswith("aux_classifier.")
     }
-    expected = {key: value.shape for key, value in model.state_dict().items()}
-    missing, left_over = sorted(expected.keys() - renamed), sorted(renamed.keys() - expected)
-    reshaped = sorted(k for k in expected.keys() & renamed if expected[k] != renamed[k].shape)
-    if missing or left_over or reshaped:
-        first = (missing + left_over + reshaped)[0]
-        raise ValueError(
-            f"the weights do not fit this segmenter: {len(missing)} missing, {len(left_over)} left over, "
-            f"{len(reshaped)} of another shape (the first: {first}); build it with the backbone and the number "
-            "of classes that the weights are for"
-        )
-    model.load_state_dict(renamed)
+    load_exactly(
+        model,
+        renamed,
+        "the weights do not fit this segmenter",
+        "build it with the backbone and the number of classes that the weights are for",
+    )

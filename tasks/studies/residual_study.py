@@ -9,7 +9,6 @@ the mean over the steps since the point before; the test error is that of the wh
 import importlib.util
 import json
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from tasks.classification.task import ClassificationTask
 from tasks.contracts import Batch
 from tasks.data.datamodule import DataModule
 from tasks.data.sources import Source
+from tasks.files import write_json, write_whole
 from tasks.harness.reporter import Reporter
 from tasks.harness.settings import (
     OPTIMIZERS,
@@ -113,7 +113,7 @@ def study(
             continue
         reporter.say(name)
         results[name] = train_network(settings, data, name, reporter)
-        _write(folder / JSON_NAME, json.dumps({"settings": record, "networks": results}, indent=1))
+        write_json(folder / JSON_NAME, {"settings": record, "networks": results})
         draw(results, folder / PICTURE_NAME)
     reporter.say(f"\n{error_table(results)}\n\n{folder / PICTURE_NAME}, {JSON_NAME}")
     return results
@@ -291,9 +291,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
     later.set(title=f"gradient norm over the last {NUM_LATER} steps", xlabel="layer", yscale="log")
     for axes in (errors, start, later):
         axes.grid(alpha=0.3)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=110)
-    os.replace(partial, path)
+    with write_whole(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)
 
 
 def _check(settings: StudySettings, names: list[str], num_classes: int) -> None:
@@ -319,9 +318,3 @@ def _plain(settings: StudySettings) -> dict[str, Any]:
 
 def _finite(values: Tensor) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values.tolist()]
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text + "\n")
-    os.replace(partial, path)

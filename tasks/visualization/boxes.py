@@ -4,9 +4,7 @@ Images are uint8 (H, W, 3) RGB. Nothing given is changed; every function returns
 """
 
 import math
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -14,23 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
+from tasks.files import write_whole
+
 Color = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]  # left, top, right, bottom; the last two outside
-
-
-@dataclass
-class Shown:
-    """What a model finds in one image, for loggers that draw it themselves. N objects."""
-
-    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
-    """(N, 4) xyxy in pixels of the image."""
-    labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    """(N,) in 0 … K-1."""
-    scores: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    """(N,) in 0 … 1."""
-    class_map: np.ndarray | None = None
-    """int (height, width): the class of each pixel, -1 where there is none."""
-    caption: str = ""
 
 
 # Neighbours differ in hue and lightness, so that a data set of few classes gets the most distinct ones
@@ -273,6 +258,5 @@ def _check_image(image: np.ndarray) -> None:
 
 def write_picture(path: Path, image: np.ndarray) -> None:
     """Writes uint8 RGB (H, W, 3) as the kind of file that `path` names, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial{path.suffix}")
-    Image.fromarray(image).save(partial, quality=92)
-    os.replace(partial, path)
+    with write_whole(path) as partial:
+        Image.fromarray(image).save(partial, quality=92)

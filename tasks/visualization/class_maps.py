@@ -1,6 +1,5 @@
 """Class maps as people see them: a picture tinted by class with a legend, and a palette PNG of the labels."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tasks.contracts import IGNORE_LABEL
 from tasks.data.annotations.class_maps import BACKGROUND
+from tasks.files import write_whole
 from tasks.visualization.boxes import Color, class_color
 
 OPACITY = 0.55
@@ -73,9 +73,8 @@ def write_label_png(path: Path, class_map: np.ndarray, class_names: Sequence[str
     palette[IGNORE_LABEL] = 255
     labels = Image.fromarray(class_map)
     labels.putpalette(palette.ravel().tolist())
-    partial = path.with_name(f".{path.name}.partial")
-    labels.save(partial, format="PNG")
-    os.replace(partial, path)
+    with write_whole(path) as partial:
+        labels.save(partial, format="PNG")
 
 
 def _legend(width: int, picture_height: int, entries: Sequence[tuple[Color, str]]) -> Image.Image:

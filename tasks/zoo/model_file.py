@@ -1,12 +1,11 @@
 """The model file: weights and a JSON header in one `.safetensors`, which predicts with no config.
 
-The header is data alone. Architectures come from `architectures.MODELS`; a file that names anything
+The header is data alone. Architectures come from `registry.MODELS`; a file that names anything
 else, or a key that other tools would import, is refused.
 """
 
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from backbones.checks import suggest
+from backbones.loading import load_exactly
 from tasks.contracts import Model
+from tasks.files import write_whole
 from tasks.preprocessing import Preprocessing
-from tasks.zoo.registry import TASKS, build_model, with_settings
+from tasks.zoo.registry import TASKS, build_model, resolved_spec, with_settings
 
 FORMAT_VERSION = 1
 METADATA_KEY = "vertebra"  # where the header stands, in a model file's metadata and in a checkpoint
@@ -30,9 +31,9 @@ class Header:
     """What a network is and what its numbers mean; plain values throughout."""
 
     task: str
-    """A key of `architectures.TASKS`."""
+    """A key of `registry.TASKS`."""
     model: dict[str, Any]
-    """The resolved spec that `architectures.build_model` takes."""
+    """The resolved spec that `registry.build_model` takes."""
     class_names: list[str]
     """Name of label k at position k."""
     category_ids: list[int]
@@ -56,39 +57,60 @@ class Header:
         return model
 
 
+def new_model(
+    task: str,
+    spec: Mapping[str, Any],
+    class_names: Sequence[str],
+    category_ids: Iterable[int],
+    preprocessing: Preprocessing,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+) -> Model:
+    """The network that `spec` describes (`registry.build_model`), with its header, which is made here alone.
+
+    Args:
+        task: a key of `registry.TASKS`.
+        spec: the model's; defaults that it leaves out are written into the header.
+        class_names: of label k at position k.
+        category_ids: the data set's own id of label k at position k.
+        preprocessing: how pixels reach the network.
+        provenance: where the weights come from, as plain values.
+    """
+    model = build_model(spec, num_classes=len(class_names), preprocessing=preprocessing)
+    model.header = Header(
+        task=task,
+        model=resolved_spec(spec, model),
+        class_names=list(class_names),
+        category_ids=[int(i) for i in category_ids],
+        preprocessing=preprocessing.to_dict(),
+        provenance=dict(provenance or {}),
+    )
+    return model
+
+
 def save_model(path: str | Path, model: Model, header: Header) -> None:
     """Writes the model file at `path`, whole or not at all."""
-    path = Path(path)
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     metadata = {METADATA_KEY: json.dumps(asdict(header))}
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with write_whole(path) as partial:
         # Not save_file, whose files only their owner may read, whatever the umask says.
         partial.write_bytes(save(tensors, metadata=metadata))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_model(path: str | Path, settings: Mapping[str, Any] | None = None) -> Model:
     """The network of a model file or checkpoint with its weights, in evaluation mode, header as `.header`.
 
-    `settings` are `architectures.PREDICTION_SETTINGS` to use in place of those of the file.
+    `settings` are `registry.PREDICTION_SETTINGS` to use in place of those of the file.
     """
     header, weights = read(path)
     header.model = with_settings(header.model, settings or {})
     model = header.build()
-    expected = model.state_dict()
-    missing, unexpected = expected.keys() - weights.keys(), weights.keys() - expected.keys()
-    reshaped = [k for k in expected.keys() & weights.keys() if expected[k].shape != weights[k].shape]
-    if missing or unexpected or reshaped:
-        example = next(iter(sorted(missing) + sorted(unexpected) + sorted(reshaped)))
-        raise ValueError(
-            f"{path}: the weights are not those of the model its header describes ({len(missing)} missing, "
-            f"{len(unexpected)} left over, {len(reshaped)} of another shape; the first: {example}); "
-            "write the file again with tools/train.py"
-        )
-    model.load_state_dict(weights)
+    load_exactly(
+        model,
+        weights,
+        f"{path}: the weights are not those of the model its header describes",
+        "write the file again with tools/train.py",
+    )
     return model.eval()
 
 

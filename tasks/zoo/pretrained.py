@@ -17,8 +17,8 @@ from backbones.loading import read_weights
 from backbones.weights import TORCHVISION
 from tasks.contracts import Model
 from tasks.preprocessing import Preprocessing
-from tasks.zoo.model_file import Header
-from tasks.zoo.registry import build_model, lookup, resolved_spec
+from tasks.zoo.model_file import new_model
+from tasks.zoo.registry import task_of, weights_loader
 
 
 @dataclass(frozen=True)
@@ -114,19 +114,6 @@ PUBLISHED: dict[str, dict[str, PublishedModel]] = {
         ),
     },
 }
-TASK_OF = {
-    "faster_rcnn": "detection",
-    "mask_rcnn": "instance_segmentation",
-    "retinanet": "detection",
-    "fcos": "detection",
-}
-# "module:function", called with (model, state dict, category_ids=…)
-LOADERS = {
-    "faster_rcnn": "tasks.detection.torchvision_weights:load_torchvision_weights",
-    "mask_rcnn": "tasks.instance_segmentation.torchvision_weights:load_torchvision_weights",
-    "retinanet": "tasks.detection.torchvision_dense_weights:load_torchvision_dense_weights",
-    "fcos": "tasks.detection.torchvision_dense_weights:load_torchvision_dense_weights",
-}
 
 
 def find_published(name: str, pretrained: bool | str) -> PublishedModel:
@@ -185,7 +172,7 @@ def published_model(
     """The model of `spec` with the published weights that `pretrained` means, in evaluation mode, with its header.
 
     Args:
-        spec: as for `architectures.build_model`; what it leaves out is as the weights need it.
+        spec: as for `registry.build_model`; what it leaves out is as the weights need it.
         pretrained: a tag of `PUBLISHED`, True for the last, or the path of one of the files.
         preprocessing: None for that of the published accuracy.
         class_names: those to know, in this order, all of COCO's; None for all 80.
@@ -206,15 +193,13 @@ def published_model(
     preprocessing = preprocessing or Preprocessing()
     path = Path(str(pretrained))
     file = path if path.is_file() and path.name == entry.file else fetch(f"{entry.url}#sha256={entry.sha256}")
-    model = build_model(spec, num_classes=len(names), preprocessing=preprocessing)
     category_ids = [coco[name] for name in names]
-    lookup(LOADERS, "model", spec["name"])(model, read_weights(file), category_ids=category_ids)
-    model.header = Header(
-        task=TASK_OF[spec["name"]],
-        model=resolved_spec(spec, model),
-        class_names=names,
-        category_ids=category_ids,
-        preprocessing=preprocessing.to_dict(),
+    model = new_model(
+        task_of(spec["name"]),
+        spec,
+        names,
+        category_ids,
+        preprocessing,
         provenance={
             "pretrained": entry.file,
             "licence": entry.licence,
@@ -222,6 +207,7 @@ def published_model(
             "published": dict(entry.metrics),
         },
     )
+    weights_loader(spec["name"])(model, read_weights(file), category_ids=category_ids)
     return model.eval()
 
 

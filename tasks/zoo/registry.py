@@ -1,4 +1,4 @@
-"""The literal tables from a name to the code behind it: models, tasks, and their results.
+"""The literal table of tasks and their models, from a name to the code behind it.
 
 A model is described by a *spec*: `{"name": "faster_rcnn", "backbone": {…}, …}`, its builder's plain arguments and the
 fields of its settings. Configs, checkpoints and model files all hold a spec, and `build_model` is the one way from a
@@ -9,28 +9,19 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from backbones.checks import suggest
 from tasks.contracts import Model
 from tasks.preprocessing import Preprocessing
-from tasks.zoo.task_specs import TASK_SPECS
+from tasks.zoo.task_specs import MODEL_SPECS, TASK_SPECS
 
-# "module:attribute", imported when asked for: the harness serves the tasks and imports none of them.
-MODELS = {
-    "classifier": "tasks.classification.classifier:classifier",
-    "faster_rcnn": "tasks.detection.faster_rcnn:faster_rcnn",
-    "retinanet": "tasks.detection.retinanet:retinanet",
-    "fcos": "tasks.detection.fcos:fcos",
-    "yolox": "tasks.detection.yolox:yolox",
-    "mask_rcnn": "tasks.instance_segmentation.mask_rcnn:mask_rcnn",
-    "semantic_fpn": "tasks.semantic_segmentation.segmenter:semantic_fpn",
-    "deeplabv3": "tasks.semantic_segmentation.segmenter:deeplabv3",
-}
 TASKS = {name: spec.task for name, spec in TASK_SPECS.items()}
-RESULTS = {name: spec.results for name, spec in TASK_SPECS.items()}  # for single pictures
-VIEWS = {name: spec.views for name, spec in TASK_SPECS.items() if spec.views is not None}
-TILES = {name: spec.tiles for name, spec in TASK_SPECS.items() if spec.tiles is not None}
+"""Task to its `Task` subclass, for `lookup`."""
+RESULTS = {name: spec.results for name, spec in TASK_SPECS.items()}
+"""Task to its results for single pictures."""
+MODELS = {name: model.builder for name, model in MODEL_SPECS.items()}
+"""Model of any task to its builder."""
 PREDICTION_SETTINGS = (  # options that may change after training: they choose among what the network finds
     "score_threshold",
     "nms_threshold",
@@ -147,14 +138,26 @@ def with_views(model: Model, scales: Sequence[float], flip: bool) -> Model:
     if scales == [1.0] and not flip:
         return model
     settings = f"scales={scales} flip={str(flip).lower()}"
-    return for_objects(VIEWS, settings, model.header.task)(model, scales=scales, flip=flip)
+    return for_objects("views", settings, model.header.task)(model, scales=scales, flip=flip)
 
 
-def for_objects(table: Mapping[str, str], setting: str, task: str) -> Any:
-    """What `table` holds for `task`; ValueError, naming the `setting` that asked for it, where that is nothing."""
+def for_objects(part: Literal["views", "tiles"], setting: str, task: str) -> Any:
+    """What the spec of `task` has as `part`; ValueError, naming the `setting` that asked for it, where it has none."""
+    table = {name: found for name, spec in TASK_SPECS.items() if (found := getattr(spec, part)) is not None}
     if task not in table:
         raise ValueError(
             f"{setting}: this works where objects are found (task={' or task='.join(table)}), and the model is for "
             f"task={task}; leave it out"
         )
     return lookup(table, "task", task)
+
+
+def task_of(model: str) -> str:
+    """The task that the model called `model` is for."""
+    return next(name for name, spec in TASK_SPECS.items() if model in spec.models)
+
+
+def weights_loader(model: str) -> Callable[..., None]:
+    """What loads published weights into the model called `model`, which has some."""
+    found = MODEL_SPECS[model].load_weights
+    return lookup({model: found} if found else {}, "model with published weights", model)

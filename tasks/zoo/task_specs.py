@@ -13,6 +13,19 @@ ONCE_AT_THE_END = {"val_check_interval": "max_steps", "check_val_every_n_epoch":
 """Of `TrainerSettings`: one validation, after the last step."""
 
 
+@dataclass(frozen=True)
+class ModelSpec:
+    """One model."""
+
+    builder: str
+    """Address of the function that builds it."""
+    load_weights: str | None = None
+    """Address of what is called with (model, state dict of torchvision's model of its kind, category_ids=…), where
+    weights of whole models are published (`zoo.pretrained.PUBLISHED`)."""
+    parts: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """What it needs of the parts below it: of `backbone` and `pyramid`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec:
     """One task: the code behind it and what it does where nothing else is asked for."""
@@ -20,7 +33,10 @@ class TaskSpec:
     task: str
     """Address of its `Task` subclass."""
     results: str
-    """Address of the function from predictions to results for single pictures."""
+    """Address of the function from (predictions in pixels of the batch, batch, class names) to a result for each
+    image."""
+    models: Mapping[str, ModelSpec]
+    """By name."""
     model: str
     """Its usual model."""
     data: str
@@ -31,6 +47,8 @@ class TaskSpec:
     """Address of a model around its models that looks at several views of each image."""
     tiles: str | None = None
     """Address of the function that finds objects in tiles of one large picture."""
+    published: str | None = None
+    """Address of what builds a model out of a backbone's published weights."""
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
     """What suits it: by the data set's name, and by `<data>_<model>` for what one model wants beside that. Nested
     like `TrainSettings`, with `backbone`, `pyramid`, `model` and `data` beside them."""
@@ -48,7 +66,9 @@ _DETECTION_DIGITS = {
 TASK_SPECS = {
     "classification": TaskSpec(
         task="tasks.classification.task:ClassificationTask",
-        results="tasks.classification.result:results",
+        results="tasks.classification.result:predicted_results",
+        models={"classifier": ModelSpec("tasks.classification.classifier:classifier")},
+        published="tasks.classification.published:published_classifier",
         model="classifier",
         data="single_digits",
         pyramid=None,
@@ -67,7 +87,22 @@ TASK_SPECS = {
     ),
     "detection": TaskSpec(
         task="tasks.detection.task:DetectionTask",
-        results="tasks.detection.result:results",
+        results="tasks.detection.result:predicted_results",
+        models={
+            "faster_rcnn": ModelSpec(
+                "tasks.detection.faster_rcnn:faster_rcnn",
+                "tasks.detection.torchvision_weights:load_torchvision_weights",
+            ),
+            "retinanet": ModelSpec(
+                "tasks.detection.retinanet:retinanet",
+                "tasks.detection.torchvision_dense_weights:load_torchvision_dense_weights",
+            ),
+            "fcos": ModelSpec(
+                "tasks.detection.fcos:fcos",
+                "tasks.detection.torchvision_dense_weights:load_torchvision_dense_weights",
+            ),
+            "yolox": ModelSpec("tasks.detection.yolox:yolox", parts={"pyramid": {"name": "pafpn"}}),
+        },
         model="faster_rcnn",
         data="digits",
         views="tasks.detection.views:ManyViews",
@@ -116,7 +151,13 @@ TASK_SPECS = {
     ),
     "instance_segmentation": TaskSpec(
         task="tasks.instance_segmentation.task:InstanceSegmentationTask",
-        results="tasks.instance_segmentation.result:results",
+        results="tasks.instance_segmentation.result:predicted_results",
+        models={
+            "mask_rcnn": ModelSpec(
+                "tasks.instance_segmentation.mask_rcnn:mask_rcnn",
+                "tasks.instance_segmentation.torchvision_weights:load_torchvision_weights",
+            ),
+        },
         model="mask_rcnn",
         data="digits",
         views="tasks.detection.views:ManyViews",
@@ -140,7 +181,15 @@ TASK_SPECS = {
     ),
     "semantic_segmentation": TaskSpec(
         task="tasks.semantic_segmentation.task:SemanticSegmentationTask",
-        results="tasks.semantic_segmentation.result:results",
+        results="tasks.semantic_segmentation.result:predicted_results",
+        models={
+            "semantic_fpn": ModelSpec("tasks.semantic_segmentation.segmenter:semantic_fpn"),
+            # Output stride 16 as the paper trains; 8 is finer and four times the work. The head reads the last map.
+            "deeplabv3": ModelSpec(
+                "tasks.semantic_segmentation.segmenter:deeplabv3",
+                parts={"backbone": {"output_stride": 16}, "pyramid": None},
+            ),
+        },
         model="semantic_fpn",
         data="digits",
         recipes={
@@ -168,18 +217,8 @@ TASK_SPECS = {
     ),
 }
 
-# A model to what it needs of the parts below it.
-MODEL_PARTS: dict[str, dict[str, Any]] = {
-    "classifier": {},
-    "faster_rcnn": {},
-    "retinanet": {},
-    "fcos": {},
-    "yolox": {"pyramid": {"name": "pafpn"}},
-    "mask_rcnn": {},
-    "semantic_fpn": {},
-    # Output stride 16 as the paper trains; 8 is finer and four times the work. The head reads the last map.
-    "deeplabv3": {"backbone": {"output_stride": 16}, "pyramid": None},
-}
+MODEL_SPECS = {name: model for spec in TASK_SPECS.values() for name, model in spec.models.items()}
+"""The models of all tasks by name."""
 
 
 def recipe(task: str, data: str, model: str) -> dict[str, Any]:

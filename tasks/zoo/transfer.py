@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from backbones.loading import COUNTER
 from tasks.contracts import Model
-
-_COUNTER = "num_batches_tracked"  # batch norm has it, frozen norm not; nothing is computed from it
 
 
 @dataclass
@@ -65,7 +64,7 @@ def transfer(target: Model, source: Model) -> Transfer:
     whole = {
         key: value
         for key, value in mine.items()
-        if not key.endswith(_COUNTER) and key.rpartition(".")[0] not in target.class_layers()
+        if not key.endswith(COUNTER) and key.rpartition(".")[0] not in target.class_layers()
     }
     fitting = {key for key, value in whole.items() if key in theirs and theirs[key].shape == value.shape}
     counts = {

@@ -14,7 +14,6 @@ from pycocotools import mask as coco_mask
 
 from tasks.contracts import IGNORE_LABEL, Target
 from tasks.data.annotations.objects import Annotations
-from tasks.data.sources import Source, Split, SplitName, has_masks
 
 BACKGROUND = "background"
 """Name of class 0 where class maps are painted from objects: what belongs to none of them."""
@@ -62,74 +61,6 @@ class ClassMaps:
             is_crowd=np.zeros(0, bool),
             class_map=class_map,
         )
-
-
-def with_class_maps(source: Source) -> Source:
-    """The same images with a `ClassMaps` for each split; ValueError where the data has nothing of the kind."""
-    make = getattr(source, "class_maps", None)
-    if make is None:
-        raise ValueError(
-            f"semantic segmentation needs the class of every pixel, which {type(source).__name__} does not "
-            "have; use masks beside images (data=mask_png, data=voc, data=cityscapes) or objects with masks "
-            "(data=coco, data=digits)"
-        )
-    return make()
-
-
-class PaintedSplit:
-    """The images of a split with class maps painted from the masks of its objects."""
-
-    def __init__(self, split: Split, name: str):
-        self.split = split
-        objects = split.annotations
-        if len(objects.labels) and not has_masks(objects):
-            raise ValueError(
-                f"the {name} split has boxes but no masks (no 'segmentation' in its annotations), from which "
-                "no class of each pixel can be told; use data with masks, or task=detection"
-            )
-        self.annotations = ClassMaps(
-            class_names=[BACKGROUND, *objects.class_names],
-            category_ids=with_background(objects.category_ids),
-            image_ids=objects.image_ids,
-            file_names=objects.file_names,
-            read=self.class_map,
-        )
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def image(self, index: int) -> np.ndarray:
-        """uint8 (H, W, 3) RGB, upright."""
-        return self.split.image(index)
-
-    def class_map(self, index: int) -> np.ndarray:
-        """Image `index`'s class map."""
-        return paint(self.split.annotations, index)
-
-
-class PaintedClassMaps:
-    """A data set of objects with masks as one of class maps: label 0 is background, label k + 1 its class k."""
-
-    def __init__(self, source: Source):
-        """`source` reads the masks of its objects."""
-        self.source = source
-        self._splits: dict[str, PaintedSplit] = {}
-
-    @property
-    def class_names(self) -> list[str]:
-        """Names by label, the background's first."""
-        return [BACKGROUND, *self.source.class_names]
-
-    @property
-    def category_ids(self) -> np.ndarray:
-        """(K,) int64, ascending; the background's is one below the smallest of the data set."""
-        return with_background(self.source.category_ids)
-
-    def split(self, name: SplitName) -> PaintedSplit:
-        """The split. Raises ValueError where its objects have no masks."""
-        if name not in self._splits:
-            self._splits[name] = PaintedSplit(self.source.split(name), name)
-        return self._splits[name]
 
 
 def paint(annotations: Annotations, index: int) -> np.ndarray:

@@ -5,7 +5,7 @@ Legend:
 """
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -54,13 +54,4 @@ class ImageLabels:
             image_ids=self.image_ids[indices],
             labels=self.labels[indices],
             file_names=self.file_names[indices],
-        )
-
-
-def check_classes(annotations: Any, source: str) -> None:
-    """Raises ValueError unless `annotations`, those of a data set called `source`, are `ImageLabels`."""
-    if not isinstance(annotations, ImageLabels):
-        raise ValueError(
-            f"classification needs a class for each image, which {source} does not have; use one folder per class "
-            "(data=image_folder), data=single_digits or data=cifar10, or another task for this data"
         )

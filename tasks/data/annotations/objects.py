@@ -52,6 +52,12 @@ class Annotations:
         """File of image `index`, relative to the split's image folder."""
         return self.file_names[index].decode()
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether any object has a mask."""
+        masks = self.segmentations
+        return masks is not None and bool(masks.object_rings[-1] or masks.count_offsets[-1])
+
     def target(self, index: int) -> Target:
         """Image `index` as a training target, in pixels of the original image, boxes clipped to it."""
         objects = slice(self.offsets[index], self.offsets[index + 1])

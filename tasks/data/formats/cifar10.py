@@ -16,22 +16,20 @@ from PIL import Image, UnidentifiedImageError
 
 from tasks.data.annotations.image_labels import ImageLabels
 from tasks.data.loading.images import to_rgb
-from tasks.data.sources import SplitName
+from tasks.data.sources import LabelSource
+from tasks.data.splits import Split, SplitName
 
 MEMBERS = ("data", "offsets", "labels", "split", "names")
 
 
-class PackedSplit:
+class PackedSplit(Split[ImageLabels]):
     """Some of the images of a packed file, decoded when asked for."""
 
     def __init__(self, data: np.ndarray, offsets: np.ndarray, rows: np.ndarray, annotations: ImageLabels):
+        super().__init__(annotations)
         self.data = data
         self.offsets = offsets
         self.rows = rows
-        self.annotations = annotations
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def image(self, index: int) -> np.ndarray:
         """uint8 (H, W, 3) RGB. Raises ValueError, with the image's number, where it cannot be decoded."""
@@ -44,41 +42,34 @@ class PackedSplit:
             raise ValueError(f"image {row} of data.file is damaged ({error}); get the file again") from error
 
 
-class Cifar10Data:
+class Cifar10Data(LabelSource):
     """The 50,000 training images, and the 10,000 test images as both `val` and `test`: the paper and
     everyone after it report errors on them, and there is no third split."""
 
     def __init__(self, file: str | Path) -> None:
         """`file` is the packed file. Raises FileNotFoundError or ValueError where it is not one."""
+        super().__init__()
         self.file = Path(file)
         if not self.file.is_file():
             raise FileNotFoundError(f"data.file={file} does not exist; give the packed .npz of CIFAR-10")
         self._arrays = read_packed(self.file)
-        self._splits: dict[str, PackedSplit] = {}
 
     @property
     def class_names(self) -> list[str]:
         """Names by label."""
         return [str(name) for name in self._arrays["names"]]
 
-    @property
-    def category_ids(self) -> np.ndarray:
-        """(K,) int64: the labels themselves."""
-        return np.arange(len(self._arrays["names"]))
-
-    def split(self, name: SplitName) -> PackedSplit:
+    def read_split(self, name: SplitName) -> Split[ImageLabels]:
         """The split; `val` and `test` are the same."""
-        if name not in self._splits:
-            rows = np.flatnonzero(self._arrays["split"] == (0 if name == "train" else 1))
-            annotations = ImageLabels(
-                class_names=self.class_names,
-                category_ids=self.category_ids,
-                image_ids=rows,
-                labels=self._arrays["labels"][rows].astype(np.int64),
-                file_names=np.array([f"{row:05d}.jpg".encode() for row in rows]),
-            )
-            self._splits[name] = PackedSplit(self._arrays["data"], self._arrays["offsets"], rows, annotations)
-        return self._splits[name]
+        rows = np.flatnonzero(self._arrays["split"] == (0 if name == "train" else 1))
+        annotations = ImageLabels(
+            class_names=self.class_names,
+            category_ids=self.category_ids,
+            image_ids=rows,
+            labels=self._arrays["labels"][rows].astype(np.int64),
+            file_names=np.array([f"{row:05d}.jpg".encode() for row in rows]),
+        )
+        return PackedSplit(self._arrays["data"], self._arrays["offsets"], rows, annotations)
 
 
 def read_packed(path: Path) -> dict[str, np.ndarray]:

@@ -4,22 +4,20 @@ import gc
 import json
 from collections import Counter
 from collections.abc import Sequence
-from copy import copy
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
-from tasks.data.annotations.class_maps import PaintedClassMaps
 from tasks.data.annotations.objects import Annotations
 from tasks.data.formats.cache import cached
+from tasks.data.formats.object_files import ObjectFiles
 from tasks.data.formats.raw import RawSplit, positions
-from tasks.data.formats.splitting import parse_partition
-from tasks.data.loading.storage import ShownAt, is_store, open_store
-from tasks.data.quality.image_checks import CheckImages, check_check_images
-from tasks.data.quality.policy import OnBad, check_on_bad, usable_annotations
-from tasks.data.sources import SplitName
+from tasks.data.loading.storage import is_store, open_store
+from tasks.data.quality.image_checks import CheckImages
+from tasks.data.quality.policy import OnBad, usable_annotations
+from tasks.data.splits import SplitName
 
 Records = list[dict[str, Any]]
 
@@ -167,54 +165,10 @@ def read_categories(categories: Records, path: Path) -> tuple[np.ndarray, list[s
     return ids[order], names
 
 
-class CocoSplit:
-    """Images of one folder or archive with the annotations of one file."""
-
-    def __init__(self, folder: Path, annotations: Annotations):
-        """`folder` may also be, or lead into, a tar or zip file (tasks/data/loading/storage.py)."""
-        self.folder = folder
-        self.annotations = annotations
-        self.store = open_store(folder)
-
-    def __len__(self) -> int:
-        return len(self.annotations)
-
-    def image(self, index: int) -> np.ndarray:
-        """uint8 (H, W, 3) RGB, upright. Raises ValueError, naming the file, where it cannot be read or is
-        not of the size that the annotations declare."""
-        name = self.annotations.file_name(index)
-        image = self.store.image(name)
-        height, width = self.annotations.sizes[index].tolist()
-        if image.shape[:2] != (height, width):
-            differs = (
-                f"image '{self.folder / name}', upright, is {image.shape[1]} wide and {image.shape[0]} high, but its "
-                f"annotations declare {width} wide and {height} high"
-            )
-            if image.shape[:2] == (width, height):
-                raise ValueError(
-                    f"{differs}, as if its EXIF orientation were ignored; declare size and boxes of the "
-                    "upright image, or remove the orientation from the file"
-                )
-            raise ValueError(f"{differs}; correct the annotation file or restore the image")
-        return image
-
-    def reduced_image(self, index: int, shown_at: ShownAt) -> np.ndarray:
-        """The image decoded at a part of its size where its format allows it, no smaller than it is shown at."""
-        image = self.store.image(self.annotations.file_name(index), shown_at)
-        height, width = self.annotations.sizes[index].tolist()
-        if image.shape[:2] not in {(-(-height // n), -(-width // n)) for n in (1, 2, 4, 8)}:
-            return self.image(index)  # says what is wrong with it
-        return image
-
-
-class CocoData:
+class CocoData(ObjectFiles):
     """COCO's layout of folders by default; any other by naming image folders and annotation files.
 
-    Paths are relative to `root` unless absolute. A split is read when first asked for. `on_bad` says what
-    happens to bad annotations and images (tasks/data/quality/policy.py), `check_images` how image files are looked at
-    before that; `masks` reads segmentations too; `max_images` keeps only the first so many images of each
-    split, to try something out. `split`, such as "0.8/0.1/0.1", parts the training images into train, val and test
-    (tasks/data/formats/splitting.py), `group_pattern` keeps images together by their path.
+    Paths are relative to `root` unless absolute; `split` and what follows it is that of `ObjectFiles`.
     """
 
     def __init__(
@@ -235,106 +189,35 @@ class CocoData:
         group_pattern: str | None = None,
         split_seed: int = 0,
     ):
-        check_on_bad(on_bad)
-        check_check_images(check_images)
-        if max_images is not None and max_images < 1:
-            raise ValueError(f"data.max_images={max_images} must be at least 1, or null for all")
-        self.root = Path(root).expanduser()
+        super().__init__(root, on_bad, check_images, masks, max_images, split, group_pattern, split_seed)
         if not self.root.is_dir():
             raise FileNotFoundError(
                 f"data.root={root} does not exist or is no folder; wanted the folder that holds the images "
                 "and annotation files of a COCO data set"
             )
-        self.paths: dict[str, tuple[str | None, str | None]] = {
+        self.paths: dict[SplitName, tuple[str | None, str | None]] = {
             "train": (train_images, train_annotations),
             "val": (val_images, val_annotations),
             "test": (test_images, test_annotations),
         }
-        self.on_bad: OnBad = on_bad
-        self.check_images: CheckImages = check_images
-        self.masks = masks
-        self.max_images = max_images
-        self.partition = parse_partition(split, group_pattern, split_seed)
-        self._splits: dict[str, CocoSplit] = {}
 
-    @property
-    def class_names(self) -> list[str]:
-        """Names by label; those of any split, for all of them must declare the same."""
-        return self._any_split().annotations.class_names
-
-    @property
-    def category_ids(self) -> np.ndarray:
-        """(K,) int64: original category id of each label, ascending."""
-        return self._any_split().annotations.category_ids
-
-    def split(self, name: SplitName) -> CocoSplit:
-        """The split, read and checked on the first call.
-
-        Raises FileNotFoundError or ValueError, with one sentence, for whatever is missing or malformed.
-        """
-        if name not in self._splits:
-            split = self._read(name)
-            for other_name, other in self._splits.items():
-                check_same_classes(name, split.annotations, other_name, other.annotations)
-            self._splits[name] = split
-        return self._splits[name]
-
-    def with_masks(self) -> Self:
-        """The same data with the masks of its objects."""
-        source = copy(self)
-        source.masks, source._splits = True, {}
-        return source
-
-    def class_maps(self) -> PaintedClassMaps:
-        """The same images with the class of each pixel, painted from the masks of the objects."""
-        return PaintedClassMaps(self.with_masks())
-
-    def _any_split(self) -> CocoSplit:
-        if self._splits:
-            return next(iter(self._splits.values()))
-        return self.split("train" if self.paths["train"][1] is not None else "val")
-
-    def declares(self, name: str) -> bool:
-        """Whether there is an annotation file for such a split."""
-        if self.partition is not None:
-            return self.partition.declares(name)
+    def has_files(self, name: SplitName) -> bool:
         images, annotation_file = self.paths[name]
         return images is not None and annotation_file is not None and (self.root / annotation_file).is_file()
 
-    def raw(self, name: str, *, segmentations: bool = False) -> RawSplit:
-        """The split as its annotation file says, unchecked; `segmentations` reads them even without `masks`.
+    def image_folder(self, name: SplitName) -> Path:
+        return self._places(name)[0]
 
-        Raises FileNotFoundError or ValueError, with one sentence, for files that are missing or no COCO's.
-        """
-        file_of = name if self.partition is None else "train"
-        images, annotation_file = self.paths[file_of]
-        if images is None or annotation_file is None:
-            raise ValueError(
-                f"the data set has no {name} split; name it with data.{file_of}_images= and "
-                f"data.{file_of}_annotations="
-            )
-        folder = self.root / images
-        if not is_store(folder):
-            raise FileNotFoundError(
-                f"image folder '{folder}' does not exist; name it with data.{file_of}_images= (relative to "
-                "data.root), or a tar or zip file"
-            )
-        raw = read_coco_json(self.root / annotation_file, file_of, folder, masks=self.masks or segmentations)
-        if self.partition is not None:
-            raw = self.partition.part(raw, name)
-        if self.max_images is not None:
-            raw = raw.select(np.arange(min(self.max_images, len(raw))))
-        return raw
+    def read(self, name: SplitName, *, masks: bool) -> RawSplit:
+        folder, annotation_file = self._places(name)
+        return read_coco_json(annotation_file, name, folder, masks=masks)
 
-    def _read(self, name: SplitName) -> CocoSplit:
-        images, annotation_file = self.paths[name if self.partition is None else "train"]
-        if images is None or annotation_file is None:
-            self.raw(name)  # says so
-        assert images is not None and annotation_file is not None
-        folder = self.root / images
+    def usable(self, name: SplitName) -> Annotations:
+        """The annotations, from the cache where they are in there."""
+        folder, annotation_file = self._places(name)
         files = {self.root / file for _, file in self.paths.values() if file is not None}
-        annotations = cached(
-            self.root / annotation_file,
+        return cached(
+            annotation_file,
             partial(usable_annotations, self, name, self.on_bad, self.check_images),
             choices={
                 "split": name,
@@ -350,16 +233,20 @@ class CocoData:
                 not open_store(folder).missing([file.decode() for file in found.file_names.tolist()])
             ),
         )
-        return CocoSplit(folder, annotations)
 
-
-def check_same_classes(name: str, annotations: Annotations, other_name: str, other: Annotations) -> None:
-    """Raises ValueError unless both splits declare the same category ids with the same names."""
-    pairs = set(zip(annotations.category_ids.tolist(), annotations.class_names, strict=True))
-    other_pairs = set(zip(other.category_ids.tolist(), other.class_names, strict=True))
-    if differing := sorted(pairs ^ other_pairs):
-        examples = ", ".join(f"{category_id} '{class_name}'" for category_id, class_name in differing[:5])
-        raise ValueError(
-            f"the {name} and {other_name} splits declare different categories: {examples} stand in one of "
-            "them only; both annotation files must declare the same ids and names"
-        )
+    def _places(self, name: SplitName) -> tuple[Path, Path]:
+        """The folder of the images of a split, and the annotation file that they are in."""
+        file_of = self.files_of(name)
+        images, annotation_file = self.paths[file_of]
+        if images is None or annotation_file is None:
+            raise ValueError(
+                f"the data set has no {name} split; name it with data.{file_of}_images= and "
+                f"data.{file_of}_annotations="
+            )
+        folder = self.root / images
+        if not is_store(folder):
+            raise FileNotFoundError(
+                f"image folder '{folder}' does not exist; name it with data.{file_of}_images= (relative to "
+                "data.root), or a tar or zip file"
+            )
+        return folder, self.root / annotation_file

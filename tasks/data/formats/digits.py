@@ -4,21 +4,19 @@ The handwriting is the UCI digits (1,797 scans of 8 x 8 pixels) and the photogra
 `flower.jpg`, all of which scikit-learn ships. Scene i of a split is drawn from (seed, split, i) alone.
 """
 
-from copy import copy
 from dataclasses import dataclass
 from functools import cache
-from typing import Self
 
 import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 from sklearn.datasets import load_digits, load_sample_images
 
-from tasks.data.annotations.class_maps import PaintedClassMaps
 from tasks.data.annotations.image_labels import ImageLabels
 from tasks.data.annotations.objects import Annotations
 from tasks.data.annotations.segmentations import Segmentations
-from tasks.data.sources import SplitName
+from tasks.data.sources import LabelSource, ObjectSource
+from tasks.data.splits import ArraySplit, Split, SplitName
 
 CLASS_NAMES = [str(digit) for digit in range(10)]
 SHARES: dict[str, tuple[float, float]] = {"train": (0.0, 0.6), "val": (0.6, 0.8), "test": (0.8, 1.0)}
@@ -50,22 +48,7 @@ class Scene:
     """bool (N, S, S): the visible ink of each digit."""
 
 
-class DigitsSplit:
-    """The scenes of one split, drawn when first needed and then kept."""
-
-    def __init__(self, images: np.ndarray, annotations: Annotations):
-        self.images = images
-        self.annotations = annotations
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def image(self, index: int) -> np.ndarray:
-        """uint8 (S, S, 3) RGB."""
-        return self.images[index].copy()  # what a caller draws on it must not stay
-
-
-class DigitsData:
+class DigitsData(ObjectSource):
     """Ten classes, '0' … '9', with boxes around the ink; masks (as RLE) if asked for.
 
     `size` is a scene's side in pixels; digits grow with it. Handwriting and pieces of photograph of one
@@ -90,39 +73,18 @@ class DigitsData:
                 f"data.size={size} must be at least 64 pixels, data.num_train={num_train}, "
                 f"data.num_val={num_val} and data.num_test={num_test} at least 1, data.seed={seed} at least 0"
             )
+        super().__init__(masks=masks)
         self.size = size
         self.num_scenes: dict[str, int] = {"train": num_train, "val": num_val, "test": num_test}
         self.seed = seed
-        self.masks = masks
-        self._splits: dict[str, DigitsSplit] = {}
 
     @property
     def class_names(self) -> list[str]:
         """Names by label."""
         return list(CLASS_NAMES)
 
-    @property
-    def category_ids(self) -> np.ndarray:
-        """(10,) int64: the digits themselves."""
-        return np.arange(10)
-
-    def split(self, name: SplitName) -> DigitsSplit:
-        """The split; its scenes are drawn on the first call, about 3 ms each."""
-        if name not in self._splits:
-            self._splits[name] = self._draw(name)
-        return self._splits[name]
-
-    def with_masks(self) -> Self:
-        """The same data with the masks of its objects."""
-        source = copy(self)
-        source.masks, source._splits = True, {}
-        return source
-
-    def class_maps(self) -> PaintedClassMaps:
-        """The same images with the class of each pixel, painted from the masks of the objects."""
-        return PaintedClassMaps(self.with_masks())
-
-    def _draw(self, name: SplitName) -> DigitsSplit:
+    def read_split(self, name: SplitName) -> Split[Annotations]:
+        """The scenes, drawn in about 3 ms each."""
         glyphs, labels, photographs = material(name)
         images = np.empty((self.num_scenes[name], self.size, self.size, 3), np.uint8)
         all_labels, boxes, areas, counts = [], [], [], []
@@ -151,7 +113,7 @@ class DigitsData:
             is_crowd=np.zeros(sum(num_objects), bool),
             segmentations=Segmentations.from_objects(counts) if self.masks else None,
         )
-        return DigitsSplit(images, annotations)
+        return ArraySplit(images, annotations)
 
 
 @cache
@@ -266,22 +228,7 @@ SINGLE_DIGIT_SIZE = (0.55, 0.9)
 """Smallest and largest digit, its grid of 8 x 8 as a share of the image's side."""
 
 
-class SingleDigitsSplit:
-    """The images of one split, drawn when first needed and then kept."""
-
-    def __init__(self, images: np.ndarray, annotations: ImageLabels):
-        self.images = images
-        self.annotations = annotations
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def image(self, index: int) -> np.ndarray:
-        """uint8 (S, S, 3) RGB."""
-        return self.images[index].copy()  # what a caller draws on it must not stay
-
-
-class SingleDigitsData:
+class SingleDigitsData(LabelSource):
     """Ten classes, '0' … '9'. `size` is an image's side in pixels. Each scan of the split is drawn about
     equally often, each time at another place, size and colour; no handwriting is in two splits."""
 
@@ -302,28 +249,18 @@ class SingleDigitsData:
                 f"data.size={size} must be at least 8 pixels, data.num_train={num_train}, "
                 f"data.num_val={num_val} and data.num_test={num_test} at least 1, data.seed={seed} at least 0"
             )
+        super().__init__()
         self.size = size
         self.num_images: dict[str, int] = {"train": num_train, "val": num_val, "test": num_test}
         self.seed = seed
-        self._splits: dict[str, SingleDigitsSplit] = {}
 
     @property
     def class_names(self) -> list[str]:
         """Names by label."""
         return list(CLASS_NAMES)
 
-    @property
-    def category_ids(self) -> np.ndarray:
-        """(10,) int64: the digits themselves."""
-        return np.arange(10)
-
-    def split(self, name: SplitName) -> SingleDigitsSplit:
-        """The split; its images are drawn on the first call, about 0.1 ms each."""
-        if name not in self._splits:
-            self._splits[name] = self._draw(name)
-        return self._splits[name]
-
-    def _draw(self, name: SplitName) -> SingleDigitsSplit:
+    def read_split(self, name: SplitName) -> Split[ImageLabels]:
+        """The images, drawn in about 0.1 ms each."""
         glyphs, glyph_labels, photographs = material(name)
         num_images = self.num_images[name]
         images = np.empty((num_images, self.size, self.size, 3), np.uint8)
@@ -338,7 +275,7 @@ class SingleDigitsData:
             labels=glyph_labels[chosen],
             file_names=np.array([f"{name}/{index:05d}.png".encode() for index in range(num_images)]),
         )
-        return SingleDigitsSplit(images, annotations)
+        return ArraySplit(images, annotations)
 
 
 def draw_image(

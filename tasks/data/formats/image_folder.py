@@ -13,30 +13,12 @@ import numpy as np
 from tasks.data.annotations.image_labels import ImageLabels
 from tasks.data.formats.splitting import parse_partition
 from tasks.data.loading.images import SUFFIXES
-from tasks.data.loading.storage import ImageStore, ShownAt, is_store, open_store
-from tasks.data.sources import SplitName
+from tasks.data.loading.storage import ImageStore, is_store, open_store
+from tasks.data.sources import LabelSource
+from tasks.data.splits import FileSplit, Split, SplitName
 
 
-class ImageFolderSplit:
-    """The images below one folder, or in one archive."""
-
-    def __init__(self, store: ImageStore, annotations: ImageLabels):
-        self.store = store
-        self.annotations = annotations
-
-    def __len__(self) -> int:
-        return len(self.annotations)
-
-    def image(self, index: int) -> np.ndarray:
-        """uint8 (H, W, 3) RGB, upright."""
-        return self.store.image(self.annotations.file_name(index))
-
-    def reduced_image(self, index: int, shown_at: ShownAt) -> np.ndarray:
-        """The image decoded at a part of its size where its format allows it, no smaller than it is shown at."""
-        return self.store.image(self.annotations.file_name(index), shown_at)
-
-
-class ImageFolderData:
+class ImageFolderData(LabelSource):
     """Classes are the names of the folders in sorted order (torchvision's `ImageFolder`, so that published
     ImageNet weights meet the labels they were trained with); images may lie deeper inside them."""
 
@@ -59,8 +41,9 @@ class ImageFolderData:
             FileNotFoundError: `root` is missing.
             ValueError: no split's folder is there, or it has no class folders.
         """
+        super().__init__()
         self.root = Path(root)
-        self.folders: dict[str, str] = {"train": train, "val": val, "test": test}
+        self.folders: dict[SplitName, str] = {"train": train, "val": val, "test": test}
         if not is_store(self.root):
             raise FileNotFoundError(
                 f"data.root={root} is no folder; give the folder that holds {train}/ and {val}/"
@@ -69,34 +52,29 @@ class ImageFolderData:
         self.partition = parse_partition(split, group_pattern, split_seed)
         if self.partition is not None:
             self.folders = dict.fromkeys(self.folders, ".")
-        found = [name for name in self.folders if self._has(name)]
+        found: list[SplitName] = [name for name in self.folders if self._has_folder(name)]
         if not found:
             raise ValueError(
                 f"data.root={root} holds none of the folders {', '.join(self.folders.values())}; wanted "
                 f"<root>/{train}/<class>/<images> and the same for {val}, or name them: data.train=… data.val=…"
             )
         self._class_names = self._class_folders(found[0])
-        self._splits: dict[str, ImageFolderSplit] = {}
 
     @property
     def class_names(self) -> list[str]:
         """Names by label: those of the training folder, or of the first split that is there."""
         return list(self._class_names)
 
-    @property
-    def category_ids(self) -> np.ndarray:
-        """(K,) int64: the labels themselves, since folders have no numbers."""
-        return np.arange(len(self._class_names))
+    def has_split(self, name: SplitName) -> bool:
+        return self._has_folder(name) and (self.partition is None or self.partition.has_split(name))
 
-    def split(self, name: SplitName) -> ImageFolderSplit:
-        """The split; its folder is listed on the first call."""
-        if name not in self._splits:
-            self._splits[name] = self._list(name)
-        return self._splits[name]
-
-    def _list(self, name: SplitName) -> ImageFolderSplit:
+    def _has_folder(self, name: SplitName) -> bool:
         folder = self.root / self.folders[name]
-        if not self._has(name):
+        return is_store(folder) and (folder.is_dir() or bool(self._store(name).names()))
+
+    def read_split(self, name: SplitName) -> Split[ImageLabels]:
+        folder = self.root / self.folders[name]
+        if not self._has_folder(name):
             raise ValueError(
                 f"there is no {name} split: '{folder}' is no folder; make it, or give data.{name}=…"
             )
@@ -133,19 +111,14 @@ class ImageFolderData:
             shown = annotations.labels[:, None] == np.arange(len(self._class_names))
             names = [annotations.file_name(i) for i in range(len(annotations))]
             annotations = annotations.select(self.partition.indices(name, names, shown))
-        return ImageFolderSplit(self._store(name), annotations)
+        return FileSplit(folder, annotations)
 
-    def _has(self, name: str) -> bool:
-        """Whether there is a folder or an archive of this split."""
-        folder = self.root / self.folders[name]
-        return is_store(folder) and (folder.is_dir() or bool(self._store(name).names()))
-
-    def _store(self, name: str) -> ImageStore:
+    def _store(self, name: SplitName) -> ImageStore:
         if name not in self._stores:
             self._stores[name] = open_store(self.root / self.folders[name])
         return self._stores[name]
 
-    def _class_folders(self, name: str) -> list[str]:
+    def _class_folders(self, name: SplitName) -> list[str]:
         """Names of the folders of the split, sorted; hidden ones are none. ValueError where there are none."""
         folder = self.root / self.folders[name]
         if folder.is_dir():

@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -15,77 +16,92 @@ from tasks.contracts import IGNORE_LABEL
 from tasks.data.annotations.class_maps import ClassMaps
 from tasks.data.loading.images import EXIF_ORIENTATION, ON_ITS_SIDE, SUFFIXES
 from tasks.data.loading.storage import is_file, is_folder, is_store, open_store, opened, read_lines
-from tasks.data.sources import SplitName
+from tasks.data.sources import ClassMapSource
+from tasks.data.splits import FileSplit, Split, SplitName
 
 Unlisted = Literal["error", "ignore"]
 _NO_CLASS = -1
 
 
-class MaskPngSplit:
-    """Images below one folder, each with a mask PNG; masks stay on disk until they are asked for."""
+class ClassMapReader:
+    """Class maps out of mask PNGs, read when they are asked for."""
 
-    def __init__(
-        self,
-        folder: Path,
-        files: Sequence[str],
-        masks: Sequence[Path],
-        classes: Mapping[str, int],
-        other: Unlisted,
-    ):
-        """
-        Args:
-            folder: the images'.
-            files: (I,) paths relative to `folder`.
-            masks: (I,) mask PNG of each.
-            classes: the value that stands for each class in the masks, by name, ascending.
-            other: what values beyond them are, `IGNORE_LABEL` apart: an error, or ignored.
-
-        Raises:
-            ValueError: a mask that is not of its image's size, or an image or mask that cannot be read.
-        """
-        self.store = open_store(folder)
+    def __init__(self, masks: Sequence[Path], classes: Mapping[str, int], unlisted: Unlisted):
+        """`masks` (I,) are files; `classes` the value that stands for each class in them, by name, ascending."""
         self.masks = masks
-        values = np.array(list(classes.values()))
-        self.labels = np.full(256, _NO_CLASS if other == "error" else IGNORE_LABEL, np.int16)
+        self.classes = classes
+        values = list(classes.values())
+        self.labels = np.full(256, _NO_CLASS if unlisted == "error" else IGNORE_LABEL, np.int16)
         self.labels[IGNORE_LABEL] = IGNORE_LABEL
         self.labels[values] = np.arange(len(values))
-        self.annotations = ClassMaps(
-            class_names=list(classes),
-            category_ids=values,
-            image_ids=np.arange(len(files)),
-            file_names=np.array([file.encode() for file in files]),
-            read=self.class_map,
-        )
-        for file, mask in zip(files, masks, strict=True):
-            check_sizes(folder / file, mask)
 
-    def __len__(self) -> int:
-        return len(self.masks)
-
-    def image(self, index: int) -> np.ndarray:
-        """uint8 (H, W, 3) RGB, upright."""
-        return self.store.image(self.annotations.file_name(index))
-
-    def class_map(self, index: int) -> np.ndarray:
+    def __call__(self, index: int) -> np.ndarray:
         """uint8 (H, W) of labels; ValueError, with the mask's name, for a value that stands for no class."""
         mask = self.masks[index]
         values = read_mask(mask)
         class_map = self.labels[values]
         if (beyond := values[class_map == _NO_CLASS]).size:
-            names = self.annotations.class_names
-            known = ", ".join(
-                f"{value} {name}"
-                for value, name in list(zip(self.annotations.category_ids, names, strict=True))[:5]
-            )
+            known = ", ".join(f"{value} {name}" for name, value in list(self.classes.items())[:5])
             raise ValueError(
                 f"mask '{mask}' has the value {beyond.max()} in {beyond.size} pixels, which stands for none of the "
-                f"{len(names)} classes ({known}{', …' if len(names) > 5 else ''}; {IGNORE_LABEL} is ignored): "
-                "correct the mask, name the class in data.classes, or pass data.unlisted=ignore"
+                f"{len(self.classes)} classes ({known}{', …' if len(self.classes) > 5 else ''}; {IGNORE_LABEL} is "
+                "ignored): correct the mask, name the class in data.classes, or pass data.unlisted=ignore"
             )
         return class_map.astype(np.uint8)
 
 
-class MaskPngData:
+@dataclass
+class MaskList:
+    """The images of one split and their masks, both named relative to their folders, in one order."""
+
+    image_folder: Path
+    images: list[str]
+    mask_folder: Path
+    masks: list[str]
+
+
+class MaskFiles(ClassMapSource):
+    """Images with a mask PNG each; a layout says by `list_masks` where they are."""
+
+    def __init__(self, classes: dict[str, int], unlisted: Unlisted):
+        """`classes` are as `class_values` gives them; `unlisted` says whether a value of no class, other than 255, is
+        an "error", or is to "ignore" as 255 is."""
+        super().__init__()
+        self.classes = classes
+        self.unlisted: Unlisted = unlisted
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names by label."""
+        return list(self.classes)
+
+    @property
+    def category_ids(self) -> np.ndarray:
+        """(K,) int64, ascending: the value of each label in the masks."""
+        return np.array(list(self.classes.values()))
+
+    def list_masks(self, name: SplitName) -> MaskList:
+        """The files of a split. Raises FileNotFoundError or ValueError where there are none."""
+        raise NotImplementedError
+
+    def read_split(self, name: SplitName) -> Split[ClassMaps]:
+        """The split. Raises ValueError for a mask that is not of its image's size, or a file that is no image."""
+        listed = self.list_masks(name)
+        check_masks_exist(listed.images, listed.mask_folder, listed.masks)
+        masks = [listed.mask_folder / mask for mask in listed.masks]
+        for image, mask in zip(listed.images, masks, strict=True):
+            check_sizes(listed.image_folder / image, mask)
+        annotations = ClassMaps(
+            class_names=self.class_names,
+            category_ids=self.category_ids,
+            image_ids=np.arange(len(masks)),
+            file_names=np.array([image.encode() for image in listed.images]),
+            read=ClassMapReader(masks, self.classes, self.unlisted),
+        )
+        return FileSplit(listed.image_folder, annotations)
+
+
+class MaskPngData(MaskFiles):
     """Images and masks in two folders for each split, with the same paths inside but for the endings."""
 
     def __init__(
@@ -127,7 +143,7 @@ class MaskPngData:
         self.root = Path(root).expanduser()
         if not is_store(self.root):
             raise FileNotFoundError(f"data.root={root} does not exist or is no folder; wanted the data set's")
-        self.classes = class_values(classes, self.root)
+        super().__init__(class_values(classes, self.root), unlisted)
         if unlisted not in get_args(Unlisted):
             raise ValueError(
                 f"data.unlisted={unlisted} is unknown; wanted one of {', '.join(get_args(Unlisted))}"
@@ -139,31 +155,12 @@ class MaskPngData:
         }
         self.image_suffix = image_suffix
         self.mask_suffix = mask_suffix
-        self.unlisted: Unlisted = unlisted
         self.max_images = max_images
-        self._splits: dict[str, MaskPngSplit] = {}
 
-    @property
-    def class_names(self) -> list[str]:
-        """Names by label."""
-        return list(self.classes)
+    def has_split(self, name: SplitName) -> bool:
+        return is_folder(self.root / self.folders[name][0])
 
-    @property
-    def category_ids(self) -> np.ndarray:
-        """(K,) int64, ascending: the value of each label in the masks."""
-        return np.array(list(self.classes.values()))
-
-    def class_maps(self) -> "MaskPngData":
-        """This: it has nothing else."""
-        return self
-
-    def split(self, name: SplitName) -> MaskPngSplit:
-        """The split; its folders are listed and the sizes of its files compared on the first call."""
-        if name not in self._splits:
-            self._splits[name] = self._list(name)
-        return self._splits[name]
-
-    def _list(self, name: SplitName) -> MaskPngSplit:
+    def list_masks(self, name: SplitName) -> MaskList:
         images, masks = (self.root / folder for folder in self.folders[name])
         for folder, option in ((images, f"data.{name}_images"), (masks, f"data.{name}_masks")):
             if not is_folder(folder):
@@ -177,9 +174,7 @@ class MaskPngData:
                 f"{', '.join(sorted(SUFFIXES))}); name the right folder with data.{name}_images="
             )
         found = [mask_name(file, self.image_suffix, self.mask_suffix) for file in files]
-        check_masks_exist(files, masks, found)
-        paths = [masks / file for file in found]
-        return MaskPngSplit(images, files, paths, self.classes, self.unlisted)
+        return MaskList(images, files, masks, found)
 
 
 def class_values(classes: Sequence[str] | Mapping[str, int] | None, root: Path) -> dict[str, int]:

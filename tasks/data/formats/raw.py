@@ -4,6 +4,7 @@ Legend, beside that of tasks/data/annotations/objects.py:
     rows  indices of annotations in the order of the files, 0 … M-1
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -59,6 +60,52 @@ class RawSplit:
     """Whether the format writes fractions of the image, which `boxes` are in pixels of."""
     unreadable: dict[int, str] = field(default_factory=dict)
     """Images, by index, whose annotation cannot be read, and why."""
+
+    @classmethod
+    def without_ids(
+        cls,
+        name: str,
+        source: str,
+        folder: Path,
+        *,
+        class_names: list[str],
+        category_ids: np.ndarray,
+        file_names: list[str],
+        sizes: Sequence[tuple[int, int]],
+        counts: Sequence[int],
+        categories: Sequence[str],
+        labels: Sequence[int],
+        boxes: np.ndarray,
+        **columns: Any,
+    ) -> Self:
+        """The columns of a format that numbers neither images nor objects: those are grouped by image, `counts` (I,)
+        of each, and numbered from 1, since to pycocotools' matching id 0 means no object.
+
+        `categories` (M,) are as written; `columns` are others than what follows from these.
+        """
+        rows = np.repeat(np.arange(len(file_names)), counts)
+        return cls(
+            name=name,
+            source=source,
+            folder=folder,
+            folder_option="data.root",
+            class_names=class_names,
+            category_ids=category_ids,
+            image_ids=np.arange(len(file_names)),
+            file_names=file_names,
+            sizes=np.array(sizes, np.int64),
+            ids=np.arange(1, len(rows) + 1),
+            written_images=rows,
+            written_categories=np.array(categories, str),
+            images=rows,
+            labels=np.array(labels, np.int64),
+            boxes=boxes,
+            **{
+                "areas": boxes[:, 2:].prod(axis=1),
+                "is_crowd": np.zeros(len(rows), bool),
+                **columns,
+            },
+        )
 
     def __len__(self) -> int:
         """Number of images."""

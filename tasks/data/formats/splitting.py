@@ -25,7 +25,7 @@ class Partition:
     """A regular expression; images from whose path it takes the same text stay together."""
     seed: int = 0
 
-    def declares(self, name: str) -> bool:
+    def has_split(self, name: str) -> bool:
         """Whether any image goes into that split."""
         return NAMES.index(name) < len(self.shares)
 
@@ -34,7 +34,7 @@ class Partition:
 
         Raises ValueError where there is no such split, or nothing is left for it.
         """
-        if not self.declares(name):
+        if not self.has_split(name):
             raise ValueError(
                 f"data.split={'/'.join(f'{s:g}' for s in self.shares)} leaves nothing for the {name} split; give it a "
                 "third share"
@@ -52,7 +52,7 @@ class Partition:
             )
         return found
 
-    def part(self, whole: RawSplit, name: str) -> RawSplit:
+    def take(self, whole: RawSplit, name: str) -> RawSplit:
         """The split of that name out of `whole`. Annotations that point to no image count to training."""
         known = (whole.images >= 0) & (whole.labels >= 0)
         counts = np.zeros((len(whole), len(whole.class_names)), np.int64)

@@ -10,24 +10,22 @@ such a region take in a detection by the share of the detection inside it, where
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Collection, Sequence
-from copy import copy
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from tasks.data.annotations.class_maps import BACKGROUND
-from tasks.data.formats.coco import CocoSplit
-from tasks.data.formats.mask_png import MaskPngSplit, check_masks_exist, class_values, read_mask
+from tasks.data.formats.mask_png import MaskFiles, MaskList, check_masks_exist, class_values, read_mask
+from tasks.data.formats.object_files import ObjectFiles
 from tasks.data.formats.raw import RawSplit
-from tasks.data.formats.splitting import parse_partition
 from tasks.data.loading.images import SUFFIXES
 from tasks.data.loading.storage import is_file, is_folder, open_store, read_file, read_lines
-from tasks.data.quality.image_checks import CheckImages, check_check_images, image_size
-from tasks.data.quality.policy import OnBad, check_on_bad, usable_annotations
-from tasks.data.sources import SplitName
+from tasks.data.quality.image_checks import CheckImages, image_size
+from tasks.data.quality.policy import OnBad
+from tasks.data.splits import SplitName
 
 
 @dataclass
@@ -163,8 +161,10 @@ class VocList:
     """Those, by index, and why."""
 
 
-class VocData:
-    """Boxes, and with `masks` the objects' masks too, of the images on VOC's lists; `class_maps` for pixels."""
+class VocData(ObjectFiles):
+    """Boxes, and with `masks` the objects' masks too, of the images on VOC's lists; class maps of those with masks."""
+
+    masks_with_boxes = False  # only the images on lists of their own have masks
 
     def __init__(
         self,
@@ -193,22 +193,18 @@ class VocData:
             classes: names by label. None takes those in `classes.txt`, one a line, where there is such a file, else
                 the sorted names of the objects on the training and validation lists, and for class maps, whose
                 numbers need a meaning, VOC's own twenty.
-            on_bad: what happens to bad annotations and images (tasks/data/quality/policy.py).
-            check_images: how image files are looked at before that.
+            on_bad: this, `check_images`, `max_images`, `group_pattern` and `split_seed` are those of `ObjectFiles`.
+            check_images: see there.
             masks: read the masks of objects in `SegmentationObject`.
-            max_images: keep only the first so many images of each split, to try something out.
-            split: shares such as "0.8/0.1/0.1": part all images that have an annotation, whatever lists there are
-                (tasks/data/formats/splitting.py).
-            group_pattern: a regular expression; images from whose path it takes the same text stay together.
-            split_seed: another one parts them otherwise.
+            max_images: see there.
+            split: shares of all images that have an annotation, whatever lists there are.
+            group_pattern: see there.
+            split_seed: see there.
 
         Raises:
             FileNotFoundError: `root` is not there, or not of this layout.
         """
-        check_on_bad(on_bad)
-        check_check_images(check_images)
-        self.root = Path(root).expanduser()
-        self.partition = parse_partition(split, group_pattern, split_seed)
+        super().__init__(root, on_bad, check_images, masks, max_images, split, group_pattern, split_seed)
         self.images = self.root / images
         for folder in (self.images, self.root / ("Annotations" if self.partition else "ImageSets")):
             if not is_folder(folder):
@@ -216,23 +212,21 @@ class VocData:
                     f"data.root={root} is not in Pascal VOC's layout: there is no folder '{folder}'; give the one "
                     f"that holds {images}, Annotations and ImageSets"
                 )
-        self.lists: dict[str, str] = {"train": train, "val": val, "test": test}
+        self.lists: dict[SplitName, str] = {"train": train, "val": val, "test": test}
         if classes is None and is_file(self.root / "classes.txt"):
             classes = read_lines(self.root / "classes.txt")
         self.classes = None if classes is None else [str(name) for name in classes]
-        self.on_bad: OnBad = on_bad
-        self.check_images: CheckImages = check_images
-        self.masks = masks
-        self.max_images = max_images
-        self._images: dict[str, VocList] = {}
-        self._splits: dict[str, CocoSplit] = {}
+        self._read: dict[tuple[str, str], VocList] = {}
 
     @property
     def class_names(self) -> list[str]:
         """Names by label."""
         if self.classes is None:
+            used: tuple[SplitName, ...] = ("train",) if self.partition else ("train", "val")
+            present: list[SplitName] = [n for n in used if self.partition or self.has_files(n)]
+            lists = [self._list(n) for n in present] or [self._list("test")]
             self.classes = sorted(
-                {n for split in self._present() for image in self._read(split).images for n in image.names}
+                {name for listed in lists for image in listed.images for name in image.names}
             )
         return list(self.classes)
 
@@ -241,87 +235,55 @@ class VocData:
         """(K,) int64: 1 … K, as the values of VOC's class masks."""
         return np.arange(1, len(self.class_names) + 1)
 
-    def with_masks(self) -> Self:
-        """The same folders with the masks of objects, on the lists in `ImageSets/Segmentation`."""
-        source = copy(self)
-        source.masks, source._images, source._splits = True, {}, {}
-        return source
-
-    def class_maps(self) -> "VocClassMaps":
+    def with_class_maps(self) -> "VocClassMaps":
         """The same folders with the class of each pixel, from `SegmentationClass`."""
         return VocClassMaps(self.root, self.images, self.lists, self.classes or VOC_CLASSES, self.max_images)
 
-    def split(self, name: SplitName) -> CocoSplit:
-        """The split, read and checked on the first call.
-
-        Raises FileNotFoundError or ValueError, with one sentence, for whatever is missing or malformed.
-        """
-        if name not in self._splits:
-            annotations = usable_annotations(self, name, self.on_bad, self.check_images)
-            self._splits[name] = CocoSplit(self.images, annotations)
-        return self._splits[name]
-
-    def declares(self, name: str) -> bool:
-        """Whether there is a list of such a split."""
-        if self.partition is not None:
-            return self.partition.declares(name)
+    def has_files(self, name: SplitName) -> bool:
         return is_file(self.root / "ImageSets" / self._kind / f"{self.lists[name]}.txt")
 
-    def raw(self, name: str, *, segmentations: bool = False) -> RawSplit:
-        """The split as its files say, unchecked; masks, which are other files, only with `masks`. Its objects are
-        numbered from 1: to pycocotools' matching, id 0 means no object."""
-        listed = self._read(name if self.partition is None else "train")
+    def image_folder(self, name: SplitName) -> Path:
+        return self.images
+
+    def read(self, name: SplitName, *, masks: bool) -> RawSplit:
+        """The split; masks, which are other files on other lists, only of a source that was made with them."""
+        listed = self._list(name)
         images = listed.images
         label_of = {name: label for label, name in enumerate(self.class_names)}
         names = [name for image in images for name in image.names]
-        rows = np.repeat(np.arange(len(images)), [len(image.names) for image in images])
         boxes = np.concatenate([image.boxes for image in images])
-        masks = self._object_masks(listed) if self.masks else None
         areas = boxes[:, 2:].prod(axis=1)
-        if masks is not None:
-            for row, mask in enumerate(masks):
-                if mask is not None:
-                    areas[row] = coco_mask.area(mask)
+        segmentations = self._object_masks(listed) if self.masks else None
+        for row, mask in enumerate(segmentations or ()):
+            if mask is not None:
+                areas[row] = coco_mask.area(mask)
         lists = f"{self.root}/ImageSets/{self._kind}/{self.lists[name]}.txt"
-        raw = RawSplit(
-            name=name,
-            source=lists if self.partition is None else f"{self.root}/Annotations",
-            folder=self.images,
-            folder_option="data.root",
+        return RawSplit.without_ids(
+            name,
+            lists if self.partition is None else f"{self.root}/Annotations",
+            self.images,
             class_names=self.class_names,
             category_ids=self.category_ids,
-            image_ids=np.arange(len(images)),
             file_names=listed.files,
-            sizes=np.array([image.size for image in images], np.int64),
-            ids=np.arange(1, len(rows) + 1),
-            written_images=rows,
-            written_categories=np.array(names, str),
-            images=rows,
-            labels=np.array([label_of.get(name, -1) for name in names], np.int64),
+            sizes=[image.size for image in images],
+            counts=[len(image.names) for image in images],
+            categories=names,
+            labels=[label_of.get(name, -1) for name in names],
             boxes=boxes,
             areas=areas,
             is_crowd=np.concatenate([image.is_difficult for image in images]),
-            segmentations=masks,
+            segmentations=segmentations,
             unreadable=listed.unreadable,
         )
-        if self.partition is not None:
-            raw = self.partition.part(raw, name)
-            raw = raw if self.max_images is None else raw.select(np.arange(min(self.max_images, len(raw))))
-        return raw
 
     @property
     def _kind(self) -> str:
         return "Segmentation" if self.masks else "Main"
 
-    def _present(self) -> list[str]:
-        """The splits that training reads, as far as there are lists of them; test where there is neither."""
-        if self.partition is not None:
-            return ["train"]  # of which all are parts
-        folder = self.root / "ImageSets" / self._kind
-        return [n for n in ("train", "val") if is_file(folder / f"{self.lists[n]}.txt")] or ["test"]
-
-    def _read(self, name: str) -> "VocList":
-        if name not in self._images:
+    def _list(self, name: SplitName) -> VocList:
+        """The images of a list, or all that there are, and what their files say; read once."""
+        key = self._kind, name
+        if key not in self._read:
             if self.partition is None:
                 names = read_list(self.root, self._kind, self.lists[name], f"data.{name}")[: self.max_images]
             else:
@@ -335,10 +297,10 @@ class VocData:
                     listed.unreadable[len(listed.images)] = str(error)
                     size = image_size(self.images / file)
                     listed.images.append(VocImage(size, [], np.zeros((0, 4)), np.zeros(0, bool)))
-            self._images[name] = listed
-        return self._images[name]
+            self._read[key] = listed
+        return self._read[key]
 
-    def _object_masks(self, listed: "VocList") -> list[Any]:
+    def _object_masks(self, listed: VocList) -> list[Any]:
         """Run lengths of every object: value j of an object mask is object j of the XML, counted from 1."""
         folder = self.root / "SegmentationObject"
         names = [f"{Path(file).stem}.png" for file in listed.files]
@@ -366,50 +328,34 @@ class VocData:
         return found
 
 
-class VocClassMaps:
+class VocClassMaps(MaskFiles):
     """The class masks of a data set in VOC's layout, on the lists in `ImageSets/Segmentation`."""
 
     def __init__(
         self,
         root: Path,
         images: Path,
-        lists: dict[str, str],
+        lists: dict[SplitName, str],
         classes: Sequence[str],
         max_images: int | None,
     ):
+        super().__init__(class_values([BACKGROUND, *classes], root), "error")
         self.root = root
         self.images = images
         self.lists = lists
-        self.classes = class_values([BACKGROUND, *classes], root)
         self.max_images = max_images
-        self._splits: dict[str, MaskPngSplit] = {}
 
-    @property
-    def class_names(self) -> list[str]:
-        """Names by label, the background's first."""
-        return list(self.classes)
+    def has_split(self, name: SplitName) -> bool:
+        return is_file(self.root / "ImageSets/Segmentation" / f"{self.lists[name]}.txt")
 
-    @property
-    def category_ids(self) -> np.ndarray:
-        """(K,) int64: the labels themselves, which are the values in the masks."""
-        return np.array(list(self.classes.values()))
-
-    def split(self, name: SplitName) -> MaskPngSplit:
-        """The split; the sizes of images and masks are compared on the first call.
-
-        Raises FileNotFoundError or ValueError, with one sentence, for whatever is missing or malformed.
-        """
-        if name not in self._splits:
-            masks = self.root / "SegmentationClass"
-            if not is_folder(masks):
-                raise FileNotFoundError(
-                    f"data.root={self.root} has no class masks, which semantic segmentation needs: there is no folder "
-                    f"'{masks}'; add them, or pass task=detection for its boxes"
-                )
-            names = read_list(self.root, "Segmentation", self.lists[name], f"data.{name}")[: self.max_images]
-            files = image_files(self.images, names)
-            found = [f"{stem}.png" for stem in names]
-            check_masks_exist(files, masks, found)
-            paths = [masks / file for file in found]
-            self._splits[name] = MaskPngSplit(self.images, files, paths, self.classes, "error")
-        return self._splits[name]
+    def list_masks(self, name: SplitName) -> MaskList:
+        masks = self.root / "SegmentationClass"
+        if not is_folder(masks):
+            raise FileNotFoundError(
+                f"data.root={self.root} has no class masks, which semantic segmentation needs: there is no folder "
+                f"'{masks}'; add them, or pass task=detection for its boxes"
+            )
+        names = read_list(self.root, "Segmentation", self.lists[name], f"data.{name}")[: self.max_images]
+        return MaskList(
+            self.images, image_files(self.images, names), masks, [f"{stem}.png" for stem in names]
+        )

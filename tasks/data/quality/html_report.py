@@ -1,11 +1,11 @@
 """The doctor's report as one page that needs no other file: what is wrong, with pictures of it."""
 
 import base64
-import html
 import io
 from pathlib import Path
 
 import numpy as np
+from jinja2 import Environment
 from PIL import Image, ImageDraw, ImageFont
 
 from tasks.data.loading.storage import open_store
@@ -15,52 +15,42 @@ from tasks.data.quality.report import Report
 MAX_SIDE = 480
 MAX_LISTED = 100
 BAD, GOOD = (220, 30, 30), (90, 160, 90)
-STYLE = """body{font:15px/1.45 sans-serif;margin:2em auto;max-width:70em;padding:0 1em;color:#222}
+TEMPLATE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Data report</title><style>
+body{font:15px/1.45 sans-serif;margin:2em auto;max-width:70em;padding:0 1em;color:#222}
 table{border-collapse:collapse}td,th{text-align:left;padding:.2em .8em;border-bottom:1px solid #ddd}
 .error{color:#b00020}.warning{color:#8a6000}figure{display:inline-block;margin:0 1em 1em 0;vertical-align:top;
-max-width:480px}figcaption{font-size:13px;overflow-wrap:anywhere}img{max-width:100%}li{overflow-wrap:anywhere}"""
+max-width:480px}figcaption{font-size:13px;overflow-wrap:anywhere}img{max-width:100%}li{overflow-wrap:anywhere}
+</style><h1>Data report</h1>
+<p>{% for name, raw in splits.items() %}{{ name }}: {{ raw|length }} images, {{ raw.ids|length }} annotations
+{{- "; " if not loop.last }}{% endfor %}</p>
+{% if not sections %}<p>No fault found.</p>{% else %}
+<table><tr><th>fault</th><th></th><th>count</th></tr>{% for fault, found, _ in sections %}
+<tr><td><a href="#{{ fault.name|replace(" ", "-") }}">{{ fault.name }}</a></td>
+<td class="{{ fault.severity }}">{{ fault.severity }}</td><td>{{ found|length }}</td></tr>{% endfor %}
+</table>{% endif %}
+<p>In italics: what <code>data.on_bad=fix</code> does about it.</p>
+{% for fault, found, figures in sections %}
+<h2 id="{{ fault.name|replace(" ", "-") }}" class="{{ fault.severity }}">{{ fault.name }} ({{ found|length }})</h2>
+{% for picture, caption in figures %}<figure><img alt="" src="data:image/jpeg;base64,{{ picture }}">
+<figcaption>{{ caption }}</figcaption></figure>{% endfor %}
+<ul>{% for f in found[:most] %}
+<li>{{ f.split }}: {{ f }} <i>({{ f.remedy }}{{ ": " + f.becomes if f.becomes }})</i></li>
+{% endfor %}{% if found|length > most %}<li>… and {{ found|length - most }} more in report.json</li>{% endif %}</ul>
+{% endfor %}</html>
+"""
 
 
 def page(report: Report, num_pictures: int) -> str:
     """HTML with at most `num_pictures` pictures of each kind of fault; bad boxes are red, all others green."""
-    sections, rows = [], []
+    sections = []
     for fault in FAULTS:
         found = [finding for finding in report.findings if finding.fault is fault]
-        if not found:
-            continue
-        anchor = fault.name.replace(" ", "-")
-        rows.append(
-            f'<tr><td><a href="#{anchor}">{html.escape(fault.name)}</a></td><td class="{fault.severity}">'
-            f"{fault.severity}</td><td>{len(found)}</td></tr>"
-        )
-        figures = []
-        for group in worst(found)[:num_pictures]:
-            picture = draw(report, group)
-            if picture is not None:
-                figures.append(figure(picture, group))
-        more = (
-            f"<li>… and {len(found) - MAX_LISTED} more in report.json</li>" if len(found) > MAX_LISTED else ""
-        )
-        items = "".join(
-            f"<li>{html.escape(f.split)}: {html.escape(str(f))} <i>({f.remedy}"
-            f"{html.escape(': ' + f.becomes if f.becomes else '')})</i></li>"
-            for f in found[:MAX_LISTED]
-        )
-        sections.append(
-            f'<h2 id="{anchor}" class="{fault.severity}">{html.escape(fault.name)} ({len(found)})</h2>'
-            f"{''.join(figures)}<ul>{items}{more}</ul>"
-        )
-    splits = "; ".join(
-        f"{html.escape(name)}: {len(raw)} images, {len(raw.ids)} annotations"
-        for name, raw in report.splits.items()
-    )
-    table = f"<table><tr><th>fault</th><th></th><th>count</th></tr>{''.join(rows)}</table>"
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Data report</title><style>{STYLE}</style>'
-        f"<h1>Data report</h1><p>{splits}</p>{table if rows else '<p>No fault found.</p>'}"
-        "<p>In italics: what <code>data.on_bad=fix</code> does about it.</p>"
-        f"{''.join(sections)}</html>\n"
-    )
+        if found:
+            pictures = [(draw(report, group), group) for group in worst(found)[:num_pictures]]
+            figures = [(encoded(drawn), caption(group)) for drawn, group in pictures if drawn is not None]
+            sections.append((fault, found, figures))
+    template = Environment(autoescape=True).from_string(TEMPLATE)
+    return template.render(sections=sections, splits=report.splits, most=MAX_LISTED)
 
 
 def worst(found: list[Finding]) -> list[list[Finding]]:
@@ -104,13 +94,15 @@ def draw(report: Report, group: list[Finding]) -> Image.Image | None:
     return image
 
 
-def figure(picture: Image.Image, group: list[Finding]) -> str:
-    """The picture inside the page, with what is wrong in it."""
+def encoded(picture: Image.Image) -> str:
+    """A JPEG of the picture in base64."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
-    data = base64.b64encode(buffer.getvalue()).decode()
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def caption(group: list[Finding]) -> str:
+    """What is wrong in the picture of these findings."""
     ids = ", ".join(str(f.annotation_id) for f in group[:12] if f.annotation_id is not None)
     what = f"annotations {ids}" if ids else group[0].detail
-    caption = f"{group[0].split}: {Path(group[0].file_name or '').name}; {what}"
-    image = f'<img alt="" src="data:image/jpeg;base64,{data}">'
-    return f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    return f"{group[0].split}: {Path(group[0].file_name or '').name}; {what}"

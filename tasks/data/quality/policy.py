@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -27,13 +27,15 @@ from tasks.data.quality.issues import (
     Remedy,
 )
 from tasks.data.quality.split_checks import same_files
-from tasks.data.sources import SplitName
+from tasks.data.splits import SPLITS, SplitName
+
+if TYPE_CHECKING:
+    from tasks.data.formats.object_files import ObjectFiles
 
 logger = logging.getLogger(__name__)
 
 OnBad = Literal["error", "fix", "drop"]
 NUM_EXAMPLES = 5
-SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 
 class BadData(ValueError):
@@ -42,19 +44,6 @@ class BadData(ValueError):
     def __init__(self, message: str, findings: list[Finding]):
         super().__init__(message)
         self.findings = findings
-
-
-class RawSource(Protocol):
-    """A data set that can give its splits as its files say."""
-
-    def raw(self, name: str, *, segmentations: bool = False) -> RawSplit:
-        """The split, unchecked; with `segmentations` also where it is used without, if the annotation files have
-        them. Raises FileNotFoundError or ValueError where its files cannot be read."""
-        ...
-
-    def declares(self, name: str) -> bool:
-        """Whether there is such a split."""
-        ...
 
 
 @dataclass
@@ -209,10 +198,12 @@ def add_copies(diagnosis: Diagnosis, others: Sequence[RawSplit]) -> None:
         diagnosis.add(COPIED, i, f"as '{other.file_names[j]}', image {other.image_ids[j]} of {name}")
 
 
-def diagnose_beside(source: RawSource, name: str, check_images: CheckImages, **options: bool) -> Diagnosis:
+def diagnose_beside(
+    source: "ObjectFiles", name: SplitName, check_images: CheckImages, **options: bool
+) -> Diagnosis:
     """`diagnose`, and files that are also in a split that comes later: training loses what is tested on."""
     diagnosis = diagnose(source.raw(name), check_images, **options)
-    later = [source.raw(other) for other in SPLITS[SPLITS.index(name) + 1 :] if source.declares(other)]
+    later = [source.raw(other) for other in SPLITS[SPLITS.index(name) + 1 :] if source.has_split(other)]
     # One annotation file for two splits is meant: whether a network can learn a few images by heart.
     later = [other for other in later if other.source != diagnosis.raw.source]
     if later and check_images != "none":
@@ -220,12 +211,14 @@ def diagnose_beside(source: RawSource, name: str, check_images: CheckImages, **o
     return diagnosis
 
 
-def usable_annotations(source: RawSource, name: str, on_bad: OnBad, check_images: CheckImages) -> Annotations:
+def usable_annotations(
+    source: "ObjectFiles", name: SplitName, on_bad: OnBad, check_images: CheckImages
+) -> Annotations:
     """The annotations of a split as `on_bad` says. `error` raises `BadData` where anything is wrong; for the
     training split also what is wrong with that of validation, which training reads too."""
     diagnosis = diagnose_beside(source, name, check_images)
     if on_bad == "error":
-        beside = ["val"] if name == "train" and source.declares("val") else []
+        beside: list[SplitName] = ["val"] if name == "train" and source.has_split("val") else []
         stop_at_errors([diagnosis, *(diagnose_beside(source, other, check_images) for other in beside)])
     split, is_kept = diagnosis.raw, ~diagnosis.annotations.is_bad
     if on_bad == "fix":

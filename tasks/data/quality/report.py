@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tasks.data.formats.object_files import ObjectFiles
 from tasks.data.formats.raw import RawSplit
 from tasks.data.quality.issues import (
     COPIED,
@@ -17,8 +18,9 @@ from tasks.data.quality.issues import (
     VANISHING,
     Finding,
 )
-from tasks.data.quality.policy import SPLITS, Diagnosis, RawSource, add_copies, diagnose
+from tasks.data.quality.policy import Diagnosis, add_copies, diagnose
 from tasks.data.quality.split_checks import near_pictures
+from tasks.data.splits import SPLITS, SplitName
 from tasks.preprocessing import Preprocessing
 
 VANISHING_SIDE = 1.0
@@ -40,7 +42,7 @@ class Report:
         return any(finding.fault.severity == "error" for finding in self.findings)
 
 
-def examine(source: RawSource, preprocessing: Preprocessing) -> Report:
+def examine(source: ObjectFiles, preprocessing: Preprocessing) -> Report:
     """Every fault of every split that `source` declares. Decodes every image.
 
     Raises ValueError where there is no split at all.
@@ -48,7 +50,7 @@ def examine(source: RawSource, preprocessing: Preprocessing) -> Report:
     findings: list[Finding] = []
     raws: dict[str, RawSplit] = {}
     diagnoses: dict[str, Diagnosis] = {}
-    declared = [name for name in SPLITS if source.declares(name)]
+    declared: list[SplitName] = [name for name in SPLITS if source.has_split(name)]
     if not declared:
         source.raw("train")  # says what is missing
     for name in declared:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from tasks.contracts import IGNORE_LABEL, Batch, PixelScores
 from tasks.data.formats.mask_png import read_mask
-from tasks.semantic_segmentation.result import ClassMap, results
+from tasks.semantic_segmentation.result import ClassMap, predicted_results
 from tasks.visualization.boxes import class_color
 from tasks.visualization.class_maps import OPACITY, draw_class_map, label_colors, write_label_png
 
@@ -100,7 +100,7 @@ def test_results_are_of_original_size() -> None:
         labels=torch.zeros(2, 0, dtype=torch.int64),
         is_crowd=torch.zeros(2, 0, dtype=torch.bool),
     )
-    first, second = results(PixelScores(logits, (16, 16)), batch, NAMES)
+    first, second = predicted_results(PixelScores(logits, (16, 16)), batch, NAMES)
     assert first.class_map.shape == (32, 32)
     assert second.class_map.shape == (5, 9)
     assert first.shares() == {"cat": 1.0}

@@ -16,7 +16,8 @@ from tasks.cli.compose import compose
 from tasks.cli.evaluate import evaluate
 from tasks.cli.predict import predict
 from tasks.cli.train import train
-from tasks.zoo.pretrained import LOADERS, PUBLISHED, TASK_OF, coco_classes, published_model
+from tasks.zoo.pretrained import PUBLISHED, coco_classes, published_model
+from tasks.zoo.registry import TASK_SPECS, task_of
 from tests.backbones.file_server import FileServer
 from tests.tasks.zoo.small_weights import publish, small_torchvision, write_coco
 
@@ -74,7 +75,8 @@ def test_the_table_says_what_torchvision_says(name: str, tag: str) -> None:
     assert entry.file.removesuffix(".pth").endswith(entry.sha256[:8])
     categories = theirs.meta["categories"]
     assert all(categories[i] == coco_name for coco_name, i in coco_classes().items())
-    assert set(TASK_OF) == set(LOADERS) == set(PUBLISHED)
+    models = {name: model for spec in TASK_SPECS.values() for name, model in spec.models.items()}
+    assert {name for name, model in models.items() if model.load_weights} == set(PUBLISHED)
 
 
 def test_there_are_eighty_classes_with_gaps_between_their_ids() -> None:
@@ -100,7 +102,7 @@ def test_a_file_as_large_as_the_published_one_loads_completely(name: str, tag: s
         assert torch.equal(ours_by_class[[0, 11, 79]].transpose(0, 1), theirs_by_anchor[:, [1, 13, 90]])
     assert model.header.class_names[11] == "stop sign"
     assert model.header.category_ids[11] == 13
-    assert model.header.task == TASK_OF[name]
+    assert model.header.task == task_of(name)
     norms = {type(m).__name__: m.eps for m in model.backbone.backbone.modules() if hasattr(m, "eps")}
     assert norms == {"FrozenBatchNorm2d": 0.0 if tag == "COCO_V1" and name != "fcos" else 1e-5}
     assert model.header.provenance["licence"] == "BSD-3-Clause"
@@ -113,7 +115,7 @@ def test_evaluation_scores_them_and_leaves_a_model_file(
 ) -> None:
     put(mirror, monkeypatch, name, tag)
     out = tmp_path / "out"
-    words = [f"task={TASK_OF[name]}", f"model={name}", f"pretrained={tag}", "data=coco", f"data.root={coco}"]
+    words = [f"task={task_of(name)}", f"model={name}", f"pretrained={tag}", "data=coco", f"data.root={coco}"]
     evaluate(compose("evaluate", [*words, f"run_dir={out}", "backbone=resnet18", *TINY]))
     numbers = json.loads((out / "metrics.json").read_text())
     assert set(PUBLISHED[name][tag].metrics) <= set(numbers)
@@ -168,7 +170,7 @@ def test_training_starts_from_them_with_the_head_of_the_shared_classes(
     monkeypatch.setenv("VERTEBRA_MIRROR", server.url)
     out = tmp_path / "run"
     words = [
-        f"task={TASK_OF[name]}", f"model={name}", f"pretrained={tag}", "data=coco", f"data.root={coco}",
+        f"task={task_of(name)}", f"model={name}", f"pretrained={tag}", "data=coco", f"data.root={coco}",
         "backbone=resnet18", "optimizer.lr=0", "loader.batch_size=3", "trainer.max_epochs=1",
         "trainer.log_every_n_steps=1", f"run_dir={out}",
     ]  # fmt: skip

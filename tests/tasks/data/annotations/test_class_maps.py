@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tasks.contracts import IGNORE_LABEL, Target
-from tasks.data.annotations.class_maps import ClassMaps, paint, with_class_maps
+from tasks.data.annotations.class_maps import ClassMaps, paint
 from tasks.data.annotations.objects import Annotations
 from tasks.data.annotations.segmentations import Segmentations
 from tasks.data.augmentation.geometry import scale_boxes
@@ -81,7 +81,7 @@ def test_an_image_without_objects_is_background() -> None:
 
 def test_coco_files_become_class_maps(coco_root) -> None:
     """Polygons, both kinds of run lengths, a crowd, an object without mask, EXIF rotation."""
-    source = with_class_maps(CocoData(coco_root))
+    source = CocoData(coco_root).with_class_maps()
     assert source.class_names == ["background", "ant", "cat", "zebra"]
     assert source.category_ids.tolist() == [2, 3, 17, 90]
     split = source.split("train")
@@ -100,21 +100,21 @@ def test_coco_files_become_class_maps(coco_root) -> None:
 
 
 def test_coco_without_masks_says_so(tmp_path, coco_root) -> None:
-    source = with_class_maps(CocoData(coco_root))
+    source = CocoData(coco_root).with_class_maps()
     with pytest.raises(ValueError, match="the val split has boxes but no masks.*use data with masks"):
         source.split("val")
 
 
 def test_the_source_itself_stays_as_it_was(coco_root) -> None:
     source = CocoData(coco_root)
-    with_class_maps(source).split("train")
+    source.with_class_maps().split("train")
     assert source.masks is False
     assert source.split("train").annotations.segmentations is None
 
 
 def test_digits_agree_with_their_masks() -> None:
     source = DigitsData(size=64, num_train=2, masks=True)
-    painted = with_class_maps(source).split("train")
+    painted = source.with_class_maps().split("train")
     assert painted.annotations.class_names == ["background", *map(str, range(10))]
     assert painted.annotations.category_ids.tolist() == list(range(-1, 10))
     objects = source.split("train").annotations

@@ -49,7 +49,7 @@ def coco(root: Path, split: Any = "0.5/0.25/0.25", **options: Any) -> CocoData:
 
 
 def files(source: Any) -> dict[str, list[str]]:
-    names = [n for n in ("train", "val", "test") if source.partition.declares(n)]
+    names = [n for n in ("train", "val", "test") if source.partition.has_split(n)]
     return {
         name: [source.split(name).annotations.file_name(i) for i in range(len(source.split(name)))]
         for name in names

@@ -238,7 +238,7 @@ def test_class_masks(tmp_path: Path) -> None:
     write(tmp_path)
     classes, _ = masks_of_a()
     write_masks(tmp_path, *masks_of_a())
-    source = VocData(tmp_path).class_maps()
+    source = VocData(tmp_path).with_class_maps()
     assert source.class_names == ["background", *VOC_CLASSES]
     assert source.class_names[12] == "dog" and source.class_names[8] == "cat"
     annotations = source.split("train").annotations
@@ -247,7 +247,7 @@ def test_class_masks(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, classes)
     assert set(np.unique(found)) == {8, 12, IGNORE_LABEL}
     with pytest.raises(ValueError, match="a.png' has the value 12 .* none of the 3 classes"):
-        VocData(tmp_path, classes=["cat", "dog"]).class_maps().split("train").annotations.target(0)
+        VocData(tmp_path, classes=["cat", "dog"]).with_class_maps().split("train").annotations.target(0)
 
 
 def test_class_masks_that_are_missing(tmp_path: Path) -> None:
@@ -255,15 +255,15 @@ def test_class_masks_that_are_missing(tmp_path: Path) -> None:
     with pytest.raises(
         FileNotFoundError, match="has no class masks.*SegmentationClass'; add them, or .*task=detection"
     ):
-        VocData(tmp_path).class_maps().split("train")
+        VocData(tmp_path).with_class_maps().split("train")
     write_masks(tmp_path, *masks_of_a())
     with pytest.raises(
         FileNotFoundError, match=r"no list of images '.*Segmentation/test.txt' \(there are train, val\)"
     ):
-        VocData(tmp_path).class_maps().split("test")
+        VocData(tmp_path).with_class_maps().split("test")
     (tmp_path / "SegmentationClass/a.png").unlink()
     with pytest.raises(FileNotFoundError, match="1 of 1 images have no mask: 'a.jpg'"):
-        VocData(tmp_path).class_maps().split("train")
+        VocData(tmp_path).with_class_maps().split("train")
 
 
 def test_bad_settings(tmp_path: Path) -> None:

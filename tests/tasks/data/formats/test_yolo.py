@@ -58,7 +58,7 @@ def test_polygons_become_masks(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.segmentation(2), [[4, 2, 24, 2, 24, 16]])
     masks = found.target(1).masks
     assert masks is not None and 0.4 < masks[0].bitmap.mean() < 0.6
-    assert YoloData(tmp_path).class_maps().class_names == ["background", "cat", "dog"]
+    assert YoloData(tmp_path).with_class_maps().class_names == ["background", "cat", "dog"]
 
 
 def test_a_list_of_files_and_several_folders(tmp_path: Path) -> None:

@@ -1,0 +1,47 @@
+"""Files that appear whole or not at all."""
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def write_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """The path of a new file beside `path` to write to, of the same ending; it takes the place of `path` once the
+    block is left, and goes away where that raises.
+
+    It is on the disk before it gets its name, or a crash of the machine could leave the name without the contents.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield partial
+        with open(partial, "r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes `text` in UTF-8, whole or not at all."""
+    with write_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes `value` as JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_csv(path: str | os.PathLike[str], header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Writes a table with a line for its columns' names, whole or not at all."""
+    with write_whole(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
