@@ -14,15 +14,22 @@ ROOT = Path(__file__).parents[1]
 
 # What each place may import of this project. Strings in the literal tables of zoo/registry.py are the one way
 # up, taken when a name is looked up; an import for types alone counts nothing.
-CONTRACTS = {"tasks.contracts", "tasks.preprocessing", "tasks.distributed", "tasks.devices"}
+CONTRACTS = {
+    "tasks.contracts",
+    "tasks.preprocessing",
+    "tasks.distributed",
+    "tasks.devices",
+    "tasks.device_copies",
+}
 MAY_IMPORT = {
     "backbones": set(),
     "tasks.preprocessing": set(),
     "tasks.distributed": set(),
     "tasks.devices": set(),
+    "tasks.device_copies": set(),
     "tasks.contracts": {"tasks.preprocessing"},
-    "tasks.data": CONTRACTS - {"tasks.devices"},
-    "tasks.metrics": {"tasks.contracts", "tasks.distributed"},
+    "tasks.data": CONTRACTS - {"tasks.devices", "tasks.device_copies"},
+    "tasks.metrics": {"tasks.contracts", "tasks.distributed", "tasks.device_copies"},
     "tasks.zoo": {"tasks.contracts", "tasks.preprocessing", "backbones"},
     "tasks.visualization": {"tasks.contracts", "tasks.data"},
 }

@@ -57,7 +57,7 @@ def two_ranks(tmp_path_factory) -> Path:
         "    use_best(trainer, task, data)\n"
         "    torch.save([task.state_dict(), task.numbers], f'weights-{trainer.global_rank}.pt')\n"
         "train._use_best = keep\n"
-        "run_tool('train', 'tasks.harness.train:train', '')\n"
+        "run_tool('train')\n"
     )
     words = [*TINY["detection"], "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_steps=6",
              "trainer.val_check_interval=3", "ema=0.5", "optimizer=sgd", "data.num_val=7"]  # fmt: skip
