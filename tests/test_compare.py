@@ -2,19 +2,19 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import tasks
+from tests.commands import command
 from tests.tiny_runs import tiny_run
 
 TOOL = Path(__file__).parents[1] / "tools" / "compare.py"
 
 
-def compare(*words: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, TOOL, *map(str, words)], capture_output=True, text=True)
+def compare(*words: object) -> subprocess.CompletedProcess[str]:
+    return command("compare", *words)
 
 
 @pytest.fixture(scope="module")

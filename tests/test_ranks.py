@@ -50,14 +50,14 @@ def two_ranks(tmp_path_factory) -> Path:
     script.write_text(
         "import os, sys, torch\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from tasks.harness import train\n"
+        "from tasks.harness.fit import Fit\n"
         "from tasks.cli.main import run_tool\n"
-        "use_best = train._use_best\n"
-        "def keep(trainer, task, data):\n"
-        "    use_best(trainer, task, data)\n"
-        "    torch.save([task.state_dict(), task.numbers], f'weights-{trainer.global_rank}.pt')\n"
-        "train._use_best = keep\n"
-        "run_tool('train', 'tasks.harness.train:train', '')\n"
+        "use_best = Fit._use_best\n"
+        "def keep(fit):\n"
+        "    use_best(fit)\n"
+        "    torch.save([fit.task.state_dict(), fit.task.numbers], f'weights-{fit.trainer.global_rank}.pt')\n"
+        "Fit._use_best = keep\n"
+        "run_tool('train')\n"
     )
     words = [*TINY["detection"], "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_steps=6",
              "trainer.val_check_interval=3", "ema=0.5", "optimizer=sgd", "data.num_val=7"]  # fmt: skip

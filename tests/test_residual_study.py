@@ -1,8 +1,6 @@
 """tools/residual_study.py: what it records against counts by hand, what it writes, and how it goes on."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from tasks.contracts import Batch
 from tasks.harness.task import Task
 from tasks.studies import residual_study
 from tasks.studies.residual_study import Recorder, error_table, read_results, weighted_layers
+from tests.commands import command
 
 ROOT = Path(__file__).parents[1]
 NETWORKS = ["plain_cifar_resnet20", "cifar_resnet20"]
@@ -181,7 +180,6 @@ def test_cifar_takes_the_papers_recipe() -> None:
 
 
 def test_help_of_the_tool() -> None:
-    command = [sys.executable, ROOT / "tools" / "residual_study.py", "--help"]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = command("residual_study", "--help")
     assert result.returncode == 0, result.stderr
     assert "networks:" in result.stdout

@@ -11,6 +11,7 @@ import torch
 import backbones
 from tasks.cli import summarize as tool
 from tasks.cli.main import run_tool
+from tests.commands import command
 
 TOOL = Path(__file__).parents[1] / "tools" / "summarize.py"
 
@@ -110,8 +111,8 @@ def test_options_of_a_network(text: str, expected: tuple) -> None:
     assert tool.parse_network(text) == expected
 
 
-def run(*words: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, TOOL, *map(str, words)], capture_output=True, text=True)
+def run(*words: object) -> subprocess.CompletedProcess[str]:
+    return command("summarize", *words)
 
 
 def test_table_and_json_say_the_same(tmp_path: Path) -> None:

@@ -3,9 +3,7 @@
 import contextlib
 import io
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ from tasks.cli.compose import compose
 from tasks.cli.evaluate import evaluate
 from tasks.cli.train import train
 from tasks.data.formats.digits import DigitsData
+from tests.commands import command
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
@@ -31,10 +30,8 @@ SMALL = [
 ]  # fmt: skip
 
 
-def tool(name: str, *words: object, cwd: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+def tool(name: str, *words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return command(name, *words, cwd=cwd)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from tasks.data import FORMATS
 TARGETS: dict[str, str] = {
     **{address.replace(":", "."): address for address in FORMATS.values()},
     "tasks.data.augmentation.multi_image.Mosaic": "tasks.data.augmentation.multi_image:Mosaic",
+    "tasks.data.augmentation.multi_image.MixUp": "tasks.data.augmentation.multi_image:MixUp",
     "tasks.data.augmentation.multi_image.CutMix": "tasks.data.augmentation.multi_image:CutMix",
     "tasks.data.augmentation.multi_image.CopyPaste": "tasks.data.augmentation.multi_image:CopyPaste",
     "tasks.data.augmentation.scale.MultiScale": "tasks.data.augmentation.scale:MultiScale",

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ import tasks
 from tasks.cli.compose import compose
 from tasks.cli.train import train
 from tasks.data.formats.digits import DigitsData
+from tests.commands import command
 
 ROOT = Path(__file__).parents[3]
 DATA = Path(os.environ.get("VERTEBRA_DATA", ROOT / "../shared/data"))
@@ -26,10 +26,8 @@ SMALL = [
 ]  # fmt: skip
 
 
-def tool(name: str, *words: object, cwd: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, words)]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+def tool(name: str, *words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return command(name, *words, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
