@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 CONTRACTS = {"tasks.contracts", "tasks.preprocessing", "tasks.distributed", "tasks.devices"}
 MAY_IMPORT = {
     "backbones": set(),
-    "tasks.preprocessing": set(),
+    "tasks.preprocessing": {"backbones"},  # its checks of values
     "tasks.distributed": set(),
     "tasks.devices": set(),
     "tasks.contracts": {"tasks.preprocessing"},

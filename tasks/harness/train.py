@@ -176,7 +176,11 @@ def provenance(config: DictConfig) -> dict[str, Any]:
 
 def _build(config: DictConfig, data: DataModule) -> Model:
     spec = {**plain(config.model), "backbone": plain(config.backbone), "pyramid": plain(config.pyramid)}
-    model = build_model(spec, num_classes=len(data.class_names), preprocessing=data.preprocessing)
+    if config.resume is not None:  # the checkpoint holds all weights; the file may have gone since
+        spec["backbone"].pop("pretrained", None)
+    model = build_model(
+        spec, num_classes=len(data.class_names), preprocessing=data.preprocessing, pretrained=True
+    )
     model.header = Header(
         task=config.task.name,
         model=resolved_spec(spec, model),

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from backbones.checks import suggest
+from backbones.checks import check_types, suggest
 from tasks.contracts import Model
 from tasks.preprocessing import Preprocessing
 
@@ -72,12 +72,24 @@ def model_builder(name: object) -> Callable[..., Model]:
     return lookup(MODELS, "model", name)
 
 
-def build_model(spec: Mapping[str, Any], *, num_classes: int, preprocessing: Preprocessing) -> Model:
+def build_model(
+    spec: Mapping[str, Any], *, num_classes: int, preprocessing: Preprocessing, pretrained: bool = False
+) -> Model:
     """Builds the network that `spec` describes, for `num_classes` classes.
 
+    A spec may come from a file, so building never looks for weights: no request is made and no path is opened.
+    Training, whose spec the user wrote, says `pretrained` and has `backbone.pretrained` obeyed.
+
     Raises:
-        ValueError: an unknown model, backbone or option; the message names the nearest.
+        ValueError: an unknown model, backbone or option (the message names the nearest), a value of a wrong type,
+            or a `backbone.pretrained` that was not asked for.
     """
+    backbone = spec.get("backbone")
+    if not pretrained and isinstance(backbone, Mapping) and backbone.get("pretrained"):
+        raise ValueError(
+            f"backbone.pretrained={backbone['pretrained']!r:.80}: building a model from a spec never looks for weights"
+            "; leave it out, or say build_model(…, pretrained=True)"
+        )
     arguments = dict(spec)
     builder = model_builder(arguments.pop("name", None))
     known = inspect.signature(builder).parameters
@@ -85,6 +97,7 @@ def build_model(spec: Mapping[str, Any], *, num_classes: int, preprocessing: Pre
         if option not in known or option in DATA_ARGUMENTS:
             choices = known.keys() - set(DATA_ARGUMENTS)
             raise ValueError(f"model {spec['name']} has no option {option!r}; {suggest(option, choices)}")
+    check_types("model.", builder, arguments)
     return builder(num_classes=num_classes, preprocessing=preprocessing, **arguments)
 
 
