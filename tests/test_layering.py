@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "tasks.preprocessing": {"backbones"},  # its checks of values
     "tasks.distributed": set(),
     "tasks.devices": set(),
+    "tasks.folders": set(),
     "tasks.contracts": {"tasks.preprocessing"},
     "tasks.data": CONTRACTS - {"tasks.devices"},
     "tasks.metrics": {"tasks.contracts", "tasks.distributed"},
@@ -27,7 +28,12 @@ MAY_IMPORT = {
     "tasks.visualization": {"tasks.contracts", "tasks.data"},
 }
 MAY_IMPORT["tasks.harness"] = {*MAY_IMPORT}
-MAY_IMPORT["tasks.inference"] = CONTRACTS | {"tasks.zoo", "tasks.visualization", "tasks.data"}
+MAY_IMPORT["tasks.inference"] = CONTRACTS | {
+    "tasks.folders",
+    "tasks.zoo",
+    "tasks.visualization",
+    "tasks.data",
+}
 BELOW_TASKS = {*MAY_IMPORT}
 MAY_IMPORT |= {
     f"tasks.{task}": BELOW_TASKS for task in ("classification", "detection", "semantic_segmentation")

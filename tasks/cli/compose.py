@@ -135,6 +135,8 @@ def _resumed(resume: str, overrides: list[Any], groups: Iterable[str]) -> DictCo
     """The configuration of the run to go on with, and what the command line changes of it."""
     from omegaconf import OmegaConf
 
+    from tasks.harness.resuming import check_changes
+
     folder = Path(resume) if Path(resume).is_dir() else Path(resume).parent.parent
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(
@@ -146,6 +148,7 @@ def _resumed(resume: str, overrides: list[Any], groups: Iterable[str]) -> DictCo
         if logger.get("folder") == config.run_dir:
             logger.folder = str(folder)
     config.run_dir = str(folder)
+    changed = []
     for override in overrides:
         key = override.key_or_group
         if key in groups:
@@ -154,7 +157,10 @@ def _resumed(resume: str, overrides: list[Any], groups: Iterable[str]) -> DictCo
                 f"its own with init_from={resume}"
             )
         name = rewrite(config, override).lstrip("+").split("=", 1)[0]
+        if name != "resume" and OmegaConf.select(config, name) != override.value():
+            changed.append(name)
         OmegaConf.update(config, name, override.value(), force_add=True)
+    check_changes(resume, changed)
     return config
 
 

@@ -64,5 +64,5 @@ def user_error(error: BaseException) -> BaseException | None:
 
     while isinstance(error, HydraException) and error.__cause__ is not None:
         error = error.__cause__
-    kinds = (ValueError, FileNotFoundError, FileExistsError, HydraException, OmegaConfBaseException)
-    return error if isinstance(error, kinds) else None
+    kinds = (ValueError, OSError, HydraException, OmegaConfBaseException)  # OSError: no room, no permission
+    return error if isinstance(error, kinds) and not isinstance(error, BrokenPipeError) else None

@@ -4,6 +4,8 @@ is told beside numbers: pictures as its own objects, the configuration, the envi
 import json
 import netrc
 import os
+import re
+import secrets
 import warnings
 from collections.abc import Sequence
 from csv import DictReader as csv_reader
@@ -16,6 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from tasks.visualization.boxes import Shown
 
 PICTURES = "val/predictions"
+WANDB_ID = "wandb_id.txt"
 
 
 def csv(folder: str) -> CSVLogger:
@@ -29,14 +32,44 @@ def tensorboard(folder: str) -> Logger:
 
 
 def wandb(folder: str, *, project: str = "vertebra", name: str | None = None) -> Logger:
-    """Weights & Biases; without a key (`WANDB_API_KEY` or `wandb login`) it writes to `folder` offline."""
+    """Weights & Biases; without a key (`WANDB_API_KEY` or `wandb login`) it writes to `folder` offline.
+
+    A run that resumes goes on as the same run there: `wandb_id.txt` in `folder` has its id.
+
+    Raises:
+        ValueError: wandb takes no project of this name.
+    """
     import wandb as client
 
+    if not project or len(project) > 128 or set(project) & set("/\\#?%:"):
+        raise ValueError(
+            f"logger.wandb.project={project!r:.150} cannot be the name of a project: it has 1 to 128 characters and "
+            "none of / \\ # ? % :"
+        )
     offline = os.environ.get("WANDB_MODE", "" if wandb_key_is_set() else "offline") == "offline"
     settings = client.Settings(console="off")  # log.txt has what is printed
     return WandbLogger(
-        name=name, save_dir=folder, project=project, offline=offline, log_model=False, settings=settings
+        name=name,
+        save_dir=folder,
+        project=project,
+        offline=offline,
+        log_model=False,
+        settings=settings,
+        id=wandb_id(Path(folder)),
+        resume="allow",
     )
+
+
+def wandb_id(folder: Path) -> str:
+    """The id of the run in `folder`, which is made up when first asked for."""
+    path = folder / WANDB_ID
+    if path.is_file():
+        found = path.read_text(encoding="utf-8", errors="replace")[:80].strip()
+        if re.fullmatch("[0-9a-z]{8}", found):
+            return found
+    made = secrets.token_hex(4)
+    path.write_text(f"{made}\n", encoding="utf-8")
+    return made
 
 
 def wandb_key_is_set() -> bool:

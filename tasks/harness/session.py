@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf import DictConfig, OmegaConf
 
 from tasks.devices import resolve_device, resolve_precision
+from tasks.folders import claim_folder, new_folder
 from tasks.harness.environment import write_json
 from tasks.harness.task import Task
 from tasks.zoo.model_file import save_model
@@ -35,13 +35,11 @@ def run_folder(config: DictConfig) -> Path:
         )
     if config.run_dir is not None:
         folder = Path(config.run_dir)
-        if is_first() and folder.is_dir() and any(folder.iterdir()):
-            raise FileExistsError(f"run_dir={folder} is not empty; give another folder, or delete this one")
+        if is_first():
+            claim_folder(folder, "run_dir")
     else:
         model = Path(config.get("checkpoint") or config.backbone.name).stem
-        name = f"evaluate-{model}" if "checkpoint" in config else config.task.name
-        folder = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder.mkdir(parents=True, exist_ok=True)
+        folder = new_folder(f"evaluate-{model}" if "checkpoint" in config else config.task.name)
     os.environ[RUN_DIR] = str(folder)  # for the ranks that this process may start
     return folder
 

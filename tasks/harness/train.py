@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import backbones
 from backbones.checks import suggest
+from backbones.untrusted import first_line
 from tasks.contracts import Batch, Model
 from tasks.data.datamodule import DataModule
 from tasks.devices import autocast, keep_freed_memory, resolve_device
@@ -25,11 +26,17 @@ from tasks.harness import loggers
 from tasks.harness.auto import backbone_norm, check_compiler, rate_sentence, scaled_rate
 from tasks.harness.batch_size import largest_batch_size
 from tasks.harness.callbacks import PredictionPictures, progress_bar
-from tasks.harness.checkpoints import ExactResume, WholeCheckpoints, checkpoints
+from tasks.harness.checkpoints import (
+    ExactResume,
+    StoppedInValidationError,
+    WholeCheckpoints,
+    checkpoints,
+)
 from tasks.harness.ema import MovingAverage
 from tasks.harness.environment import environment, logged, write_json, write_text
 from tasks.harness.guards import LossGuard, is_out_of_memory, memory_advice
 from tasks.harness.loggers import log_setup
+from tasks.harness.resuming import check_checkpoint
 from tasks.harness.session import (
     Unprofiled,
     accelerator,
@@ -85,6 +92,8 @@ def train(config: DictConfig) -> None:
     if config.compile:
         model.backbone.compile()  # in place: names of weights stay
     task = _task(config, kind, model)
+    if checkpoint is not None:
+        check_checkpoint(checkpoint, task)
     folder = run_folder(config) if checkpoint is None else checkpoint.parents[1]
     config.run_dir = str(folder)
     task.config = plain(config)
@@ -93,7 +102,14 @@ def train(config: DictConfig) -> None:
         average = MovingAverage(*([] if config.ema is True else [config.ema])) if config.ema else None
         callbacks: list[Callback] = [average] if average else []
         if config.early_stopping is not None:
-            callbacks.append(EarlyStopping(f"val/{kind.monitor}", mode="max", patience=config.early_stopping))
+            callbacks.append(
+                EarlyStopping(
+                    f"val/{kind.monitor}",
+                    mode="max",
+                    patience=config.early_stopping,
+                    check_on_train_epoch_end=False,  # a run that resumes behind a validation has no numbers there
+                )
+            )
         trainer, remarks = _trainer(config, folder, [*callbacks, best, last], resumes=checkpoint is not None)
         rate, sentence = _learning_rate(config, data, trainer)
         task.optimizer = instantiate(config.optimizer, lr=rate)  # now that the number of devices is known
@@ -111,7 +127,10 @@ def train(config: DictConfig) -> None:
         _fit(trainer, task, data, config, checkpoint)
         if last.stopped_by is not None:
             name = signal.Signals(last.stopped_by).name
-            words = f"stopped by {name} after step {trainer.global_step}; go on with resume={folder}"
+            words = (
+                f"stopped by {name} after step {trainer.global_step}; go on with resume={folder}, or use the model as "
+                f"it is with checkpoint={last.path}"
+            )
             print(words, file=sys.stderr)
             sys.exit(128 + last.stopped_by)
         if average is not None:
@@ -307,7 +326,12 @@ def _fit(
 ) -> None:
     try:
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except StoppedInValidationError:
+        return
     except Exception as error:
+        exact = next(c for c in trainer.callbacks if isinstance(c, ExactResume))  # type: ignore[attr-defined]
+        if checkpoint is not None and not exact.is_accepted and not isinstance(error, OSError):
+            raise ValueError(f"cannot resume from {checkpoint}: {first_line(error)}") from error
         if not is_out_of_memory(error):
             raise
         advice = memory_advice(
@@ -323,7 +347,7 @@ def _use_best(trainer: pl.Trainer, task: Task, data: DataModule) -> None:
     """Leaves `task` with its best validated weights and their numbers."""
     checkpoint = trainer.checkpoint_callback
     assert isinstance(checkpoint, ModelCheckpoint)
-    best = checkpoint.best_model_path and torch.load(checkpoint.best_model_path, weights_only=True)
+    best = checkpoint.best_model_path and load_checkpoint(Path(checkpoint.best_model_path))
     if best and best["global_step"] != trainer.global_step:
         task.load_state_dict(best["state_dict"])
     elif best and task.numbers:

@@ -4,7 +4,6 @@ import glob
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,10 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
+from backbones.checks import check_positive
 from tasks.data.loading.images import read_image
 from tasks.devices import keep_freed_memory
+from tasks.folders import new_folder
 from tasks.inference.predictor import Predictor, Result
 from tasks.visualization.boxes import write_picture
 from tasks.zoo.model_file import load_model
@@ -27,6 +28,7 @@ def predict(config: DictConfig) -> int:
 
     An unreadable picture is named and passed over, so that the others are not lost.
     """
+    check_positive("batch_size", config.batch_size)
     sources = find_pictures(config.source)
     if (config.checkpoint is None) == (not config.pretrained):
         raise ValueError(
@@ -49,8 +51,11 @@ def predict(config: DictConfig) -> int:
         flip=config.flip,
     )
     keep_freed_memory(predictor.device)
-    output = Path(config.output or f"runs/predict-{time.strftime('%Y%m%d-%H%M%S')}")
-    output.mkdir(parents=True, exist_ok=True)
+    if config.output is None:
+        output = new_folder("predict")
+    else:
+        output = Path(config.output)
+        output.mkdir(parents=True, exist_ok=True)
     entries: list[dict[str, Any]] = []
     unreadable: list[dict[str, str]] = []
     names = output_names(sources)

@@ -129,7 +129,7 @@ def test_other_files(tmp_path):
     with pytest.raises(ValueError, match="not a checkpoint that can be read as data alone"):
         backbones.load_backbone(tmp_path / "x.ckpt")
     torch.save([1], tmp_path / "list.ckpt")
-    with pytest.raises(ValueError, match="not a model file or checkpoint of this project"):
+    with pytest.raises(ValueError, match="holds a list, not a checkpoint"):
         backbones.load_backbone(tmp_path / "list.ckpt")
 
 
