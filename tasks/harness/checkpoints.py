@@ -315,6 +315,9 @@ class ExactResume(Callback):
         now, progress.completed = progress.completed, epoch  # the epoch that its numbers are logged with
         trainer.validating = True
         trainer.fit_loop.epoch_loop.val_loop.run()
+        trainer.fit_loop.epoch_loop.val_loop._has_run = (
+            False  # what is behind it in the epoch is still to be done
+        )
         trainer.training = True
         progress.completed = now
 

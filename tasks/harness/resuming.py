@@ -98,7 +98,7 @@ def _check_optimizer(contents: Mapping[str, Any], task: Task) -> None:
     assert task.optimizer is not None and task.schedule is not None
     optimizer = build_optimizer(task.model, task.optimizer, backbone_lr_scale=task.backbone_lr_scale)
     schedule = task.schedule(optimizer, 10)
-    fresh, (state,) = optimizer.state_dict(), contents["optimizer_states"]
+    fresh, state = optimizer.state_dict(), contents["optimizer_states"][0]
     _compare(state["param_groups"], fresh["param_groups"], "its optimizer's groups")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     kinds = _state_of(task)
@@ -110,8 +110,7 @@ def _check_optimizer(contents: Mapping[str, Any], task: Task) -> None:
         if kinds - values.keys():
             raise ValueError(f"the optimizer has no {min(kinds - values.keys())} of parameter {index}")
     optimizer.load_state_dict(state)
-    (state,) = contents["lr_schedulers"]
-    _compare(state, schedule.state_dict(), "its schedule")
+    _compare(contents["lr_schedulers"][0], schedule.state_dict(), "its schedule")
 
 
 def _state_of(task: Task) -> set[str]:
