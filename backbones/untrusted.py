@@ -343,12 +343,10 @@ class _Budget(TorchFunctionMode):
         self.num_bytes = num_bytes
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is torch.arange and "device" not in kwargs:
-            kwargs["device"] = "cpu"  # torchvision's RegNets work out their widths with it
-            if any(isinstance(arg, int | float) and abs(arg) > MAX_VALUES for arg in args):
-                raise _TooLargeError
-        result = func(*args, **kwargs)
+        sizes = [arg for arg in args if isinstance(arg, int | float)]
+        if func is torch.arange and any(abs(size) > MAX_NUMBER for size in sizes):
+            raise _TooLargeError
+        result = func(*args, **(kwargs or {}))
         if func in _FACTORIES and isinstance(result, Tensor):
             self.tensors -= 1
             self.num_bytes -= result.numel() * result.element_size()

@@ -126,9 +126,10 @@ def test_a_refused_change_leaves_every_byte(finished: Path, tmp_path: Path, word
 
 
 def test_settings_that_are_what_they_were_are_no_change(finished: Path) -> None:
-    compose(
-        "train", [f"resume={finished}", "optimizer.lr=0.001", "loader.num_workers=1", "trainer.max_steps=13"]
-    )
+    words = ["trainer.max_steps=13", "loader.num_workers=1"]
+    lr = compose("train", [f"resume={finished}"]).optimizer.lr
+    config = compose("train", [f"resume={finished}", f"optimizer.lr={lr}", *words])
+    assert (config.trainer.max_steps, config.loader.num_workers) == (13, 1)
 
 
 def set_in(nested: Any, keys: list[Any], value: Any) -> None:

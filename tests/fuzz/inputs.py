@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import timm  # noqa: F401 (before the watch: it imports wandb, which makes folders)
 import torch
 from safetensors.torch import save
 
