@@ -1,6 +1,7 @@
 """Runs that resume: after early stopping, in the middle of a validation, and not with what they cannot take up."""
 
 import contextlib
+import csv
 import hashlib
 import os
 import shutil
@@ -39,6 +40,15 @@ def finished(tmp_path_factory) -> Path:
     """A run of a classifier that stopped at 12 of 20 steps, with early stopping."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     return tiny_run("classification", folder, "early_stopping=5", *BY_EPOCH, steps=12)
+
+
+def test_counts_in_metrics_csv_stay_counts(tmp_path: Path) -> None:
+    run = tiny_run("classification", tmp_path / "run", *BY_EPOCH, steps=4)
+    before = (run / "metrics.csv").read_text()
+    train(compose("train", [f"resume={run}", "trainer.max_steps=6"]))
+    with open(run / "metrics.csv", newline="") as file:
+        epochs = {row["epoch"] for row in csv.DictReader(file)}
+    assert ",0," in before and epochs <= {"0", "1", ""}
 
 
 def copy_of(run: Path, folder: Path) -> Path:
@@ -293,6 +303,27 @@ def test_ctrl_c_in_the_first_epoch_names_the_checkpoint_and_the_run_resumes(tmp_
     step = checkpoint(tmp_path / "run")["global_step"]
     train(compose("train", [f"resume={tmp_path / 'run'}", f"trainer.max_steps={step + 2}"]))
     assert checkpoint(tmp_path / "run")["global_step"] == step + 2
+
+
+def test_a_warning_before_training_starts_does_not_end_the_run(tmp_path: Path) -> None:
+    words = [*TINY["classification"], "trainer.max_steps=2", "run_dir=run"]
+    code = (
+        "import os, signal, sys\n"
+        "from tasks.cli.compose import compose\n"
+        "from tasks.harness import train as module\n"
+        "build = module._build\n"
+        "def warned(*arguments):\n"
+        "    os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "    return build(*arguments)\n"
+        "module._build = warned\n"
+        "module.train(compose('train', sys.argv[1:]))\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
 def test_sigterm_in_a_validation_ends_it_after_the_batch(tmp_path: Path) -> None:

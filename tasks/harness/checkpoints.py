@@ -76,6 +76,14 @@ def _full(path: Path) -> str | None:
     return None
 
 
+def ignore_early_warnings() -> None:
+    """Lets SIGUSR1, a scheduler's warning, pass while a run is set up: there is nothing to save yet, and what the
+    signal does by itself is end the program."""
+    with contextlib.suppress(ValueError):  # outside the main thread
+        if signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
 def checkpoints(
     folder: str | Path,
     monitor: str,

@@ -92,7 +92,7 @@ def start(logger: Logger, folder: Path, *, step: int = 0) -> Logger:
         warnings.filterwarnings("ignore", message=".*Experiment logs directory .* exists and is not empty.*")
         _ = logger.experiment  # type: ignore[attr-defined]
     for row in rows:
-        logger.log_metrics({k: float(v) for k, v in row.items() if v and k != "step"}, int(row["step"]))
+        logger.log_metrics({k: _number(v) for k, v in row.items() if v and k != "step"}, int(row["step"]))
     if rows:
         logger.save()
     return logger
@@ -159,6 +159,11 @@ def _wandb_masks(shown: Shown, class_names: Sequence[str]) -> dict[str, Any] | N
         return None
     names = {0: "none", **dict(enumerate(class_names, start=1))}
     return {"predictions": {"mask_data": (shown.class_map + 1).astype(np.uint16), "class_labels": names}}
+
+
+def _number(text: str) -> float:
+    """What was logged: a count stays one."""
+    return int(text) if text.isdecimal() else float(text)
 
 
 def _rows(path: Path, last_step: int) -> list[dict[str, str]]:

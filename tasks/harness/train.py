@@ -31,6 +31,7 @@ from tasks.harness.checkpoints import (
     StoppedInValidationError,
     WholeCheckpoints,
     checkpoints,
+    ignore_early_warnings,
 )
 from tasks.harness.ema import MovingAverage
 from tasks.harness.environment import environment, logged, write_json, write_text
@@ -65,6 +66,7 @@ def train(config: DictConfig) -> None:
     """
     started = time.perf_counter()
     quiet()
+    ignore_early_warnings()
     if config.get("pretrained"):
         take_published_architecture(config)
     check_settings(config)
