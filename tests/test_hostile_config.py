@@ -49,7 +49,7 @@ def test_a_configuration_runs_nothing_that_it_names(
     OmegaConf.update(config, place.replace(".0", "[0]"), OmegaConf.create(words), merge=False)
     OmegaConf.save(config, run / "config.yaml")
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=r"\w") as caught:
         train(compose("train", [f"resume={run}"]))
     assert not ran.exists()
     assert "\n" not in str(caught.value)
