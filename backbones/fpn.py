@@ -82,6 +82,8 @@ class FPN(nn.Module):
 
 def _enlarged(coarser: Tensor, lateral: Tensor) -> Tensor:
     """The nearest cells, in the map's own precision: autocast would make it float32, of four times the size."""
+    if coarser.is_meta:  # of which costs are counted, and which autocast does not know
+        return F.interpolate(coarser, size=lateral.shape[-2:], mode="nearest")
     with torch.autocast(coarser.device.type, enabled=False):
         return F.interpolate(coarser, size=lateral.shape[-2:], mode="nearest")
 

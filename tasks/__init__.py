@@ -1,19 +1,79 @@
 """What we learn from feature maps: detection and its relatives, on one training harness.
 
-Importing this costs nothing; each function imports what it needs when it is called.
+`train`, `evaluate`, `load_model` and `load_predictor` are all that most programs need; `tasks.data.open` opens a data
+set. Importing this costs nothing; each is imported when it is asked for.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tasks import data as data
     from tasks.contracts import Model
+    from tasks.harness.evaluate import Evaluation, evaluate
+    from tasks.harness.settings import (
+        CheckpointSettings,
+        EvaluateSettings,
+        LoaderSettings,
+        MetricSettings,
+        OptimizerSettings,
+        ScheduleSettings,
+        TrainerSettings,
+        TrainSettings,
+    )
+    from tasks.harness.start import recipe_settings
+    from tasks.harness.train import Run, train
     from tasks.inference.predictor import Predictor
 
-__all__ = ["load_model", "load_predictor", "published_predictor"]
+__all__ = [
+    "CheckpointSettings",
+    "EvaluateSettings",
+    "Evaluation",
+    "LoaderSettings",
+    "MetricSettings",
+    "OptimizerSettings",
+    "Run",
+    "ScheduleSettings",
+    "TrainSettings",
+    "TrainerSettings",
+    "data",
+    "evaluate",
+    "load_model",
+    "load_predictor",
+    "published_predictor",
+    "recipe_settings",
+    "train",
+]
+
+_HOMES = {
+    "tasks.harness.train": ("Run", "train"),
+    "tasks.harness.evaluate": ("Evaluation", "evaluate"),
+    "tasks.harness.start": ("recipe_settings",),
+    "tasks.harness.settings": (
+        "CheckpointSettings",
+        "EvaluateSettings",
+        "LoaderSettings",
+        "MetricSettings",
+        "OptimizerSettings",
+        "ScheduleSettings",
+        "TrainSettings",
+        "TrainerSettings",
+    ),
+}
+"""Modules, and what is imported from each when it is asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "data":
+        return importlib.import_module("tasks.data")
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module 'tasks' has no attribute {name!r}")
 
 
 def load_model(path: str | Path, settings: dict[str, Any] | None = None) -> Model:

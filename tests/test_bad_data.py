@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tasks.cli.compose import compose
+from tasks.cli.train import train
 from tasks.data.quality.policy import BadData
-from tasks.harness.train import train
 from tests.tasks.data.defects_on_disk import OPTIONS, write_defects
 
 SMALL = [

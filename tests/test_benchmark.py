@@ -25,6 +25,20 @@ def benchmark(*words: str) -> tuple[int, list[dict]]:
     return result.returncode, [json.loads(line) for line in lines]
 
 
+def test_settings_are_words_and_an_unknown_one_stops_with_the_nearest() -> None:
+    words = ("roi-align", "rois=4", "size=32x32", "precision=fp32", "repeats=1", "device=cpu")
+    status, (line,) = benchmark(*words)
+    assert status == 0 and (line["rois"], line["size"], line["precision"]) == (4, "32x32", "fp32")
+    old = benchmark("roi-align", "--rois", "4", "--size", "32x32", "--precision", "fp32", "--repeats", "1")
+    assert {key: old[1][0][key] for key in ("rois", "size", "precision")} == {
+        key: line[key] for key in ("rois", "size", "precision")
+    }
+    command = [sys.executable, str(ROOT / "tools" / "benchmark.py"), "roi-align", "roi=4"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "unknown setting 'roi'; did you mean rois" in result.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn"])
 def test_counts_of_a_training_step(model: str) -> None:

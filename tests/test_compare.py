@@ -1,4 +1,4 @@
-"""tools/compare.py on small trained models."""
+"""`vertebra compare` on small trained models."""
 
 import json
 import subprocess

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tasks.cli.compose import compose
+from tasks.cli.train import train
 from tasks.harness.checkpoints import WholeCheckpoints
-from tasks.harness.train import train
 from tests.tiny_runs import TASKS, TINY, checkpoint, rows, tiny_run
 
 STEPS = 30

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tasks.cli.compose import compose
-from tasks.harness.train import train
+from tasks.cli.train import train
 from tests.fuzz.inputs import RunsCode
 from tests.tiny_runs import tiny_run
 

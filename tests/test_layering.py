@@ -136,6 +136,19 @@ def test_backbones_import_themselves_relatively(module: str) -> None:
     assert not [name for name in names if name and name.split(".")[0] in ("backbones", "tasks")]
 
 
+@pytest.mark.parametrize("module", [name for name in MODULES if not name.startswith("tasks.cli")])
+def test_hydra_lives_in_the_command_line_alone(module: str) -> None:
+    text = MODULES[module].read_text()
+    names = [
+        name
+        for node in ast.walk(ast.parse(text))  # for types alone, too
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [*(alias.name for alias in node.names), getattr(node, "module", None) or ""]
+    ]
+    assert not [name for name in names if name.split(".")[0] in ("hydra", "omegaconf")]
+    assert "DictConfig" not in text
+
+
 @pytest.mark.parametrize("package", sorted({path.parent for path in MODULES.values()}), ids=lambda p: p.name)
 def test_every_package_says_its_one_job(package: Path) -> None:
     assert ast.get_docstring(ast.parse((package / "__init__.py").read_text()))

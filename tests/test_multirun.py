@@ -1,29 +1,24 @@
 """Several runs by one command: each in its folder, one table, and what cannot be asked for."""
 
 import csv
-import subprocess
-import sys
+import json
 from pathlib import Path
 
 import pytest
 
-from tasks.cli.compose import hydra_words
-from tasks.cli.sweep import aligned, table_rows
+from tasks.cli.main import user_error
+from tasks.cli.sweep import aligned, split_words, sweep, table_rows
+from tasks.cli.train import train
 from tests.tiny_runs import TINY
 
-ROOT = Path(__file__).parents[1]
 
-
-def sweep(*words: str, cwd: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "tools/train.py"), "--multirun", *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
-
-
-def test_two_learning_rates_give_one_table(tmp_path: Path) -> None:
+def test_two_learning_rates_give_one_table(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
     words = [*TINY["classification"], "trainer.max_steps=2", "model.dropout=0.1", "hydra.sweep.dir=sweep"]
-    result = sweep(*words, "optimizer.lr=0.01,-1", cwd=tmp_path)
-    assert result.returncode == 1  # a negative rate fails, and the other run is not lost
-    assert "Invalid learning rate" in result.stderr
+    status = sweep("train", [*words, "optimizer.lr=0.01,-1"], ["train.py"], train, user_error)
+    assert status == 1  # a negative rate fails, and the other run is not lost
+    captured = capsys.readouterr()
+    assert "Invalid learning rate" in captured.err
     with open(tmp_path / "sweep" / "sweep.csv", newline="") as file:
         good, bad = csv.DictReader(file)
     assert list(good)[:3] == ["run", "optimizer.lr", "top1"]
@@ -31,25 +26,28 @@ def test_two_learning_rates_give_one_table(tmp_path: Path) -> None:
     assert 0 <= float(good["top1"]) <= 1
     assert bad["optimizer.lr"] == "-1" and bad["top1"] == "-" and bad["status"].startswith("failed")
     assert (tmp_path / "sweep" / "0" / "model.safetensors").exists()
-    table = result.stdout.split("\n\n")[-2].splitlines()
+    around = json.loads((tmp_path / "sweep" / "0" / "environment.json").read_text())
+    assert "optimizer.lr=0.01" in around["overrides"] and "run_dir=sweep/0" in around["overrides"]
+    table = captured.out.split("\n\n")[-2].splitlines()
     assert table[0].split() == list(good) and table[1].split() == list(good.values())
 
 
 def test_words_for_hydra() -> None:
-    words = hydra_words(
-        "train", ["model.score_threshold=0.1,0.2", "backbone=resnet18,resnet34", "optimizer=sgd,adamw"]
+    words = [
+        "model.score_threshold=0.1,0.2", "backbone=resnet18,resnet34", "optimizer=sgd,adamw", "init_from=a,b=c",
+    ]  # fmt: skip
+    assert split_words("train", words) == (
+        ["init_from=a,b=c"],  # a path, whatever is in it
+        ["++model.score_threshold=0.1,0.2", "++backbone=resnet18,resnet34", "optimizer=sgd,adamw"],
     )
-    assert words == [
-        "optimizer=sgd,adamw",
-        "++model.score_threshold=0.1,0.2",
-        "backbone.name=resnet18,resnet34",
-    ]
+    searched = ["optimizer.lr=interval(0.0001,0.01)", "seed=range(1,4)"]
+    assert split_words("train", searched) == ([], [f"++{word}" for word in searched])
     with pytest.raises(ValueError, match="optimizer=sdg is not in configs/optimizer/; did you mean sgd"):
-        hydra_words("train", ["optimizer=adamw,sdg"])
+        split_words("train", ["optimizer=adamw,sdg"])
     with pytest.raises(ValueError, match="unknown setting 'optimizer.lrr'; did you mean optimizer.lr"):
-        hydra_words("train", ["optimizer.lrr=1,2"])
+        split_words("train", ["optimizer.lrr=1,2"])
     with pytest.raises(ValueError, match="--multirun starts runs of its own: leave out resume and run_dir"):
-        hydra_words("train", ["run_dir=x", "seed=1,2"])
+        split_words("train", ["run_dir=x", "seed=1,2"])
 
 
 def test_table() -> None:

@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 
 from tasks import load_model
 from tasks.cli.compose import compose
+from tasks.cli.evaluate import evaluate
+from tasks.cli.train import train
 from tasks.data.formats.digits import DigitsData
-from tasks.harness.evaluate import evaluate
-from tasks.harness.train import train
 from tasks.inference.predictor import Predictor
 from tasks.zoo.model_file import read
 from tests.tiny_runs import SCENES, checkpoint, rows

@@ -112,7 +112,7 @@ sys.path.insert(0, {root!r})
 import lightning.pytorch as pl
 from tasks.cli.compose import compose
 from tasks.harness.task import Task
-from tasks.harness.train import train
+from tasks.cli.train import train
 def keep(self, optimizer):
     if self.global_rank == 0:
         gradients = {{n: p.grad.clone() for n, p in self.model.named_parameters()}}
@@ -170,7 +170,7 @@ def test_gradients_of_two_ranks_are_those_of_one(task: str, settings: list[str],
 
 def test_started_by_something_else_it_wants_a_folder(monkeypatch, tmp_path: Path) -> None:
     from tasks.cli.compose import compose
-    from tasks.harness.train import train
+    from tasks.cli.train import train
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="several processes were started .*give run_dir=DIR"):

@@ -12,10 +12,11 @@ from PIL import Image
 
 import backbones
 from tasks.cli.compose import compose
+from tasks.cli.residual_study import residual_study as study
 from tasks.contracts import Batch
 from tasks.harness.task import Task
 from tasks.studies import residual_study
-from tasks.studies.residual_study import Recorder, error_table, read_results, study, weighted_layers
+from tasks.studies.residual_study import Recorder, error_table, read_results, weighted_layers
 
 ROOT = Path(__file__).parents[1]
 NETWORKS = ["plain_cifar_resnet20", "cifar_resnet20"]
@@ -106,11 +107,11 @@ def test_goes_on_where_it_was_interrupted(
     train_network = residual_study.train_network
     trained: list[str] = []
 
-    def interrupted(config: Any, source: Any, name: str) -> dict[str, Any]:
+    def interrupted(settings: Any, source: Any, name: str, reporter: Any) -> dict[str, Any]:
         if trained:
             raise KeyboardInterrupt
         trained.append(name)
-        return train_network(config, source, name)
+        return train_network(settings, source, name, reporter)
 
     monkeypatch.setattr(residual_study, "train_network", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from tasks.cli.compose import compose
+from tasks.cli.train import train
 from tasks.harness.checkpoints import WholeCheckpoints
-from tasks.harness.train import train
 from tests.tiny_runs import TINY
 
 ROOT = Path(__file__).parents[1]

@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from tasks.cli.compose import compose
+from tasks.cli.train import train
 from tasks.folders import claim_folder, new_folder
 from tasks.harness.checkpoints import EXACT_RESUME, WholeCheckpoints
 from tasks.harness.loggers import wandb, wandb_id
-from tasks.harness.train import train
 from tests.tiny_runs import TINY, checkpoint, rows, tiny_run
 
 ROOT = Path(__file__).parents[1]
@@ -309,13 +309,14 @@ def test_a_warning_before_training_starts_does_not_end_the_run(tmp_path: Path) -
     code = (
         "import os, signal, sys\n"
         "from tasks.cli.compose import compose\n"
-        "from tasks.harness import train as module\n"
-        "build = module._build\n"
+        "from tasks.cli.train import train\n"
+        "from tasks.harness import start\n"
+        "build = start.build\n"
         "def warned(*arguments):\n"
         "    os.kill(os.getpid(), signal.SIGUSR1)\n"
         "    return build(*arguments)\n"
-        "module._build = warned\n"
-        "module.train(compose('train', sys.argv[1:]))\n"
+        "start.build = warned\n"
+        "train(compose('train', sys.argv[1:]))\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
@@ -331,7 +332,7 @@ def test_sigterm_in_a_validation_ends_it_after_the_batch(tmp_path: Path) -> None
         "import sys, time\n"
         "from tasks.harness.task import Task\n"
         "from tasks.cli.compose import compose\n"
-        "from tasks.harness.train import train\n"
+        "from tasks.cli.train import train\n"
         "step = Task.validation_step\n"
         "def slow(self, batch, index):\n"
         "    open('begun', 'a').write('x')\n"

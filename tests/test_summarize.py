@@ -1,29 +1,18 @@
-"""tools/summarize.py against published figures, counts by hand and a backward pass with real numbers."""
+"""`vertebra summarize` against published figures, counts by hand and a backward pass with real numbers."""
 
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
 import backbones
+from tasks.cli import summarize as tool
+from tasks.cli.main import run_tool
 
 TOOL = Path(__file__).parents[1] / "tools" / "summarize.py"
-
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("summarize", TOOL)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tool = load()
 
 
 def row(name: str, size: tuple[int, int] | None = None, **options: object) -> dict:
@@ -145,10 +134,12 @@ def test_table_and_json_say_the_same(tmp_path: Path) -> None:
         (["resnet51"], "did you mean 'resnet50'"),
         (["resnet50,foo=3"], "no option 'foo'"),
         (["resnet50,foo"], "option=value"),
-        (["resnet50", "--size", "0"], "--size 0 is no size"),
+        (["resnet50", "--size", "0"], "size=0 is not a size"),
         (["resnet50", "--size", "16"], "smaller than"),
         (["resnet18", "--json", "nowhere/x.json"], "cannot write nowhere/x.json"),
         (["resnet18,pretrained=true"], "leave it out"),
+        (["networks=resnet18", "siez=224"], "unknown setting 'siez'; did you mean size"),
+        (["size=224"], "networks is not set; give networks="),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(
@@ -161,10 +152,10 @@ def test_mistakes_are_told_in_a_sentence(
     monkeypatch.setattr(sys, "argv", ["summarize.py", *words])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
-        tool.main()
+        run_tool("summarize")
     said = capsys.readouterr()
     assert stopped.value.code == 2
-    assert said.err.startswith("error: ") and said.err.count("\n") == 1
+    assert said.err.startswith("error: ") and said.err.count("\n") == 2  # and how to see where from
     assert message in said.err
     assert said.out == ""
 

@@ -17,9 +17,9 @@ from pycocotools.cocoeval import COCOeval
 
 import tasks
 from tasks.cli.compose import compose
+from tasks.cli.evaluate import evaluate
+from tasks.cli.train import train
 from tasks.data.formats.digits import DigitsData
-from tasks.harness.evaluate import evaluate
-from tasks.harness.train import train
 
 ROOT = Path(__file__).parents[1]
 SMALL = [

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from tasks.cli.compose import compose
-from tasks.harness.train import train
+from tasks.cli.terminal import prepare
+from tasks.cli.train import train
 
 NETWORK = [
     "backbone=resnet", "backbone.block=basic", "backbone.blocks=[1,1,1,1]", "backbone.widths=[16,32,64,128]",
@@ -45,6 +46,11 @@ def tiny_run(task: str, folder: Path, *words: str, steps: int = 4) -> Path:
     """Trains so many steps in this process and gives back `folder`, which holds the run."""
     train(compose("train", [*TINY[task], f"trainer.max_steps={steps}", f"run_dir={folder}", *words]))
     return folder
+
+
+def quiet_lightning() -> None:
+    """As the command line has it: what Lightning warns of is no news."""
+    prepare("cpu")
 
 
 def checkpoint(folder: Path, name: str = "last") -> dict[str, Any]:

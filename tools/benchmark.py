@@ -1,29 +1,32 @@
 """Our code beside torchvision's and pycocotools': same weights, one process, results compared before any time.
 
-python tools/benchmark.py train-step --model mask_rcnn_r50_fpn --precision fp32,bf16
-python tools/benchmark.py train-step --model resnet50 --size 224x224 --batch 8
-python tools/benchmark.py shares --model retinanet_r50_fpn                  percent of a step by operator
-python tools/benchmark.py infer --model mask_rcnn_r50_fpn --dets 100
-python tools/benchmark.py roi-align --rois 1024
-python tools/benchmark.py masks --dets 100 --size 480x640,800x1344
-python tools/benchmark.py assign --gts 7,20,100
-python tools/benchmark.py counts --model mask_rcnn_r50_fpn --batch 2,8      syncs, operator calls, saved bytes
-python tools/benchmark.py eval --images 5000 --dets 100 --type bbox,segm
-python tools/benchmark.py loader --workers 2                                images a second, processes and threads
-python tools/benchmark.py annotations --workers 2 --epochs 2                memory of 860,001 objects
-python tools/benchmark.py end-to-end --model faster_rcnn_r50_fpn --root DIR --workers 2     from COCO's files to weights
+python tools/benchmark.py train-step model=mask_rcnn_r50_fpn precision=fp32,bf16
+python tools/benchmark.py train-step model=resnet50 size=224x224 batch=8
+python tools/benchmark.py shares model=retinanet_r50_fpn                    percent of a step by operator
+python tools/benchmark.py infer model=mask_rcnn_r50_fpn dets=100
+python tools/benchmark.py roi-align rois=1024
+python tools/benchmark.py masks dets=100 size=480x640,800x1344
+python tools/benchmark.py assign gts=7,20,100
+python tools/benchmark.py counts model=mask_rcnn_r50_fpn batch=2,8          syncs, operator calls, saved bytes
+python tools/benchmark.py eval images=5000 dets=100 type=bbox,segm
+python tools/benchmark.py loader workers=2                                  images a second, processes and threads
+python tools/benchmark.py annotations workers=2 epochs=2                    memory of 860,001 objects
+python tools/benchmark.py end-to-end model=faster_rcnn_r50_fpn root=DIR workers=2     from COCO's files to weights
 python tools/benchmark.py startup
-python tools/benchmark.py trainer-overhead --steps 2000
+python tools/benchmark.py trainer-overhead steps=2000
 
 Each prints one JSON line for each setting: times in ms, and how many times faster we are (`ratio`, of medians;
-`ratio_of_minimums` beside it). With --min-ratio a ratio below it is exit status 1; so is a failed comparison.
+`ratio_of_minimums` beside it). With min_ratio=R a ratio below it is exit status 1; so is a failed comparison.
+`--key value` is read as `key=value`, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 
 BENCHMARKS = {  # the command and the file of tools/benchmarks that measures it
     "train-step": "training",
@@ -44,7 +47,13 @@ BENCHMARKS = {  # the command and the file of tools/benchmarks that measures it
 
 def main() -> None:
     """The command line."""
-    arguments = command_line().parse_args()
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's code, installed or not
+    parser = command_line()
+    arguments, unknown = parser.parse_known_args(list(map(as_option, sys.argv[1:])))
+    if unknown:
+        key = unknown[0].lstrip("-").partition("=")[0].replace("-", "_")
+        near = get_close_matches(key, vars(arguments), n=1)
+        parser.error(f"unknown setting {key!r}" + "".join(f"; did you mean {name}" for name in near))
     module = import_module(f"benchmarks.{BENCHMARKS[arguments.benchmark]}")
     slow = False
     for result in getattr(module, arguments.benchmark.replace("-", "_"))(arguments):
@@ -53,15 +62,24 @@ def main() -> None:
     sys.exit(slow)
 
 
+def as_option(word: str) -> str:
+    """`key=value` as argparse reads it: `--key=value`, or `--key` for what is true."""
+    key, equals, value = word.partition("=")
+    if not equals or not key.isidentifier():
+        return word
+    option = f"--{key.replace('_', '-')}"
+    return option if value == "true" else f"{option}={value}"
+
+
 def command_line() -> argparse.ArgumentParser:
     """Words of the command."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     commands = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
 
     def command(name: str, text: str, *options: str, repeats: int = 5, size: str = "800x1344") -> None:
-        one = commands.add_parser(name, help=text, description=text)
+        one = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         for option in options:
             one.add_argument(f"--{option}", **OPTIONS[option])
         one.add_argument("--repeats", type=int, default=repeats, help="times that each variant runs")

@@ -1,10 +1,13 @@
-"""Finds what is wrong with a data set before training does; exit status 1 where anything is an error.
+"""Names every fault of a data set: `vertebra check-data` of a checkout.
 
 python tools/check_data.py data=coco data.root=DIR
-python tools/check_data.py data=voc data.root=DIR preprocessing.short_side=320
 """
 
-from tasks.cli.main import run_tool
+import sys
+from pathlib import Path
 
 if __name__ == "__main__":
-    run_tool("check_data", "tasks.cli.check_data:check_data", __doc__ or "")
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's code, installed or not
+    from tasks.cli.main import run_tool
+
+    run_tool("check-data")

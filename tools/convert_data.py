@@ -1,10 +1,13 @@
-"""Writes a data set with boxes in another format, images too, and says what that format cannot hold.
+"""Writes a data set in another format: `vertebra convert-data` of a checkout.
 
 python tools/convert_data.py data=voc data.root=DIR to=coco out=NEW
-python tools/convert_data.py data=coco data.root=DIR to=yolo out=NEW
 """
 
-from tasks.cli.main import run_tool
+import sys
+from pathlib import Path
 
 if __name__ == "__main__":
-    run_tool("convert_data", "tasks.cli.convert_data:convert_data", __doc__ or "")
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's code, installed or not
+    from tasks.cli.main import run_tool
+
+    run_tool("convert-data")

@@ -1,10 +1,13 @@
-"""Scores a model file or checkpoint as COCO does, and writes its detections in COCO's result format.
+"""Scores a model file or checkpoint: `vertebra evaluate` of a checkout.
 
-python tools/evaluate.py checkpoint=runs/…/model.safetensors
 python tools/evaluate.py checkpoint=runs/…/model.safetensors data=coco data.root=DIR
 """
 
-from tasks.cli.main import run_tool
+import sys
+from pathlib import Path
 
 if __name__ == "__main__":
-    run_tool("evaluate", "tasks.harness.evaluate:evaluate", __doc__ or "")
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's code, installed or not
+    from tasks.cli.main import run_tool
+
+    run_tool("evaluate")

@@ -1,10 +1,13 @@
-"""Writes pictures with what a model finds in them, and one JSON of all of it.
+"""Writes pictures with what a model finds in them: `vertebra predict` of a checkout.
 
 python tools/predict.py checkpoint=runs/…/model.safetensors source=photo.jpg
-python tools/predict.py checkpoint=runs/…/model.safetensors source='photos/*.png' score_threshold=0.3
 """
 
-from tasks.cli.main import run_tool
+import sys
+from pathlib import Path
 
 if __name__ == "__main__":
-    run_tool("predict", "tasks.inference.folder:predict", __doc__ or "")
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's code, installed or not
+    from tasks.cli.main import run_tool
+
+    run_tool("predict")

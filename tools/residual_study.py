@@ -1,11 +1,13 @@
-"""Deep plain networks learn worse than shallow ones, and shortcuts cure it: trains both, writes picture and JSON.
+"""What shortcuts are for: `vertebra residual-study` of a checkout.
 
-python tools/residual_study.py                                    on the embedded digits
 python tools/residual_study.py data=cifar10 data.file=cifar10_jpeg.npz steps=64000 run_dir=study
-python tools/residual_study.py networks=[plain_cifar_resnet20,plain_cifar_resnet110,cifar_resnet20,cifar_resnet110]
 """
 
-from tasks.cli.main import run_tool
+import sys
+from pathlib import Path
 
 if __name__ == "__main__":
-    run_tool("residual_study", "tasks.studies.residual_study:study", __doc__ or "")
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's code, installed or not
+    from tasks.cli.main import run_tool
+
+    run_tool("residual-study")

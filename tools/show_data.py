@@ -1,10 +1,13 @@
-"""Shows what a network will see: a sheet of augmented images with boxes and masks, counts and sizes of objects.
+"""Shows what a network will see of a data set: `vertebra show-data` of a checkout.
 
 python tools/show_data.py task=detection data=coco data.root=DIR augmentation=strong
-python tools/show_data.py task=instance_segmentation data=digits split=val num_images=9
 """
 
-from tasks.cli.main import run_tool
+import sys
+from pathlib import Path
 
 if __name__ == "__main__":
-    run_tool("show_data", "tasks.cli.show_data:show_data", __doc__ or "")
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's code, installed or not
+    from tasks.cli.main import run_tool
+
+    run_tool("show-data")

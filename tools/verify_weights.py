@@ -1,11 +1,13 @@
-"""Scores published weights on the data they were published for, and prints the published figure beside ours.
+"""Published figures beside ours: `vertebra verify-weights` of a checkout.
 
-python tools/verify_weights.py data=coco data.root=DIR            # COCO val2017: the detectors and segmenters
-python tools/verify_weights.py data=image_folder data.root=DIR    # ImageNet's val folder: the ResNets
-python tools/verify_weights.py data=coco data.root=DIR only=[faster_rcnn,mask_rcnn]
+python tools/verify_weights.py data=coco data.root=DIR
 """
 
-from tasks.cli.main import run_tool
+import sys
+from pathlib import Path
 
 if __name__ == "__main__":
-    run_tool("verify_weights", "tasks.cli.verify_weights:verify", __doc__ or "")
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's code, installed or not
+    from tasks.cli.main import run_tool
+
+    run_tool("verify-weights")

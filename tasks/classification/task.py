@@ -35,8 +35,8 @@ class ClassificationTask(Task):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         if self.mixing:
             # Where the batch stands in the run decides, so that a run that goes on mixes as if it had not stopped.
-            data = self.trainer.datamodule  # type: ignore[attr-defined]
-            seed = (data.seed, self.current_epoch, batch_index, self.global_rank)
+            data = getattr(self.trainer.train_dataloader, "dataset", None)
+            seed = (getattr(data, "seed", 0), self.current_epoch, batch_index, self.global_rank)
             batch = self.mixing(batch, len(self.header.class_names), seed)
         return super().training_step(batch, batch_index)
 

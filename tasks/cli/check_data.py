@@ -8,11 +8,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from tasks.cli.settings import data_of
 from tasks.data.quality.html_report import page
 from tasks.data.quality.issues import FAULTS, Finding
 from tasks.data.quality.report import Report, examine
@@ -21,7 +21,7 @@ from tasks.preprocessing import Preprocessing
 
 def check_data(config: DictConfig) -> int:
     """Examines `config.data` and leaves a report; the exit status, 1 where there is an error."""
-    source = instantiate(config.data)
+    source: Any = data_of(config)
     if not hasattr(source, "raw"):
         raise ValueError(
             f"{type(source).__name__} has no annotation files that could be checked; give data=coco, data=voc or "

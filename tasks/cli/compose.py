@@ -1,20 +1,29 @@
-"""From the words of a command line, `key=value`, to the configuration of a run.
+"""From the words of a command line, `key=value`, to the configuration of a run, and from that to settings.
 
-A key may be anything that `configs/` lists or that the signature of a configured object takes, so
-`model.score_threshold=0.3` works although the default stands only in Python. Anything else stops with
-the nearest key.
+Hydra puts the files in `configs/` together, and the groups that stand in Python (tasks, models, recipes, optimisers,
+schedules). A key may be any of theirs, a field of the settings, or an argument of what a configuration names, so
+`model.score_threshold=0.3` works although the default stands only in Python. Anything else stops with the nearest key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tasks.cli.folders import CONFIGS, config_groups
+from tasks.cli.groups import ROOTS, python_groups
+from tasks.harness.settings import TrainSettings
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 MOVED = {
     "tasks.data.cifar10": "tasks.data.formats.cifar10",
     "tasks.data.coco": "tasks.data.formats.coco",
@@ -28,140 +37,180 @@ MOVED = {
     "tasks.data.yolo": "tasks.data.formats.yolo",
 }
 """Modules that a `_target_` of an earlier run's config.yaml may name, and where their content is now."""
+TEXT = {
+    "backbone.pretrained", "checkpoint", "init_from", "out", "output", "pretrained", "resume", "run_dir", "source",
+}  # fmt: skip
+"""Keys whose text after the first `=` is taken as it stands, like that of the names and folders of `data`."""
+ALLOW_CODE = "allow_code"
+WORDS = {"null": None, "true": True, "false": False}
 
 
-def config_groups() -> dict[str, list[str]]:
-    """Names of the groups in `configs/` and of the files in each."""
-    return {
-        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
-        for folder in sorted(CONFIGS.iterdir())
-        if folder.is_dir()
-    }
-
-
-def compose(config_name: str, overrides: Iterable[str]) -> DictConfig:
-    """The configuration that `overrides` ask for. Raises `ValueError` with the nearest key for an unknown one."""
+def compose(config_name: str, words: Iterable[str]) -> DictConfig:
+    """The configuration that `words` ask for. Raises `ValueError` with the nearest key for an unknown one."""
     import hydra
     from omegaconf import OmegaConf
 
-    overrides = list(overrides)
-    parsed = _parse(overrides)
-    groups = config_groups()
-    resume = next((o.value() for o in parsed if o.key_or_group == "resume"), None)
-    if resume is not None:
-        return _resumed(str(resume), parsed, groups)
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = hydra.compose(config_name, overrides=_hydra_words(config_name, overrides, parsed))
+    words = list(words)
+    for word in words:
+        if "=" not in word and not word.startswith("~"):
+            raise ValueError(f"cannot read {word!r}; settings are given as key=value")
+    keys = [word.split("=", 1)[0] for word in words]
+    allowed = [
+        name
+        for key, word in zip(keys, words, strict=True)
+        if key == ALLOW_CODE
+        for name in _text(word).split(",")
+    ]
+    given = [(key, word) for key, word in zip(keys, words, strict=True) if key != ALLOW_CODE]
+    resume = next((_text(word) for key, word in given if key == "resume"), "null")
+    if resume != "null":
+        config = _resumed(resume, given)
+    else:
+        groups = config_groups()
+        choices = [word for key, word in given if key.lstrip("~+") in groups]
+        for key, word in given:
+            if key in groups:
+                _check_choice(key, value_of(word), groups[key])
+        of_hydra = [word for key, word in given if key.startswith(("+", "~")) and word not in choices]
+        with _own_hydra():
+            config = hydra.compose(config_name, overrides=[*choices, *of_hydra])
+        if ALLOW_CODE in config:
+            raise ValueError(f"{ALLOW_CODE} is for the command line alone; no configuration file may say it")
+        given = [(key, word) for key, word in given if key not in groups and not key.startswith(("+", "~"))]
+        OmegaConf.set_struct(config, False)
+    before = config.copy()
+    config[ALLOW_CODE] = allowed
+    _replace_backbone(config, given)
+    for key, word in given:
+        put(config, key, word)
+    if resume != "null":
+        from tasks.harness.resuming import check_changes
+
+        names = [key for key, _ in given if key != "resume"]
+        select = OmegaConf.select
+        check_changes(resume, [name for name in names if select(config, name) != select(before, name)])
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ValueError(f"{missing[0]} is not set; give {missing[0]}=…")
     return config
 
 
-def hydra_words(config_name: str, overrides: list[str]) -> list[str]:
-    """`overrides`, which may ask for several values each (`optimizer.lr=0.01,0.02`), in the form that Hydra takes."""
-    import hydra
-
-    parsed = _parse(overrides)
-    if any(override.key_or_group in ("resume", "run_dir") for override in parsed):
-        raise ValueError(
-            "--multirun starts runs of its own: leave out resume and run_dir (hydra.sweep.dir=DIR)"
-        )
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return _hydra_words(config_name, overrides, parsed)
+def value_of(word: str) -> Any:
+    """What a word asks for, read as Hydra reads it."""
+    override = parsed(word)
+    if override.is_sweep_override():
+        raise ValueError(f"{word} asks for several values; give --multirun as well, or quotes around a comma")
+    return override.value()
 
 
-def _parse(overrides: list[str]) -> list[Any]:
+def parsed(word: str) -> Any:
+    """The word as Hydra's parser understands it."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import OverrideParseException
 
     try:
-        return OverridesParser.create().parse_overrides(overrides)
-    except OverrideParseException as error:
-        raise ValueError(f"cannot read {error.override!r}; settings are given as key=value") from None
+        return OverridesParser.create().parse_override(word)
+    except OverrideParseException:
+        raise ValueError(f"cannot read {word!r}; settings are given as key=value") from None
 
 
-def _hydra_words(config_name: str, overrides: list[str], parsed: list[Any]) -> list[str]:
-    """Choices of files first, then settings as `rewrite` gives them; inside of Hydra's configuration folder."""
-    import hydra
-
-    groups = config_groups()
-    for override in parsed:
-        if override.key_or_group in groups and not override.is_delete():
-            _check_choice(override.key_or_group, _values(override), groups[override.key_or_group])
-    chosen = [o for o, p in zip(overrides, parsed, strict=True) if p.key_or_group in groups]
-    firsts = [
-        f"{p.key_or_group}={_values(p)[0]}" if p.is_sweep_override() else o
-        for o, p in zip(overrides, parsed, strict=True)
-        if p.key_or_group in groups
-    ]
-    base = hydra.compose(config_name, overrides=firsts)
-    foreign = _replace_backbone(base, parsed)
-    others = [
-        word
-        if override.is_add() or override.is_force_add() or override.is_delete()
-        else rewrite(base, override)
-        for word, override in zip(overrides, parsed, strict=True)
-        if override.key_or_group not in groups
-    ]
-    return [*chosen, *others, *foreign]
+def first_values(word: str) -> str:
+    """`word` with the first of the values that it asks for, checked; as it is where it asks for one."""
+    key, equals, _ = word.partition("=")
+    if not equals or key in TEXT:
+        return word
+    try:
+        override = parsed(word)
+    except ValueError:  # a text of `data`, or a mistake that is found where it is read
+        return word
+    if not override.is_sweep_override():
+        return word
+    if override.is_interval_sweep():
+        return f"{key}={override.value().start}"
+    values = list(override.sweep_string_iterator())
+    if key in (groups := config_groups()):
+        _check_choice(key, values, groups[key])
+    return f"{key}={values[0]}"
 
 
-def _values(override: Any) -> Any:
-    """What an override asks for; a list where it asks for several in turn."""
-    return list(override.sweep_iterator()) if override.is_discrete_sweep() else override.value()
+def has_text(config: DictConfig, key: str) -> bool:
+    """Whether the text after the first `=` is taken as it stands for `key`."""
+    return key in TEXT or key == ALLOW_CODE or is_text(config, key)
 
 
-def _replace_backbone(base: DictConfig, overrides: Iterable[Any]) -> list[str]:
-    """Gives `base` the backbone that `overrides` ask for by name, whose options they may set as well; the
-    deletions of those that are not for it.
+def put(config: DictConfig, key: str, word: str) -> None:
+    """Sets in `config` what `word` says of `key`.
 
-    A recipe may describe a network of its own; if the one asked for lacks any of its options, they are all
-    about the other network.
+    `backbone=resnet50` sets the name of a node that has one, and a key that only Python knows is added.
     """
-    given = {override.key_or_group: override for override in overrides if not override.is_delete()}
-    override, node = given.get("backbone.name", given.get("backbone")), base.get("backbone")
-    name = override and override.value()
-    if node is None or not isinstance(name, str) or name == node.name:
-        return []
-    node.name = name
-    options = {str(option) for option in node} - {"name", "pretrained"}
-    if not options - _arguments(node, "backbone"):
-        return []
-    return [f"~backbone.{option}" for option in sorted(options) if f"backbone.{option}" not in given]
+    from omegaconf import DictConfig, OmegaConf
+
+    *parents, last = key.split(".")
+    node: Any = config
+    for depth, part in enumerate(parents):
+        if not isinstance(node, DictConfig) or part not in node:
+            raise ValueError(_unknown(config, key, ".".join(parents[:depth])))
+        node = node._get_node(part)
+    parent = ".".join(parents)
+    if not isinstance(node, DictConfig) or (
+        last not in list(node) and last not in known_keys(config, parent)
+    ):
+        raise ValueError(_unknown(config, key, parent))
+    value = _path(word) if has_text(config, key) else value_of(word)
+    child = (
+        node._get_node(last) if last in list(node) else None
+    )  # `last in node` would miss what has no value yet
+    if (
+        isinstance(child, DictConfig)
+        and not child._is_none()
+        and "name" in child
+        and not isinstance(value, dict)
+    ):
+        key = f"{key}.name"
+    OmegaConf.update(config, key, value, force_add=True)
 
 
-def _resumed(resume: str, overrides: list[Any], groups: Iterable[str]) -> DictConfig:
-    """The configuration of the run to go on with, and what the command line changes of it."""
+def known_keys(config: DictConfig, parent: str) -> set[str]:
+    """What Python takes in the node `parent`: fields of settings, or arguments of what is built of it."""
+    from omegaconf import DictConfig
+
+    if not parent:
+        # The configuration of an earlier run lacks what is newer than it.
+        names = {field.name for field in dataclasses.fields(TrainSettings)} | {"run_dir"}
+        return names - {"loggers", "augmentation"} if {"task", "schedule"} <= set(config) else set()
+    node = _select(config, parent)
+    if not isinstance(node, DictConfig):
+        return set()
+    if parent in _settings():
+        return {field.name for field in dataclasses.fields(_settings()[parent])}
+    if parent in BUILT:
+        return BUILT[parent](node.get("name"))
+    if node.get("_target_") is not None:
+        from tasks.cli.targets import arguments
+
+        return set(arguments(str(node._target_), list(config.get(ALLOW_CODE, ()))))
+    return set()
+
+
+def is_text(config: DictConfig, key: str) -> bool:
+    """Whether `key` is an argument of the data set that is a text or a path and nothing else."""
+    parent, _, name = key.rpartition(".")
+    node = _select(config, "data") if parent == "data" else None
+    if node is None or node.get("_target_") is None:
+        return False
+    from tasks.cli.targets import find
+
+    build = find(str(node._target_), list(config.get(ALLOW_CODE, ())))
+    kind = typing.get_type_hints(build.__init__ if isinstance(build, type) else build).get(name)
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    return kind is not None and set(kinds) <= {str, Path, type(None)}
+
+
+def plain(config: Any) -> Any:
+    """A configuration, or a part, as plain containers."""
     from omegaconf import OmegaConf
 
-    from tasks.harness.resuming import check_changes
-
-    folder = Path(resume) if Path(resume).is_dir() else Path(resume).parent.parent
-    if not (folder / "config.yaml").is_file():
-        raise FileNotFoundError(
-            f"resume={resume} is no run: there is no config.yaml in {folder}; give the folder of a run, or a "
-            "checkpoint in it"
-        )
-    config = load_config(folder / "config.yaml")
-    for logger in config.logger.values():  # the run may have been moved since
-        if logger.get("folder") == config.run_dir:
-            logger.folder = str(folder)
-    config.run_dir = str(folder)
-    changed = []
-    for override in overrides:
-        key = override.key_or_group
-        if key in groups:
-            raise ValueError(
-                f"{override.input_line} cannot be changed in a run that goes on; leave it out, or start a run of "
-                f"its own with init_from={resume}"
-            )
-        name = rewrite(config, override).lstrip("+").split("=", 1)[0]
-        if name != "resume" and OmegaConf.select(config, name) != override.value():
-            changed.append(name)
-        OmegaConf.update(config, name, override.value(), force_add=True)
-    check_changes(resume, changed)
-    return config
+    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
 
 
 def load_config(path: Path) -> DictConfig:
@@ -179,32 +228,49 @@ def load_config(path: Path) -> DictConfig:
 
     config = OmegaConf.create(rename(OmegaConf.to_container(OmegaConf.load(path))))
     assert isinstance(config, DictConfig)
+    config.pop(ALLOW_CODE, None)
     return config
 
 
-def rewrite(base: DictConfig, override: Any) -> str:
-    """The form of `override` that Hydra takes, given the configuration without it.
+def _resumed(resume: str, given: list[tuple[str, str]]) -> DictConfig:
+    """The configuration of the run to go on with."""
+    folder = Path(resume) if Path(resume).is_dir() else Path(resume).parent.parent
+    if not (folder / "config.yaml").is_file():
+        raise FileNotFoundError(
+            f"resume={resume} is no run: there is no config.yaml in {folder}; give the folder of a run, or a "
+            "checkpoint in it"
+        )
+    groups = config_groups()
+    for key, word in given:
+        if key in groups:
+            raise ValueError(
+                f"{word} cannot be changed in a run that goes on; leave it out, or start a run of its own with "
+                f"init_from={resume}"
+            )
+    config = load_config(folder / "config.yaml")
+    for logger in config.logger.values():  # the run may have been moved since
+        if logger.get("folder") == config.run_dir:
+            logger.folder = str(folder)
+    config.run_dir = str(folder)
+    return config
 
-    `backbone=resnet50` sets the name of a node that has one, and a key that only a signature knows is added.
+
+def _replace_backbone(config: DictConfig, given: list[tuple[str, str]]) -> None:
+    """Gives `config` the backbone that `given` asks for by name, whose options it may set as well.
+
+    A recipe may describe a network of its own; if the one asked for lacks any of its options, they are all
+    about the other network, and go.
     """
-    from omegaconf import DictConfig
-
-    key, value = override.key_or_group, override.input_line.split("=", 1)[1]
-    *parents, last = key.split(".")
-    node: Any = base
-    for depth, part in enumerate(parents):
-        if not isinstance(node, DictConfig) or part not in node:
-            raise ValueError(_unknown(base, key, ".".join(parents[:depth]), node))
-        node = node._get_node(part)
-    if not isinstance(node, DictConfig):
-        raise ValueError(_unknown(base, key, ".".join(parents), node))
-    if last in list(node):  # `last in node` would miss what has no value yet (???)
-        child = node._get_node(last)
-        named = isinstance(child, DictConfig) and "name" in child and not isinstance(override.value(), dict)
-        return f"{key}.name={value}" if named else f"{key}={value}"
-    if last in _arguments(node, key):
-        return f"++{key}={value}"
-    raise ValueError(_unknown(base, key, ".".join(parents), node))
+    words = dict(given)
+    word, node = words.get("backbone.name", words.get("backbone")), config.get("backbone")
+    name = value_of(word) if word is not None else None
+    if node is None or not isinstance(name, str) or name == node.name:
+        return
+    node.name = name
+    options = {str(option) for option in node} - {"name", "pretrained"}
+    if options - known_keys(config, "backbone"):
+        for option in options:
+            del node[option]
 
 
 def _check_choice(group: str, value: Any, choices: list[str]) -> None:
@@ -215,82 +281,125 @@ def _check_choice(group: str, value: Any, choices: list[str]) -> None:
             raise ValueError(f"{group}={choice} is not in configs/{group}/; {suggest(str(choice), choices)}")
 
 
-def _arguments(node: DictConfig, key: str) -> set[str]:
-    """What the object that `node` configures would take, by its signature."""
-    import inspect
-
-    if "_target_" in node:
-        from hydra.utils import get_object
-
-        return set(inspect.signature(get_object(node._target_)).parameters)
-    root = key.split(".")[0]
-    if root == "model" and "name" not in node:
-        from tasks.zoo.registry import PREDICTION_SETTINGS
-
-        return set(PREDICTION_SETTINGS)
-    if root == "model":
-        from tasks.zoo.registry import DATA_ARGUMENTS, model_builder
-
-        return set(inspect.signature(model_builder(node.name)).parameters) - set(DATA_ARGUMENTS)
-    if root in ("backbone", "pyramid") and "name" in node:
-        from backbones.create import find_builder
-        from backbones.pyramids import PYRAMIDS
-        from backbones.spec import default_options
-
-        builder = find_builder(node.name) if root == "backbone" else PYRAMIDS[node.name]
-        return (
-            {*default_options(builder), "pretrained"} if root == "backbone" else set(default_options(builder))
-        )
-    if root == "task" and "name" in node:
-        from tasks.zoo.registry import TASKS, lookup
-
-        # A subclass names what it adds and hands the rest on.
-        kinds = [kind for kind in lookup(TASKS, "task", node.name).__mro__ if "__init__" in vars(kind)]
-        own = kinds[: [kind.__name__ for kind in kinds].index("Task") + 1]
-        parameters = [p for kind in own for p in inspect.signature(kind).parameters.values()]
-        of_others = {"optimizer", "schedule", "config", "metric"}
-        return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - of_others
-    if root == "loader":
-        from tasks.data.datamodule import LOADER_OPTIONS
-
-        return set(LOADER_OPTIONS)
-    if root == "metric":
-        from tasks.zoo.registry import TASKS, lookup
-
-        return {name for task in TASKS for name in lookup(TASKS, "task", task).metric_arguments}
-    if root == "checkpointing":
-        from tasks.harness.checkpoints import checkpoints
-
-        return set(inspect.signature(checkpoints).parameters) - {"folder", "monitor"}
-    if root == "preprocessing":
-        from tasks.preprocessing import Preprocessing
-
-        return set(inspect.signature(Preprocessing).parameters)
-    return set()
-
-
-def _unknown(base: DictConfig, key: str, parent: str, node: Any) -> str:
+def _unknown(config: DictConfig, key: str, parent: str) -> str:
     """The sentence for a key that nothing takes."""
     from omegaconf import DictConfig
 
     from backbones.checks import suggest
 
-    if isinstance(node, DictConfig) and parent:
-        choices = {
-            f"{parent}.{name}"
-            for name in {*map(str, node), *_arguments(node, key)} - {"_target_", "_partial_"}
-        }
-    else:
-        choices = {*config_groups(), *_leaves(base)}
+    def keys(parent: str) -> set[str]:
+        node = config if not parent else _select(config, parent)
+        own = set(map(str, node)) if isinstance(node, DictConfig) and not node._is_none() else set()
+        with contextlib.suppress(ValueError):  # of what the node names, which is another mistake
+            own |= known_keys(config, parent)
+        names = own - {"_target_", "_partial_", ALLOW_CODE}
+        return {f"{parent}.{name}" if parent else name for name in names}
+
+    tops = keys("")
+    choices = keys(parent) if parent else tops.union(config_groups(), *(keys(top) for top in tops))
     return f"unknown setting {key!r}; {suggest(key, choices)}"
 
 
-def _leaves(node: Any, prefix: str = "") -> set[str]:
-    from omegaconf import DictConfig
+def _select(config: DictConfig, key: str) -> Any:
+    node: Any = config
+    for part in key.split("."):
+        node = node._get_node(part) if hasattr(node, "_get_node") and part in node else None
+    return node
 
-    if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
-        return {prefix} if prefix else set()
-    names = set() if not prefix else {prefix}
-    for name in node:
-        names |= _leaves(node._get_node(name), f"{prefix}.{name}" if prefix else str(name))
-    return {name for name in names if not name.endswith(("_target_", "_partial_"))}
+
+def _text(word: str) -> str:
+    return word.split("=", 1)[1]
+
+
+def _path(word: str) -> Any:
+    """The text after the first `=` as it stands, though null, true and false mean what they say."""
+    text = _text(word)
+    return WORDS[text] if text in WORDS else text.replace("${", "\\${")
+
+
+@contextlib.contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Hydra set up for one composition, whatever it is in the middle of, such as a sweep."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    register()
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = outer
+
+
+@cache
+def register() -> None:
+    """Shows Hydra the groups that stand in Python, and the defaults of the settings."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    for group, choices in python_groups().items():
+        for name, node in choices.items():
+            store.store(group=group, name=name, node=node, package="_global_" if group != "trainer" else None)
+    for name, defaults in ROOTS.items():
+        store.store(name=name, node=defaults(), package="_global_")
+
+
+@cache
+def _settings() -> dict[str, type]:
+    """The dataclasses whose fields are the keys of a node."""
+    from tasks.harness.settings import CheckpointSettings, LoaderSettings, MetricSettings, TrainerSettings
+    from tasks.preprocessing import Preprocessing
+
+    return {
+        "trainer": TrainerSettings,
+        "loader": LoaderSettings,
+        "checkpointing": CheckpointSettings,
+        "metric": MetricSettings,
+        "preprocessing": Preprocessing,
+    }
+
+
+def _model_options(name: str | None) -> set[str]:
+    from tasks.zoo.registry import PREDICTION_SETTINGS, known_options, model_builder
+
+    return set(PREDICTION_SETTINGS) if name is None else set(known_options(model_builder(name)))
+
+
+def _backbone_options(name: str | None) -> set[str]:
+    from backbones.create import find_builder
+    from backbones.spec import default_options
+
+    return set() if name is None else {*default_options(find_builder(name)), "pretrained"}
+
+
+def _pyramid_options(name: str | None) -> set[str]:
+    from backbones.pyramids import PYRAMIDS
+    from backbones.spec import default_options
+
+    return set(default_options(PYRAMIDS[name])) if name in PYRAMIDS else set()
+
+
+def _task_options(name: str | None) -> set[str]:
+    from tasks.zoo.registry import TASKS, lookup
+
+    # A subclass names what it adds and hands the rest on.
+    kinds = [kind for kind in lookup(TASKS, "task", name).__mro__ if "__init__" in vars(kind)]
+    own = kinds[: [kind.__name__ for kind in kinds].index("Task") + 1]
+    parameters = [p for kind in own for p in inspect.signature(kind).parameters.values()]
+    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {
+        "optimizer",
+        "schedule",
+        "config",
+        "metric",
+    }
+
+
+BUILT: dict[str, Callable[[str | None], set[str]]] = {
+    "model": _model_options,
+    "backbone": _backbone_options,
+    "pyramid": _pyramid_options,
+    "task": _task_options,
+}
+"""Nodes that are built by a name in them, and what that name's builder takes."""

@@ -1,11 +1,11 @@
 """From a configured data set to the same in another format on disk."""
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from tasks.cli.settings import data_of
 from tasks.data.formats.convert import Crowd, Format, Split, convert
 from tasks.data.formats.voc import VocData
 from tasks.data.quality.policy import SPLITS
@@ -24,7 +24,7 @@ def convert_data(config: DictConfig) -> None:
     for key, choices in (("to", get_args(Format)), ("crowd", get_args(Crowd))):
         if config[key] not in choices:
             raise ValueError(f"{key}={config[key]} is unknown; wanted one of {', '.join(choices)}")
-    source = instantiate(config.data)
+    source: Any = data_of(config)
     if not hasattr(source, "declares"):
         raise ValueError(
             f"{type(source).__name__} has no boxes in files that could be converted; give data=coco, data=voc or "

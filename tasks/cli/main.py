@@ -1,41 +1,183 @@
-"""The runner of every tool: its configuration, its help, and errors as one sentence.
+"""`vertebra COMMAND key=value …`: the commands, their help, and errors as one sentence.
 
-`--traceback` shows where an error came from, `--help` what can be set, `--multirun` runs several values.
+`--traceback` shows where an error came from, `--help` what can be set, `--multirun` runs several values,
+`--config-dir DIR` puts a folder of configuration files on top of the project's own. Help imports nothing
+heavy, so that it comes at once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from tasks.cli.compose import CONFIGS, compose, config_groups
+from tasks.cli.compose import compose
+from tasks.cli.folders import CONFIGS, config_groups, put_on_top, take_config_dirs
+from tasks.cli.groups import settings_text
 
 EXIT_USER_ERROR = 2
 
 
-def run_tool(config_name: str, run: str, usage: str) -> None:
-    """Composes `configs/<config_name>.yaml` with the command line and calls `run` ("module:function") on it.
+@dataclass(frozen=True)
+class Command:
+    """One command: what it does, how it is called, and the function that does it.
 
-    A mistake of the user's ends in one sentence on standard error and exit status 2; the value that
-    `run` returns is the exit status otherwise (None is 0).
+    Attributes:
+        run: "module:function", which gets the configuration; what it returns is the exit status (None is 0).
+        about: one sentence.
+        examples: words that follow the command.
+        words_are: the setting that words without `key=` are values of, if there is one.
+        lists: the settings that take several values as `--setting A B`.
     """
+
+    run: str
+    about: str
+    examples: tuple[str, ...]
+    words_are: str | None = None
+    lists: tuple[str, ...] = ()
+
+
+COMMANDS = {
+    "train": Command(
+        "tasks.cli.train:train",
+        "Trains a model.",
+        (
+            "task=detection                              on the embedded digits",
+            "task=detection data=coco data.root=DIR      on your own data",
+        ),
+    ),
+    "evaluate": Command(
+        "tasks.cli.evaluate:evaluate",
+        "Scores a model file or checkpoint as COCO does, and writes its detections in COCO's result format.",
+        (
+            "checkpoint=runs/…/model.safetensors",
+            "checkpoint=runs/…/model.safetensors data=coco data.root=DIR",
+        ),
+    ),
+    "predict": Command(
+        "tasks.cli.predict:predict",
+        "Writes pictures with what a model finds in them, and one JSON of all of it.",
+        (
+            "checkpoint=runs/…/model.safetensors source=photo.jpg",
+            "checkpoint=runs/…/model.safetensors source='photos/*.png' score_threshold=0.3",
+        ),
+    ),
+    "check-data": Command(
+        "tasks.cli.check_data:check_data",
+        "Finds what is wrong with a data set before training does; exit status 1 where anything is an error.",
+        ("data=coco data.root=DIR", "data=voc data.root=DIR preprocessing.short_side=320"),
+    ),
+    "show-data": Command(
+        "tasks.cli.show_data:show_data",
+        "Shows what a network will see: a sheet of augmented images with boxes and masks, counts and sizes of "
+        "objects.",
+        (
+            "task=detection data=coco data.root=DIR augmentation=strong",
+            "task=instance_segmentation data=digits split=val num_images=9",
+        ),
+    ),
+    "convert-data": Command(
+        "tasks.cli.convert_data:convert_data",
+        "Writes a data set with boxes in another format, images too, and says what that format cannot hold.",
+        ("data=voc data.root=DIR to=coco out=NEW", "data=coco data.root=DIR to=yolo out=NEW"),
+    ),
+    "compare": Command(
+        "tasks.cli.compare:compare",
+        "Trained models of one data set side by side: what they find and what they cost. Seconds a model.",
+        (
+            "runs=[runs/faster,runs/fcos]               folders of training runs",
+            "runs/sweep-…/[0-9] json=costs.json         those of a sweep; runs= may be left out",
+        ),
+        words_are="runs",
+    ),
+    "summarize": Command(
+        "tasks.cli.summarize:summarize_networks",
+        "What networks cost and give: parameters, multiply-adds, activation memory, feature maps. Seconds, no "
+        "weights.",
+        (
+            "networks=[resnet50,vgg16]                  at 224 x 224; networks= may be left out: resnet50 vgg16",
+            "resnet50 size=[224,800x1344] json=costs.json",
+            "resnet50,output_stride=8 resnet50,pyramid=fpn timm,model=densenet121",
+        ),
+        words_are="networks",
+        lists=("size",),
+    ),
+    "verify-weights": Command(
+        "tasks.cli.verify_weights:verify",
+        "Scores published weights on the data they were published for, and prints the published figure beside "
+        "ours.",
+        (
+            "data=coco data.root=DIR            COCO val2017: the detectors and segmenters",
+            "data=image_folder data.root=DIR    ImageNet's val folder: the ResNets",
+            "data=coco data.root=DIR only=[faster_rcnn,mask_rcnn]",
+        ),
+    ),
+    "residual-study": Command(
+        "tasks.cli.residual_study:residual_study",
+        "Deep plain networks learn worse than shallow ones, and shortcuts cure it: trains both, writes picture "
+        "and JSON.",
+        (
+            "                                  on the embedded digits",
+            "data=cifar10 data.file=cifar10_jpeg.npz steps=64000 run_dir=study",
+            "networks=[plain_cifar_resnet20,plain_cifar_resnet110,cifar_resnet20,cifar_resnet110]",
+        ),
+    ),
+}
+
+
+def main() -> None:
+    """`vertebra`, with the words of the command line."""
     words = sys.argv[1:]
-    if {"--help", "-h"} & set(words):
-        with contextlib.suppress(BrokenPipeError):  # of `--help | head`
-            print(help_text(config_name, usage), flush=True)  # imports nothing: the answer comes at once
-            return
-        sys.stdout = None  # or Python would flush it once more
+    if not words or words[0] in ("--help", "-h", "help"):
+        _say(overview)
         return
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        _say(lambda: f"vertebra {version('vertebra')}")
+        return
+    if words[0] not in COMMANDS:
+        from backbones.checks import suggest
+
+        print(f"error: no command is called {words[0]!r}; {suggest(words[0], COMMANDS)}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    _run(words[0], words[1:], f"vertebra {words[0]}", [sys.argv[0], words[0]])
+
+
+def run_tool(name: str) -> None:
+    """The command `name` as a script of `tools/` of a checkout."""
+    script = f"{name.replace('-', '_')}.py"
+    _run(name, sys.argv[1:], f"python tools/{script}", [sys.argv[0]])
+
+
+def _run(name: str, words: list[str], program: str, script: list[str]) -> None:
+    """Composes the configuration of the command `name` with `words` and calls its function on it.
+
+    A mistake of the user's ends in one sentence on standard error and exit status 2. `program` is what help
+    calls the command, `script` what a Python interpreter runs for it.
+    """
+    command, config_name = COMMANDS[name], name.replace("-", "_")
     traceback = "--traceback" in words
     words = [word for word in words if word != "--traceback"]
     try:
+        words, folders = take_config_dirs(words)
+        put_on_top(folders)
+        if {"--help", "-h"} & set(words):
+            _say(lambda: help_text(config_name, usage(command, program)))
+            return
+        if command.words_are is not None:
+            words = list(as_settings(words, command.words_are, command.lists))
         if {"--multirun", "-m"} & set(words):
             from tasks.cli.sweep import sweep
 
-            sys.exit(sweep(config_name, [word for word in words if word not in ("--multirun", "-m")]))
-        config = compose(config_name, words)
-        module, function = run.split(":")
-        sys.exit(getattr(__import__(module, fromlist=[function]), function)(config))
+            words = [word for word in words if word not in ("--multirun", "-m")]
+            script += [f"--config-dir={folder}" for folder in folders]
+            sys.exit(sweep(config_name, words, script, lambda config: _call(command, config), user_error))
+        sys.exit(_call(command, compose(config_name, words)))
     except Exception as error:
         cause = user_error(error)
         if traceback or cause is None:
@@ -44,25 +186,109 @@ def run_tool(config_name: str, run: str, usage: str) -> None:
         sys.exit(EXIT_USER_ERROR)
 
 
+def _call(command: Command, config: Any) -> int | None:
+    module, function = command.run.split(":")
+    return getattr(__import__(module, fromlist=[function]), function)(config)
+
+
+def _say(text: Callable[[], str]) -> None:
+    """Prints the text, be it to a pipe that closes early as in `--help | head`."""
+    try:
+        print(text(), flush=True)
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):  # or Python would flush it once more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def overview() -> str:
+    """The commands with a sentence each."""
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(f"  {name:{width}}  {command.about}" for name, command in COMMANDS.items())
+    return (
+        f"vertebra COMMAND key=value …\n\n{lines}\n\n"
+        "vertebra COMMAND --help lists what can be set.\n"
+        "--config-dir DIR puts a folder of configuration files (DIR/experiment/mine.yaml, …) on top of those "
+        "that come with it.\n"
+        "--version prints the version."
+    )
+
+
+def usage(command: Command, program: str) -> str:
+    """What the command does, and its examples as calls of `program`."""
+    return "\n".join([command.about, "", *(f"{program} {example}" for example in command.examples)])
+
+
 def help_text(config_name: str, usage: str) -> str:
     """What can be set: the usage, the groups with their choices, and the configuration file itself."""
+    text = (CONFIGS / f"{config_name}.yaml").read_text(encoding="utf-8")
+    listed = "defaults:" in text
     groups = "\n".join(f"  {group}={'|'.join(choices)}" for group, choices in config_groups().items())
     return (
-        f"{usage.strip()}\n\nChoices, each a file in configs/:\n{groups}\n\n"
-        f"Settings (configs/{config_name}.yaml), given as key=value:\n\n"
-        f"{(CONFIGS / f'{config_name}.yaml').read_text()}\n"
-        "Every argument of the objects that a configuration names can be set as well.\n"
-        "--multirun runs every combination of values as in optimizer.lr=0.01,0.02 and prints one table.\n"
-        "--traceback shows where an error came from."
+        f"{usage.strip()}\n\n"
+        + (f"Choices, each a file in configs/:\n{groups}\n\n" if listed else "")
+        + f"Settings (configs/{config_name}.yaml), given as key=value:\n\n{text}\n{settings_text(config_name)}\n"
+        + (
+            "Every argument of the objects that a configuration names can be set as well.\n"
+            "--multirun runs every combination of values as in optimizer.lr=0.01,0.02 and prints one table.\n"
+            "--config-dir DIR puts a folder of configuration files on top of these.\n"
+            if listed
+            else ""
+        )
+        + "--traceback shows where an error came from."
     )
+
+
+def as_settings(words: Sequence[str], words_are: str, lists: Sequence[str]) -> Iterator[str]:
+    """`words` as `key=value`: plain words become a list of values of `words_are`, and `--key A` `key=A`.
+
+    `resnet50,output_stride=8` is a plain word: a comma comes before its equals sign.
+    """
+    plain: list[str] = []
+    options: dict[str, list[str]] = {}
+    takes: str | None = None  # the option that the next plain word belongs to
+    for word in words:
+        key, equals, value = word.removeprefix("--").partition("=")
+        if word in ("--multirun", "--help"):
+            yield word
+        elif word.startswith("--"):
+            options[key] = [value] if equals else []
+            takes = None if equals else key
+        elif equals and key.lstrip("+~").replace(".", "_").isidentifier():
+            yield word
+            takes = None
+        elif takes is None:
+            plain.append(word)
+        else:
+            options[takes].append(word)
+            takes = takes if takes in lists else None
+    if plain:
+        yield f"{words_are}=[{','.join(map(_quoted, plain))}]"
+    for key, values in options.items():
+        if not values:
+            raise ValueError(f"--{key} has no value; give {key}=…")
+        joined = ",".join(v if re.fullmatch(r"[\w./+-]+", v) else _quoted(v) for v in values)
+        yield f"{key}=[{joined}]" if key in lists else f"{key}={joined}"
+
+
+def _quoted(text: str) -> str:
+    """`text` as Hydra's override grammar takes it as it stands."""
+    escaped = text.replace("\\'", "\\\\'").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def user_error(error: BaseException) -> BaseException | None:
     """The mistake of the user's behind `error`, or None when it is ours."""
+    known: tuple[Any, ...] = (ValueError, OSError)  # OSError: no room, no permission, not there
+    if isinstance(error, known) and not isinstance(error, BrokenPipeError):
+        return error
+    if isinstance(error, ModuleNotFoundError):
+        package = str(error.name).partition(".")[0]
+        if package in ("backbones", "tasks"):
+            return None
+        return ValueError(f"the package {package} is not installed; pip install 'vertebra[train]' brings it")
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     while isinstance(error, HydraException) and error.__cause__ is not None:
         error = error.__cause__
-    kinds = (ValueError, OSError, HydraException, OmegaConfBaseException)  # OSError: no room, no permission
-    return error if isinstance(error, kinds) and not isinstance(error, BrokenPipeError) else None
+    return error if isinstance(error, (*known, HydraException, OmegaConfBaseException)) else None

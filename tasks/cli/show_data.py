@@ -9,13 +9,14 @@ import json
 from typing import Any
 
 import numpy as np
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from tasks.cli.settings import data_of, transforms_of
+from tasks.cli.terminal import run_folder
 from tasks.data.annotations.image_labels import ImageLabels
 from tasks.data.annotations.objects import Annotations
 from tasks.data.datamodule import DataModule
-from tasks.harness.session import run_folder
+from tasks.harness.session import run_folder as make_folder
 from tasks.preprocessing import Preprocessing
 from tasks.visualization.boxes import picture_sheet
 from tasks.visualization.plots import LARGE, SMALL, plot
@@ -31,9 +32,9 @@ def show_data(config: DictConfig) -> None:
         raise ValueError(f"split={config.split} is unknown; wanted train, val or test")
     preprocessing = Preprocessing(**config.preprocessing)
     data = DataModule(
-        instantiate(config.data),
+        data_of(config),
         preprocessing,
-        augmentation=list(instantiate(config.augmentation.transforms)),
+        augmentation=transforms_of(config),
         seed=config.seed,
         eval_split=config.split,
         **lookup(TASKS, "task", config.task.name).data_options,
@@ -46,7 +47,7 @@ def show_data(config: DictConfig) -> None:
         if len(pictures) >= config.num_images:
             break
     numbers = counts(data.split(config.split).annotations, preprocessing)
-    folder = run_folder(config)
+    folder = make_folder(run_folder(config, "data"), "data")
     from PIL import Image
 
     Image.fromarray(picture_sheet(pictures[: config.num_images])).save(folder / "pictures.jpg", quality=92)

@@ -1,14 +1,15 @@
-"""`--multirun`: the same tool over several values, driven by Hydra's own sweepers and launchers, and one table.
+"""`--multirun`: the same command over several values, driven by Hydra's own sweepers and launchers, and one table.
 
-Each run is the tool's own command in a process and a folder of its own. Plugins of Hydra work as they do
-elsewhere: `hydra/launcher=submitit_slurm`, `hydra/sweeper=optuna` (docs/scaling.md).
+Each run has a folder of its own. Plugins of Hydra work as they do elsewhere: `hydra/launcher=submitit_slurm`,
+`hydra/sweeper=optuna` (docs/scaling.md).
 """
 
 import csv
 import json
-import subprocess
 import sys
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,28 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from tasks.cli.compose import CONFIGS, hydra_words
+from tasks.cli.compose import compose, first_values, has_text, register
+from tasks.cli.folders import CONFIGS, config_groups
 from tasks.harness.environment import write_text
 from tasks.zoo.registry import TASKS, lookup
 
 QUIET = ("hydra/job_logging=disabled", "hydra/hydra_logging=disabled", "hydra.output_subdir=null")
+FORCED = "++"  # Hydra then takes any key; whether it is known was checked before
 
 
-def sweep(config_name: str, words: list[str]) -> int:
-    """Runs this tool for every combination of the values in `words` (`optimizer.lr=0.01,0.02`), prints one table
-    and writes it; the exit status, 1 where a run failed."""
-    tool = str(Path(sys.argv[0]).resolve())
+def sweep(
+    config_name: str,
+    words: list[str],
+    script: list[str],
+    run: Callable[[DictConfig], Any],
+    user_error: Callable[[BaseException], BaseException | None],
+) -> int:
+    """Calls `run` for every combination of the values in `words` (`optimizer.lr=0.01,0.02`), prints one table and
+    writes it; the exit status, 1 where a run failed.
+
+    `script` is what a Python interpreter runs for the command, as each run keeps it; `run` gets the configuration;
+    `user_error` is what it raised if that is a mistake of the user's.
+    """
     folder = Path("runs") / f"sweep-{time.strftime('%Y%m%d-%H%M%S')}"
     of_hydra = [word for word in words if word.startswith(("hydra.", "hydra/"))]
     folder = next(
@@ -36,29 +48,46 @@ def sweep(config_name: str, words: list[str]) -> int:
         raise FileExistsError(
             f"hydra.sweep.dir={folder} is not empty; give another folder, or delete this one"
         )
-    settings = hydra_words(config_name, [word for word in words if word not in of_hydra])
+    fixed, for_hydra = split_words(config_name, [word for word in words if word not in of_hydra])
 
-    def run(config: DictConfig) -> float:
+    def run_one(_: DictConfig) -> float:
         """One run; what an optimising sweeper goes by."""
         job = HydraConfig.get()
-        number, overrides = str(job.job.num), list(job.overrides.task)
+        number, chosen = str(job.job.num), [word.removeprefix(FORCED) for word in job.overrides.task]
         place = Path(job.sweep.dir) / number
         place.parent.mkdir(parents=True, exist_ok=True)
-        changed = dict(word.lstrip("+").split("=", 1) for word in overrides if word not in settings)
-        print(f"run {number}: {' '.join(f'{k}={v}' for k, v in changed.items())}", flush=True)
-        status = subprocess.run([sys.executable, tool, *overrides, f"run_dir={place}"]).returncode
-        monitor = lookup(TASKS, "task", config.task.name).monitor
-        numbers = json.loads((place / "metrics.json").read_text()) if not status else {}
-        result = {"run": number, **changed, "status": "done" if not status else f"failed ({status})"}
-        write_text(
-            place.parent / f"{number}.json", json.dumps({**result, "monitor": monitor, "metrics": numbers})
-        )
+        varied = [word for word in chosen if word not in [w.removeprefix(FORCED) for w in for_hydra]]
+        changed = dict(word.lstrip("+").split("=", 1) for word in varied)
+        print(f"run {number}: {' '.join(varied)}", flush=True)
+        overrides = [*chosen, *fixed, f"run_dir={place}"]
+        status, monitor = "done", ""
+        of_sweep, sys.argv = sys.argv, [*script, *overrides]
+        try:
+            config = compose(config_name, overrides)
+            monitor = lookup(TASKS, "task", config.task.name).monitor
+            run(config)
+        except Exception as error:
+            status = f"failed ({type(error).__name__})"
+            cause = user_error(error)
+            print(f"error: {cause}" if cause is not None else traceback.format_exc(), file=sys.stderr)
+        except SystemExit as stopped:
+            status = f"stopped ({stopped.code})"
+        finally:
+            sys.argv = of_sweep
+        numbers = json.loads((place / "metrics.json").read_text()) if status == "done" else {}
+        result = {"run": number, **changed, "status": status, "monitor": monitor, "metrics": numbers}
+        write_text(place.parent / f"{number}.json", json.dumps(result))
         return numbers.get(monitor, float("nan"))
 
-    sys.argv = [tool, "--multirun", *settings, *of_hydra, *QUIET]
+    register()
+    arguments = sys.argv
+    sys.argv = [arguments[0], "--multirun", *for_hydra, *of_hydra, *QUIET]
     if not any(word.startswith("hydra.sweep.dir=") for word in of_hydra):
         sys.argv.append(f"hydra.sweep.dir={folder}")
-    hydra.main(config_path=str(CONFIGS), config_name=config_name, version_base="1.3")(run)()
+    try:
+        hydra.main(config_path=str(CONFIGS), config_name=config_name, version_base="1.3")(run_one)()
+    finally:
+        sys.argv = arguments
     results = [json.loads(path.read_text()) for path in folder.glob("*.json") if path.stem.isdecimal()]
     results.sort(key=lambda result: int(result["run"]))
     rows = table_rows(results)
@@ -66,6 +95,25 @@ def sweep(config_name: str, words: list[str]) -> int:
         csv.writer(file).writerows(rows)
     print(f"\n{aligned(rows)}\n\n{folder}: sweep.csv and a folder for each run")
     return int(any(result["status"] != "done" for result in results))
+
+
+def split_words(config_name: str, words: list[str]) -> tuple[list[str], list[str]]:
+    """`words`, checked: those whose text is taken as it stands, which cannot have several values, and the others in
+    the form that Hydra's sweepers take."""
+    keys = [word.split("=", 1)[0] for word in words]
+    if {"resume", "run_dir"} & set(keys):
+        raise ValueError(
+            "--multirun starts runs of its own: leave out resume and run_dir (hydra.sweep.dir=DIR)"
+        )
+    config = compose(config_name, [first_values(word) for word in words])
+    groups = config_groups()
+    fixed, for_hydra = [], []
+    for key, word in zip(keys, words, strict=True):
+        if has_text(config, key):
+            fixed.append(word)
+        else:
+            for_hydra.append(word if key in groups or key.startswith(("+", "~")) else f"{FORCED}{word}")
+    return fixed, for_hydra
 
 
 def table_rows(results: list[dict[str, Any]], *, num_metrics: int = 4) -> list[list[str]]:

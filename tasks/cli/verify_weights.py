@@ -6,18 +6,22 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from backbones import WEIGHTS
 from backbones.checks import suggest
-from tasks.cli.compose import compose
+from tasks.classification.published import published_classifier
+from tasks.cli.compose import plain
 from tasks.cli.main import user_error
+from tasks.cli.settings import data_of, settings_of
+from tasks.cli.terminal import Terminal, prepare
 from tasks.data.annotations.objects import Annotations
+from tasks.data.sources import Source
 from tasks.harness.evaluate import evaluate
-from tasks.zoo.pretrained import PUBLISHED, TASK_OF
+from tasks.harness.settings import EvaluateSettings
+from tasks.preprocessing import Preprocessing
+from tasks.zoo.pretrained import PUBLISHED, published_model
 
 CLASSIFIERS = ("resnet", "resnext", "wide_resnet")
 
@@ -28,8 +32,6 @@ class Verification:
 
     model: str
     tag: str
-    words: list[str]
-    """What evaluation is asked for."""
     published: dict[str, float]
     ours: dict[str, float] = field(default_factory=dict)
     error: str | None = None
@@ -40,7 +42,9 @@ def verify(config: DictConfig) -> int:
     """Scores what `config` names and prints the table, which `verification.json` keeps; the exit status, 1 where
     some weights could not be scored: the others are scored all the same."""
     folder = Path(config.run_dir or f"runs/verify_weights-{time.strftime('%Y%m%d-%H%M%S')}")
-    has_objects = isinstance(instantiate(config.data).split(config.split).annotations, Annotations)
+    prepare(settings_of(EvaluateSettings, config).trainer.device)
+    data = data_of(config)
+    has_objects = isinstance(data.split(config.split).annotations, Annotations)
     rows = list(detectors() if has_objects else classifiers())
     if config.only is not None:
         wanted = [config.only] if isinstance(config.only, str) else list(config.only)
@@ -57,7 +61,7 @@ def verify(config: DictConfig) -> int:
     for row in rows:
         print(f"\n{row.model} {row.tag}", flush=True)
         try:
-            score(row, config, folder / f"{row.model}-{row.tag}")
+            score(row, config, data, folder / f"{row.model}-{row.tag}")
         except Exception as error:
             cause = user_error(error)
             if cause is None:
@@ -73,13 +77,7 @@ def detectors() -> Iterator[Verification]:
     """All published models of objects."""
     for name, tags in PUBLISHED.items():
         for tag, entry in tags.items():
-            words = [
-                f"task={TASK_OF[name]}",
-                f"model={name}",
-                f"pretrained={tag}",
-                f"backbone={entry.backbone['name']}",
-            ]
-            yield Verification(name, tag, words, dict(entry.metrics))
+            yield Verification(name, tag, dict(entry.metrics))
 
 
 def classifiers() -> Iterator[Verification]:
@@ -87,18 +85,22 @@ def classifiers() -> Iterator[Verification]:
     for name, tags in WEIGHTS.items():
         for tag, entry in tags.items():
             if name.startswith(CLASSIFIERS) and entry.top1 is not None and entry.interpolation == "bilinear":
-                words = ["task=classification", f"backbone={name}", f"pretrained={tag}"]
-                yield Verification(name, tag, words, {"top1": round(entry.top1 / 100, 5)})
+                yield Verification(name, tag, {"top1": round(entry.top1 / 100, 5)})
 
 
-def score(row: Verification, config: DictConfig, folder: Path) -> None:
+def score(row: Verification, config: DictConfig, data: Source, folder: Path) -> None:
     """Evaluates the weights of `row` into `folder` and fills in the numbers."""
-    evaluation = compose("evaluate", [*row.words, f"run_dir={folder}"])
-    for key in ("data", "trainer", "loader", "precision", "split", "preprocessing"):
-        evaluation[key] = config[key]
-    evaluate(evaluation)
-    numbers: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
-    row.ours = {name: numbers[name] for name in row.published}
+    preprocessing = Preprocessing(**plain(config.preprocessing))
+    if row.model in PUBLISHED:
+        model = published_model(
+            {"name": row.model}, row.tag, preprocessing=preprocessing, class_names=data.class_names
+        )
+    else:
+        backbone = {"name": row.model, "pretrained": row.tag}
+        model = published_classifier(backbone, preprocessing, data.class_names)
+    settings = settings_of(EvaluateSettings, config)
+    found = evaluate(model, data, split=config.split, settings=settings, folder=folder, reporter=Terminal())
+    row.ours = {name: found.numbers[name] for name in row.published}
 
 
 def table(rows: list[Verification]) -> str:

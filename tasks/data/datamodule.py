@@ -1,11 +1,11 @@
 """The one `LightningDataModule`: the splits of any `Source` to loaders that yield `Batch`."""
 
-import inspect
 import math
-import warnings
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ from tasks.data.annotations.objects import Annotations
 from tasks.data.augmentation.pipeline import Augmentation, Transform
 from tasks.data.dataset import SampleDataset
 from tasks.data.loading.collate import collate
-from tasks.data.loading.loader import ResumableLoader, Workers, use_one_thread
-from tasks.data.loading.samplers import EpochSampler, Sampling, image_factors
+from tasks.data.loading.loader import ResumableLoader, use_one_thread
+from tasks.data.loading.samplers import EpochSampler, image_factors
+from tasks.data.loading.settings import LoaderSettings
 from tasks.data.sources import Source, Split, SplitName, check_masks, with_masks
 from tasks.preprocessing import Preprocessing
 
@@ -27,15 +28,11 @@ if TYPE_CHECKING:
     import albumentations as A
 
 
-TARGETS = ("masks", "class_maps", "classes")
-"""Arguments of `DataModule` that say what its targets hold."""
-
-
 class DataModule(LightningDataModule):
     """Loaders over a source. Only training images are shuffled and augmented.
 
-    Runs with `Trainer(use_distributed_sampler=False)`: the samplers here already share the images out
-    over the ranks, without the repetitions by which Lightning's would falsify an evaluation.
+    The samplers share the images out over the ranks, without the repetitions by which Lightning's would falsify an
+    evaluation; whatever `use_distributed_sampler` says, Lightning leaves them alone.
     """
 
     def __init__(
@@ -44,75 +41,47 @@ class DataModule(LightningDataModule):
         preprocessing: Preprocessing,
         *,
         augmentation: "Sequence[Transform | A.BasicTransform | A.BaseCompose]" = (),
-        batch_size: int = 8,
-        num_workers: int = 0,
-        workers: Workers = "process",
-        reduced_jpeg: bool = False,
-        sampling: Sampling = "all",
-        repeat_threshold: float = 0.001,
-        empty_share: float | None = None,
-        shape_window: int = 0,
-        max_train_images: int | None = None,
+        loader: LoaderSettings | None = None,
         seed: int = 0,
         eval_split: SplitName = "val",
+        test_split: SplitName = "test",
         masks: bool = False,
         class_maps: bool = False,
         classes: bool = False,
+        **loader_settings: Any,
     ):
-        """`batch_size` counts images per rank; training learns from the first `max_train_images` alone where that
-        is given; `eval_split` is the split that validation reads.
-
-        `num_workers` processes or threads make batches ahead; the batches are the same with any. Threads are
-        faster where decoding and resizing is most of the work, processes where transforms compute in Python.
-        With `reduced_jpeg` training decodes JPEGs that are at least twice as large as they are shown at a part of
-        their size: faster, and a little smoother than what evaluation, which never does so, sees.
-
-        How often training reads an image: once in an epoch ("all"), more often the rarer its rarest class if that
-        is in fewer images than `repeat_threshold` of them ("repeat_factor"), or as if classes were drawn first
-        ("class_balanced"); images without objects at `empty_share` of all that are read. With `shape_window`, the
-        images of so many batches are put into batches of like shape, which are padded less.
+        """`loader` says how batches are made; any of its fields can be given by name beside it. `eval_split` is the
+        split that validation and prediction read, `test_split` the one that a test reads.
 
         With `masks` targets have the masks of their objects, with `class_maps` they are the class of each pixel,
         with `classes` the class of the image; ValueError says so where `source` has none, as it does without
         any of the three where there are no boxes."""
         super().__init__()
-        if workers not in get_args(Workers):
-            raise ValueError(f"loader.workers={workers} is unknown; wanted {' or '.join(get_args(Workers))}")
-        if sampling not in get_args(Sampling):
-            raise ValueError(
-                f"loader.sampling={sampling} is unknown; wanted one of {', '.join(get_args(Sampling))}"
-            )
-        if (
-            repeat_threshold <= 0
-            or shape_window < 0
-            or (empty_share is not None and not 0 <= empty_share < 1)
-        ):
-            raise ValueError(
-                f"loader.repeat_threshold={repeat_threshold} must be above 0, loader.shape_window={shape_window} at "
-                f"least 0, loader.empty_share={empty_share} at least 0 and below 1"
-            )
-        if batch_size < 1 or num_workers < 0 or seed < 0:
-            raise ValueError(
-                f"data.batch_size={batch_size} must be at least 1, data.num_workers={num_workers} and "
-                f"seed={seed} at least 0"
-            )
+        if seed < 0:
+            raise ValueError(f"seed={seed} must be at least 0")
+        self.loader = replace(loader or LoaderSettings(), **loader_settings)
         self.source = with_class_maps(source) if class_maps else with_masks(source) if masks else source
         self.masks = masks
         self.class_maps = class_maps
         self.classes = classes
         self.preprocessing = preprocessing
         self.augmentation = Augmentation(augmentation)
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.workers: Workers = workers
-        self.reduced_jpeg = reduced_jpeg
-        self.sampling: Sampling = sampling
-        self.repeat_threshold = repeat_threshold
-        self.empty_share = empty_share
-        self.shape_window = shape_window
-        self.max_train_images = max_train_images
         self.seed = seed
         self.eval_split: SplitName = eval_split
+        self.test_split: SplitName = test_split
+
+    @property
+    def batch_size(self) -> int:
+        """Images on each device."""
+        size = self.loader.batch_size
+        assert size != "auto", "the batch size is still to be found"
+        return size
+
+    def with_batch_size(self, size: int) -> Self:
+        """The same data, of which nothing is read again, in batches of `size`."""
+        data = copy(self)
+        data.loader = replace(self.loader, batch_size=size)
+        return data
 
     @property
     def class_names(self) -> list[str]:
@@ -152,8 +121,12 @@ class DataModule(LightningDataModule):
         return self._loader(self.eval_split, is_training=False)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Every image of the test split exactly once over all ranks."""
-        return self._loader("test", is_training=False)
+        """Every image of `test_split` exactly once over all ranks."""
+        return self._loader(self.test_split, is_training=False)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The images of `eval_split`, as `val_dataloader` gives them."""
+        return self._loader(self.eval_split, is_training=False)
 
     def _rank_and_num_ranks(self) -> tuple[int, int]:
         if self.trainer is None:
@@ -176,28 +149,27 @@ class DataModule(LightningDataModule):
 
     def _choices(self, annotations: Any, num_images: int) -> dict[str, Any]:
         """What the sampler of the training images, the first so many, goes by."""
-        if num_images < len(annotations) and (self.sampling != "all" or self.empty_share is not None):
+        loader = self.loader
+        if num_images < len(annotations) and (loader.sampling != "all" or loader.empty_share is not None):
             annotations = annotations.select(np.arange(num_images))
-        factors = image_factors(annotations, self.sampling, self.repeat_threshold, self.empty_share)
-        if self.shape_window == 0:
+        factors = image_factors(annotations, loader.sampling, loader.repeat_threshold, loader.empty_share)
+        if loader.shape_window == 0:
             return {"factors": factors}
         if not isinstance(annotations, Annotations):
             raise ValueError(
-                f"loader.shape_window={self.shape_window} needs the sizes of all images beforehand, which this data "
+                f"loader.shape_window={loader.shape_window} needs the sizes of all images beforehand, which this data "
                 "does not list; leave it out"
             )
         shapes = [self.preprocessing.output_size(*size) for size in annotations.sizes[:num_images].tolist()]
-        return {"factors": factors, "shapes": np.array(shapes, np.int32), "window": self.shape_window}
+        return {"factors": factors, "shapes": np.array(shapes, np.int32), "window": loader.shape_window}
 
     def _loader(self, name: SplitName, *, is_training: bool) -> DataLoader[Any]:
-        # How many workers is the user's choice; Lightning would question it on every run.
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         rank, num_ranks = self._rank_and_num_ranks()
         split = self.split(name)
         augmentation = self.augmentation if is_training else Augmentation()
-        num_threads = self.num_workers if self.workers == "thread" else 0
-        num_processes = self.num_workers - num_threads
-        most = self.max_train_images if is_training else None
+        num_threads = self.loader.num_workers if self.loader.workers == "thread" else 0
+        num_processes = self.loader.num_workers - num_threads
+        most = self.loader.max_train_images if is_training else None
         num_images = len(split) if most is None else min(most, len(split))
         sampler = EpochSampler(
             num_images,
@@ -215,7 +187,7 @@ class DataModule(LightningDataModule):
                 self.preprocessing,
                 self.seed,
                 num_images=num_images,
-                reduced_jpeg=self.reduced_jpeg and is_training,
+                reduced_jpeg=self.loader.reduced_jpeg and is_training,
                 num_epochs=self._num_epochs(len(sampler) // self.batch_size) if augmentation.closes else None,
             ),
             batch_size=self.batch_size,
@@ -229,14 +201,6 @@ class DataModule(LightningDataModule):
             worker_init_fn=use_one_thread,
             generator=torch.Generator(),  # its own, or opening a loader would change what the model draws
         )
-
-
-LOADER_OPTIONS = tuple(
-    name
-    for name in inspect.signature(DataModule).parameters
-    if name not in {"source", "preprocessing", "augmentation", "seed", "eval_split", *TARGETS}
-)
-"""Arguments of `DataModule` that a configuration gives in its node `loader`."""
 
 
 def check_boxes(annotations: object, source: str) -> None:

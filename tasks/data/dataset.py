@@ -1,10 +1,13 @@
 """One split as a `Dataset`: the image and target at a position of an epoch, augmented and resized."""
 
+from typing import Any
+
 from torch.utils.data import Dataset
 
 from tasks.data.augmentation.geometry import Sample, scale_boxes
 from tasks.data.augmentation.pipeline import Augmentation
 from tasks.data.loading.images import resize
+from tasks.data.loading.samplers import EpochSampler
 from tasks.data.sources import Split
 from tasks.preprocessing import Preprocessing
 
@@ -70,3 +73,25 @@ class SampleDataset(Dataset[Sample]):
         if target.class_id is not None:
             return image, target
         return image, scale_boxes(target, target.original_size, image.shape[:2])
+
+
+def split_of(loader: Any) -> Split:
+    """The split that a loader of `DataModule` reads; ValueError for a loader of anything else."""
+    dataset = getattr(loader, "dataset", None)
+    if not isinstance(dataset, SampleDataset):
+        raise ValueError(
+            f"images are scored against the annotations of their whole split, which a {type(loader).__name__} of "
+            f"{type(dataset).__name__} does not have; give one loader of tasks.data.datamodule.DataModule, or "
+            "datamodule= itself"
+        )
+    return dataset.split
+
+
+def check_ranks(loader: Any, num_ranks: int) -> None:
+    """Raises ValueError for a loader of ours that was made for another number of ranks than train together."""
+    sampler = getattr(loader, "sampler", None)
+    if isinstance(sampler, EpochSampler) and sampler.num_ranks != num_ranks:
+        raise ValueError(
+            f"the loader was made for {sampler.num_ranks} process and {num_ranks} train together, so that each would "
+            "read every image; give the Trainer datamodule= in place of its loaders"
+        )

@@ -1,14 +1,94 @@
-"""What training chooses where the settings leave it open, and the sentence that says so: norm, learning rate."""
+"""What training chooses where the settings leave it open, each with the sentence that says so: the batch size, the
+norm, the learning rate. Pure: settings in, other settings and remarks out.
+"""
 
+import math
 import shutil
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from backbones.create import find_builder
 from backbones.spec import default_options
+from tasks.contracts import Batch, Model
+from tasks.data.datamodule import DataModule
+from tasks.devices import autocast, resolve_device
+from tasks.harness.batch_size import largest_batch_size
+from tasks.zoo.model_file import read
+
+if TYPE_CHECKING:
+    from tasks.harness.settings import OptimizerSettings, TrainerSettings, TrainSettings
 
 SMALL_BATCH = 16
 """Batch norm with fewer images than this loses accuracy (Group Normalization, figure 1), and more the fewer."""
+
+
+def with_batch_size(
+    settings: "TrainSettings", data: DataModule, model: Model
+) -> tuple["TrainSettings", list[str]]:
+    """`settings` with as many images a step as fit, where `loader.batch_size` is auto.
+
+    Args:
+        settings: of the training.
+        data: its data.
+        model: one to throw away.
+    """
+    devices, device = settings.trainer.devices, resolve_device(settings.trainer.device)
+    if devices not in (1, "1", [0]) and (devices != "auto" or torch.cuda.device_count() > 1):
+        raise ValueError(
+            f"loader.batch_size=auto measures one device, and trainer.devices={devices} asks for more; give a number"
+        )
+
+    def largest_of_some(size: int) -> Batch:
+        loader = iter(data.with_batch_size(size).train_dataloader())
+        found = [batch for _, batch in zip(range(4), loader, strict=False)]
+        return max(found, key=lambda batch: batch.images.shape[-2:].numel())
+
+    size = largest_batch_size(
+        model,
+        largest_of_some,
+        num_images=len(data.split("train")),
+        device=device,
+        autocast=lambda: autocast(settings.precision, device),
+    )
+    found = replace(settings, loader=replace(settings.loader, batch_size=size))
+    return found, [f"loader.batch_size=auto: {size} fit"]
+
+
+def with_norm(spec: Mapping[str, Any], settings: "TrainSettings") -> tuple[dict[str, Any], list[str]]:
+    """The model's `spec` with the norm of its backbone, where that is open."""
+    backbone, trainer = spec["backbone"], settings.trainer
+    starts_from = "batch" if backbone.get("pretrained") else None
+    if settings.init_from is not None and settings.resume is None:
+        starts_from = read(settings.init_from)[0].model["backbone"].get("norm")
+    shared = trainer.devices if trainer.sync_batchnorm else 1
+    size = settings.loader.batch_size
+    assert size != "auto"
+    images = size * (shared if isinstance(shared, int) and shared > 0 else 1)
+    norm, sentence = backbone_norm(backbone, settings.norm, batch_size=images, starts_from=starts_from)
+    chosen = {} if norm is None else {"norm": norm}
+    return {**spec, "backbone": {**backbone, **chosen}}, [sentence] if sentence else []
+
+
+def with_rate(
+    optimizer: "OptimizerSettings", reference: int | None, *counts: int
+) -> tuple["OptimizerSettings", list[str]]:
+    """`optimizer` with the rate for a step of as many images as the product of `counts`: those of a batch, devices,
+    and batches accumulated; as it is where there is no `reference`."""
+    if reference is None:
+        return optimizer, []
+    rate = scaled_rate(optimizer.lr, reference, math.prod(counts))
+    return replace(optimizer, lr=rate), [rate_sentence(optimizer.lr, reference, *counts)]
+
+
+def with_own_statistics(trainer: "TrainerSettings") -> tuple["TrainerSettings", list[str]]:
+    """`trainer` without shared statistics of batch norms on CPUs, where there are none."""
+    if not trainer.sync_batchnorm or resolve_device(trainer.device).type != "cpu":
+        return trainer, []
+    remark = "trainer.sync_batchnorm=true is for GPUs: on CPUs each rank keeps statistics of its own"
+    return replace(trainer, sync_batchnorm=False), [remark]
 
 
 def scaled_rate(rate: float, reference: int, images: int) -> float:

@@ -1,28 +1,28 @@
 """What a person sees of a run while it goes: progress, and the first predictions drawn as a picture."""
 
-import sys
+import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-from lightning.pytorch.callbacks import Callback, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import Callback, ProgressBar
 
+from tasks.data.dataset import split_of
 from tasks.harness.loggers import log_pictures
 from tasks.visualization.boxes import Shown, picture_sheet, write_picture
 
-
-def progress_bar() -> ProgressBar:
-    """A bar on a terminal, a line every ten seconds in a log file."""
-    return RichProgressBar(refresh_rate=5) if sys.stdout.isatty() else ProgressLines()
+_LOG = logging.getLogger("vertebra")
 
 
 class ProgressLines(ProgressBar):
     """Progress as plain lines, for output that goes to a file: step, loss, pace, time left."""
 
-    def __init__(self, every_seconds: float = 10.0) -> None:
+    def __init__(self, every_seconds: float = 10.0, say: Callable[[str], None] = _LOG.info) -> None:
         super().__init__()
+        self.say = say
         self.every_seconds = every_seconds
         self._enabled = True
 
@@ -47,11 +47,10 @@ class ProgressLines(ProgressBar):
         total = int(trainer.estimated_stepping_batches)
         pace = (now - self._start - self._waiting) / max(1, trainer.global_step - self._first_step)
         loss = getattr(pl_module, "train_losses", {}).get("loss")
-        print(
+        self.say(
             f"step {trainer.global_step} of {total}"
             + (f"  loss {loss:.3f}" if loss is not None else "")
-            + f"  {pace:.2f} s a step  {pace * (total - trainer.global_step):.0f} s left",
-            flush=True,
+            + f"  {pace:.2f} s a step  {pace * (total - trainer.global_step):.0f} s left"
         )
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -62,8 +61,8 @@ class ProgressLines(ProgressBar):
 
 
 class PredictionPictures(Callback):
-    """Writes the first `count` validation images with what the model finds in them, as one picture, and gives
-    the loggers the same."""
+    """Writes the first `count` images of a validation or test with what the model finds in them, as one picture,
+    and gives the loggers the same."""
 
     def __init__(self, folder: str | Path, *, count: int = 8, name: str = "predictions.jpg") -> None:
         self.folder = Path(folder)
@@ -83,8 +82,7 @@ class PredictionPictures(Callback):
     ) -> None:
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        split = data.split(data.eval_split)
+        split = split_of(trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders)
         positions = None
         for row, image_id in enumerate(batch.image_ids.tolist()):
             if len(self._pictures) >= self.count:
@@ -104,3 +102,6 @@ class PredictionPictures(Callback):
             for logger in trainer.loggers:
                 log_pictures(logger, sheet, self._found, names, step=trainer.global_step)  # type: ignore[arg-type]
         self._pictures, self._found = [], []
+
+    on_test_batch_end = on_validation_batch_end
+    on_test_epoch_end = on_validation_epoch_end

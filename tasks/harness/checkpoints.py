@@ -1,6 +1,7 @@
 """Checkpoints that lose nothing: written whole, saved in time, and with all that an exact resume needs."""
 
 import contextlib
+import logging
 import os
 import random
 import re
@@ -21,6 +22,9 @@ from torch import Tensor
 
 from tasks.data.loading.loader import ResumableLoader
 from tasks.distributed import gathered
+from tasks.harness.settings import CheckpointSettings
+
+_LOG = logging.getLogger("vertebra")
 
 # Ctrl-C, the end, and the warning that schedulers send before it.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -85,37 +89,23 @@ def ignore_early_warnings() -> None:
 
 
 def checkpoints(
-    folder: str | Path,
-    monitor: str,
-    *,
-    keep_best: int = 1,
-    every_minutes: float = 10.0,
-    every_steps: int | None = None,
+    folder: str | Path, monitor: str, settings: CheckpointSettings, *, say: Callable[[str], None]
 ) -> tuple["BestCheckpoint", "LastCheckpoint"]:
-    """What keeps the checkpoints of a run in `folder`: the best and the last, never more than `keep_best` + 1.
-
-    Args:
-        folder: where.
-        monitor: the metric to be best in; higher is better.
-        keep_best: of the validations; the files are `best.ckpt`, or `best-<step>.ckpt` where there are several.
-        every_minutes: `last.ckpt` is saved at least so often, ...
-        every_steps: ... and after so many steps of the optimiser.
-    """
-    if keep_best < 1 or every_minutes <= 0 or (every_steps is not None and every_steps < 1):
-        raise ValueError(
-            f"checkpointing.keep_best={keep_best}, every_minutes={every_minutes} and every_steps={every_steps} must "
-            "be at least 1, above 0, and null or at least 1"
-        )
+    """What keeps the checkpoints of a run in `folder`: the best in the metric `monitor`, of which higher is better,
+    and the last. `say` gets what there is to tell a person."""
     best = BestCheckpoint(
         dirpath=folder,
-        filename="best" if keep_best == 1 else "best-{step}",
+        filename="best" if settings.keep_best == 1 else "best-{step}",
         auto_insert_metric_name=False,
         monitor=monitor,
         mode="max",
-        save_top_k=keep_best,
+        save_top_k=settings.keep_best,
         enable_version_counter=False,
     )
-    return best, LastCheckpoint(folder, every_minutes=every_minutes, every_steps=every_steps)
+    last = LastCheckpoint(
+        folder, every_minutes=settings.every_minutes, every_steps=settings.every_steps, say=say
+    )
+    return best, last
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -171,8 +161,16 @@ class LastCheckpoint(Checkpoint):
     long, and a signal ends it after the batch. `stopped_by` is the signal that ended the run, None without one.
     """
 
-    def __init__(self, folder: str | Path, *, every_minutes: float = 10.0, every_steps: int | None = None):
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        every_minutes: float = 10.0,
+        every_steps: int | None = None,
+        say: Callable[[str], None] = _LOG.info,
+    ):
         """`every_steps` saves by number of optimiser steps as well."""
+        self._say = say
         self.path = Path(folder) / "last.ckpt"
         self.every_minutes = every_minutes
         self.every_steps = every_steps
@@ -243,7 +241,7 @@ class LastCheckpoint(Checkpoint):
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         self.stopped_by = number
         if number == signal.SIGINT:
-            print("stopping after this step; Ctrl-C again stops at once", flush=True)
+            self._say("stopping after this step; Ctrl-C again stops at once")
             signal.signal(number, self._previous.pop(number))
 
     def _any_rank(self, trainer: pl.Trainer, mine: bool) -> bool:

@@ -1,6 +1,5 @@
 """What a run folder records so that the run can be repeated: command, code, packages, machine, data, and a log."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -9,14 +8,14 @@ import platform
 import shlex
 import subprocess
 import sys
-import traceback
-from collections.abc import Iterator
+from collections.abc import Mapping
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -106,33 +105,29 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-@contextlib.contextmanager
-def logged(path: Path) -> Iterator[None]:
-    """Everything printed inside goes into `path` as well, behind what is there."""
-    with (
-        open(path, "a", encoding="utf-8") as file,
-        contextlib.redirect_stdout(_Tee(sys.stdout, file)),  # type: ignore[type-var]
-        contextlib.redirect_stderr(_Tee(sys.stderr, file)),  # type: ignore[type-var]
-    ):
-        try:
-            yield
-        except Exception:
-            file.write(traceback.format_exc())
-            raise
+def write_yaml(path: Path, values: Mapping[str, Any]) -> None:
+    """Nested plain values as YAML, whole or not at all. What would be read as a number or so is quoted."""
+    text = yaml.dump(
+        dict(values), Dumper=_Dumper, allow_unicode=True, sort_keys=False, default_flow_style=False
+    )
+    write_text(path, text)
 
 
-class _Tee:
-    """A stream that a file keeps a copy of, without the lines that a terminal redraws."""
+class _Dumper(yaml.SafeDumper):
+    """Quotes strings that YAML 1.2 and Hydra read as numbers though PyYAML does not, such as 1e-3."""
 
-    def __init__(self, stream: TextIO, file: TextIO) -> None:
-        self._stream = stream
-        self._file = file
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
-    def write(self, text: str) -> int:
-        if not self._file.closed and "\x1b" not in text and "\r" not in text:
-            self._file.write(text)
-            self._file.flush()
-        return self._stream.write(text)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+def _represent_string(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = None
+    try:
+        float(text.replace("_", ""))
+        style = "'"
+    except ValueError:
+        pass
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_string)

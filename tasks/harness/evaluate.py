@@ -1,81 +1,108 @@
-"""From a composed configuration to the numbers of a trained or published model."""
+"""`evaluate`: from a trained model and data to its numbers."""
 
-from hydra.utils import instantiate
-from omegaconf import DictConfig
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from tasks.contracts import Model
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+
+from tasks.contracts import Metric, Model
 from tasks.data.datamodule import DataModule
-from tasks.data.sources import Source
-from tasks.devices import keep_freed_memory, resolve_device
-from tasks.harness.callbacks import PredictionPictures, progress_bar
-from tasks.harness.session import (
-    accelerator,
-    first_rank_speaks,
-    is_first,
-    plain,
-    precision,
-    quiet,
-    run_folder,
-    write_outcome,
-)
+from tasks.data.sources import Source, SplitName
+from tasks.harness.callbacks import PredictionPictures
+from tasks.harness.reporter import Reporter
+from tasks.harness.session import files_in, is_first, lightning_precision, run_folder, write_outcome
+from tasks.harness.settings import EvaluateSettings
+from tasks.harness.start import check_data
 from tasks.preprocessing import Preprocessing
 from tasks.zoo.model_file import Header, load_model
-from tasks.zoo.pretrained import TASK_OF, published_from
 from tasks.zoo.registry import TASKS, lookup, with_views
 
-PUBLISHED = {"classification": "tasks.classification.published:published_classifier"}
-"""Task to what builds a model of a backbone's published weights, "module:function" as in zoo/registry.py."""
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found."""
+
+    numbers: dict[str, float]
+    """By name."""
+    results: Metric
+    """The metric that has seen all predictions: `results.write_results` writes them in the format usual for the
+    task."""
+    folder: Path | None = None
+    """Where numbers, results and pictures are, if a folder was asked for."""
 
 
-def evaluate(config: DictConfig) -> None:
-    """Scores the model in `config.checkpoint`, or published weights, on a split of `config.data`, and writes
-    what it found."""
-    quiet()
-    keep_freed_memory(resolve_device(accelerator(config)))
-    source = instantiate(config.data)
-    model = (
-        load_model(config.checkpoint, plain(config.model))
-        if config.checkpoint is not None
-        else _published(config, source)
-    )
-    views = with_views(model, config.scales, config.flip)
+def evaluate(
+    model: str | Path | Model,
+    data: Source,
+    *,
+    split: SplitName = "val",
+    settings: EvaluateSettings | None = None,
+    folder: str | Path | None = None,
+    reporter: Reporter | None = None,
+) -> Evaluation:
+    """Scores a model on a split of `data`.
+
+    Args:
+        model: a model file, a checkpoint, or a model with its header.
+        data: a data set (`tasks.data.open`) of the model's classes, in its order.
+        split: train, val or test.
+        settings: None for the defaults.
+        folder: a new one, for numbers, results and pictures (of a model that came as itself, its model file too);
+            None for none.
+        reporter: where it says what it does.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError: with one sentence, for whatever the user can mend.
+    """
+    settings, reporter = settings or EvaluateSettings(), reporter or Reporter()
+    source = check_data(data)
+    is_file = isinstance(model, str | Path)
+    network = load_model(model, settings.model) if isinstance(model, str | Path) else model
+    views = with_views(network, settings.scales, settings.flip)
     header: Header = views.header
-    if "task" in config and config.task.name != header.task:
-        raise ValueError(
-            f"{config.checkpoint} is a model for task={header.task}, not for task={config.task.name}; leave out "
-            "task=, which the file knows itself"
-        )
-    if config.checkpoint is not None and config.backbone.pretrained:
-        raise ValueError("give checkpoint=FILE or pretrained=…, not both")
-    data = DataModule(
+    kind = lookup(TASKS, "task", header.task)
+    data_module = DataModule(
         source,
         Preprocessing(**header.preprocessing),
-        eval_split=config.split,
-        **lookup(TASKS, "task", header.task).data_options,
-        **config.loader,
+        test_split=split,
+        loader=settings.loader,
+        **kind.data_options,
     )
-    data.split(config.split)
-    if config.checkpoint is not None:
-        check_classes(header, data.class_names, config.checkpoint)
-    task = lookup(TASKS, "task", header.task)(views, metric=plain(config.get("metric")))
-    folder = run_folder(config)
-    with first_rank_speaks():
-        trainer = instantiate(
-            config.trainer,
-            precision=precision(config),
-            logger=False,
-            callbacks=[progress_bar(), PredictionPictures(folder)],
-            enable_model_summary=False,
-            enable_checkpointing=False,
-            use_distributed_sampler=False,  # the data module's samplers show every image exactly once
-            default_root_dir=str(folder),
-        )
-        trainer.validate(task, datamodule=data, verbose=False)
-        if is_first():
+    data_module.split(split)
+    if is_file:
+        check_classes(header, data_module.class_names, str(model))
+    task = kind(views, metric=settings.metric.options())
+    place = None if folder is None else run_folder(Path(folder), "evaluate")
+    pictures: list[Callback] = [] if place is None else [PredictionPictures(place)]
+    trainer = pl.Trainer(
+        **trainer_keywords(settings),
+        logger=False,
+        callbacks=[reporter.progress(), *pictures],
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,  # the data module's samplers show every image exactly once
+        default_root_dir=None if place is None else str(place),
+    )
+    trainer.test(task, datamodule=data_module, verbose=False)
+    if is_first():
+        reporter.say(task.report(task.numbers))
+        if place is not None:
             # Of published weights there is no model file yet; it is of the model alone, without further views.
-            write_outcome(folder, task, model_file=config.checkpoint is None and views is model)
-            print(task.report(task.numbers))
-            print(f"\n{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
+            write_outcome(place, task, model_file=not is_file and views is network)
+            reporter.say(f"\n{files_in(place)}")
+    assert task.metric is not None
+    return Evaluation(dict(task.numbers), task.metric, place)
+
+
+def trainer_keywords(settings: EvaluateSettings) -> Mapping[str, Any]:
+    """Arguments of Lightning's `Trainer`."""
+    return {
+        **settings.trainer.keywords(),
+        "precision": lightning_precision(settings.precision, settings.trainer),
+    }
 
 
 def check_classes(header: Header, class_names: list[str], path: str) -> None:
@@ -93,27 +120,6 @@ def check_classes(header: Header, class_names: list[str], path: str) -> None:
             f"{path} and the data set call {len(different)} classes by different names; the first: class {k} is "
             f"{mine[k]!r} in the model and {theirs[k]!r} in the data; rename or reorder the data's categories"
         )
-
-
-def _published(config: DictConfig, source: Source) -> Model:
-    """The model of published weights that `config` names, for the classes of `source`."""
-    backbone = plain(config.backbone)
-    if not backbone["pretrained"]:
-        raise ValueError(
-            "there is no model to score; give checkpoint=FILE, a model file or checkpoint, or published weights: "
-            "task=classification backbone=resnet50 pretrained=true, or task=detection pretrained=COCO_V2"
-        )
-    task = config.task.name if "task" in config else None
-    if task in TASK_OF.values():
-        return published_from(config, class_names=source.class_names)
-    if task not in PUBLISHED:
-        tasks = dict.fromkeys((*PUBLISHED, *TASK_OF.values()))
-        raise ValueError(
-            f"pretrained={backbone['pretrained']}: published weights are scored with "
-            f"task={' or task='.join(tasks)}; for other tasks train a model and give checkpoint=FILE"
-        )
-    build = lookup(PUBLISHED, "task", config.task.name)
-    return build(backbone, Preprocessing(**config.preprocessing), source.class_names)
 
 
 def _some(names: list[str]) -> str:

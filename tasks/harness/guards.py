@@ -1,15 +1,20 @@
 """What stops a training that has gone wrong, with what there is to know: losses that are no numbers, memory."""
 
+import logging
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from tasks.contracts import Batch
 
+if TYPE_CHECKING:
+    from tasks.harness.settings import TrainSettings
+
+_LOG = logging.getLogger("vertebra")
 OnNonfinite = Literal["stop", "skip"]
 MOST_SAVED = 3
 """Batches that `skip` saves; a training that has diverged would fill the disk."""
@@ -26,13 +31,16 @@ class LossGuard:
     queued: the check waits for the forward pass alone, while the device has work.
     """
 
-    def __init__(self, folder: Path | None, on_nonfinite: OnNonfinite = "stop") -> None:
-        """`folder` is where a bad batch is saved. `skip` leaves out the step, for which the gradients are looked
-        at as well: that waits for the device once a step."""
+    def __init__(
+        self, folder: Path | None, on_nonfinite: str = "stop", say: Callable[[str], None] = _LOG.warning
+    ) -> None:
+        """`folder` is where a bad batch is saved, `say` gets what is skipped. `skip` leaves out the step,
+        for which the gradients are looked at as well: that waits for the device once a step."""
         if on_nonfinite not in get_args(OnNonfinite):
             raise ValueError(f"on_nonfinite={on_nonfinite} must be one of {', '.join(get_args(OnNonfinite))}")
         self.folder = folder
-        self.on_nonfinite: OnNonfinite = on_nonfinite
+        self.on_nonfinite = on_nonfinite
+        self.say = say
         self._waiting: list[tuple[list[str], Tensor, torch.cuda.Event | None, Batch]] = []
         self._num_saved = 0
         self.latest: tuple[list[str], Tensor] = ([], torch.empty(0))
@@ -69,7 +77,7 @@ class LossGuard:
             return True
         if bool(torch.nn.utils.get_total_norm(list(gradients)).isfinite()):
             return True
-        print(f"step {step} skipped: a gradient is not finite though the losses here are", flush=True)
+        self.say(f"step {step} skipped: a gradient is not finite though the losses here are")
         return False
 
     def _report(
@@ -93,7 +101,7 @@ class LossGuard:
         where = "from " if alone else f"from all {len(batch)} images of the batch: "
         message = f"the loss at step {step} is not finite ({found}), {where}{images}{saved}"
         if self.on_nonfinite == "skip":
-            print(f"step skipped: {message}", flush=True)
+            self.say(f"step skipped: {message}")
             return
         advice = (
             "look at these images and their annotations"
@@ -121,9 +129,14 @@ def describe_image(batch: Batch, row: int) -> str:
     return f"image {int(batch.image_ids[row])}{what}"
 
 
-def memory_advice(config: dict[str, Any], device: str, *, batch_size: int, has_checkpointing: bool) -> str:
-    """One sentence for a training that ran out of memory: what to lower, of `config` and in which order."""
-    accumulated = config["trainer"].get("accumulate_grad_batches", 1)
+def memory_advice(
+    settings: "TrainSettings", device: str, *, batch_size: int, checkpoints_stages: bool | None
+) -> str:
+    """One sentence for a training that ran out of memory: what to lower, of `settings` and in which order.
+
+    `checkpoints_stages` is whether the backbone computes maps again, None for one that cannot.
+    """
+    accumulated = settings.trainer.accumulate_grad_batches
     half = batch_size // 2
     ways = []
     if half:
@@ -131,9 +144,9 @@ def memory_advice(config: dict[str, Any], device: str, *, batch_size: int, has_c
             f"loader.batch_size={half} with trainer.accumulate_grad_batches={2 * accumulated} (the same "
             "learning, half of the memory)"
         )
-    if has_checkpointing and not config["backbone"].get("checkpoint_stages"):
+    if checkpoints_stages is False:
         ways.append("backbone.checkpoint_stages=[1,2] (maps computed again, a quarter slower)")
-    side = config["preprocessing"].get("short_side")
+    side = settings.preprocessing.short_side
     ways.append("a smaller preprocessing.short_side and max_size" + (f" than {side}" if side else ""))
     return f"{device} has not enough memory for batches of {batch_size}; lower what it holds: " + ", ".join(
         ways

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from csv import DictReader as csv_reader
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
+from backbones.checks import suggest
 from tasks.visualization.boxes import Shown
 
 PICTURES = "val/predictions"
@@ -80,6 +81,18 @@ def wandb_key_is_set() -> bool:
         return netrc.netrc().authenticators("api.wandb.ai") is not None
     except (FileNotFoundError, netrc.NetrcParseError):
         return False
+
+
+LOGGERS: dict[str, Callable[..., Logger]] = {"csv": csv, "tensorboard": tensorboard, "wandb": wandb}
+"""Functions of a run's folder, by the name that settings give."""
+
+
+def open_logger(logger: str | Callable[[Path], Logger], folder: Path, *, step: int = 0) -> Logger:
+    """The logger that settings name, its files opened in `folder`, for a run that goes on after `step`."""
+    if isinstance(logger, str) and logger not in LOGGERS:
+        raise ValueError(f"logger {logger!r} is unknown; {suggest(logger, LOGGERS)}")
+    made = LOGGERS[logger](str(folder)) if isinstance(logger, str) else logger(folder)
+    return start(made, folder, step=step)
 
 
 def start(logger: Logger, folder: Path, *, step: int = 0) -> Logger:

@@ -2,13 +2,16 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from backbones.checks import suggest
 from tasks.contracts import Model
 
 
@@ -102,3 +105,58 @@ def _warmup_cosine(step: int, total_steps: int, warmup: float, final: float) -> 
         return (step + 1) / ramp_steps
     progress = min(1.0, (step - ramp_steps) / max(1, total_steps - ramp_steps))
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def optimizer_factory(
+    name: str | Callable[..., Optimizer], *, lr: float, **options: Any
+) -> Callable[..., Optimizer]:
+    """What makes the optimiser called `name` of groups of parameters. ValueError for an unknown one or option."""
+    build = optimizer_class(name) if isinstance(name, str) else name
+    check_options("optimizer", build, options, known={"lr"}, given={"params"})
+    return partial(build, lr=lr, **options)
+
+
+def optimizer_class(name: str) -> type[Optimizer]:
+    """The class of `torch.optim` called `name`, or `torch.optim.<name>`."""
+    known = {
+        key: value
+        for key, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer
+    }
+    short = name.removeprefix("torch.optim.")
+    if short not in known:
+        raise ValueError(f"optimizer {name!r} is not in torch.optim; {suggest(short, known)}")
+    return known[short]
+
+
+def schedule_factory(
+    name: str | Callable[..., LRScheduler], **options: Any
+) -> Callable[[Optimizer, int], LRScheduler]:
+    """What makes the schedule called `name` of an optimiser and the number of steps. ValueError for an unknown one
+    or option."""
+    known = {"constant": constant, "warmup_cosine": warmup_cosine, "warmup_steps": warmup_steps}
+    if isinstance(name, str) and name not in known:
+        raise ValueError(f"schedule {name!r} is unknown; {suggest(name, known)}")
+    build = known[name] if isinstance(name, str) else name
+    check_options("schedule", build, options, given={"optimizer", "total_steps"})
+    return partial(build, **options)
+
+
+def check_options(
+    key: str,
+    build: Callable[..., Any],
+    options: Mapping[str, Any],
+    *,
+    known: Iterable[str] = (),
+    given: Iterable[str] = (),
+) -> None:
+    """Raises ValueError with the nearest name for an option that `build` does not take, those `given` to it apart."""
+    parameters = inspect.signature(build).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    names = {*parameters, *known} - set(given)
+    for option in options:
+        if option not in names:
+            raise ValueError(
+                f"unknown setting '{key}.{option}'; {suggest(f'{key}.{option}', [f'{key}.{n}' for n in names])}"
+            )

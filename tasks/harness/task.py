@@ -14,18 +14,24 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from tasks.contracts import Batch, Metric, Model
+from tasks.data.dataset import check_ranks, split_of
 from tasks.distributed import gathered
 from tasks.harness.guards import LossGuard, check_boxes
 from tasks.harness.optim import build_optimizer
+from tasks.harness.settings import OPTIMIZERS, ScheduleSettings
+from tasks.harness.throughput import Pace
 from tasks.metrics.average_precision import evaluator
 from tasks.visualization.boxes import Shown
 from tasks.zoo.model_file import METADATA_KEY, Header
+from tasks.zoo.registry import RESULTS, lookup
 
 
 class Task(pl.LightningModule):
     """Drives a `contracts.Model`. A batch passes `training_step` on its way to `model.losses`, nothing between.
 
-    docs/logging.md lists the names of everything logged.
+    Works under `tasks.train` and under any `lightning.Trainer`: `fit`, `validate`, `test` and `predict`, with a
+    `DataModule` or its loaders. `fit` logs the losses under `train/…`; docs/logging.md lists the names of
+    everything logged.
     """
 
     monitor: ClassVar[str]
@@ -47,9 +53,9 @@ class Task(pl.LightningModule):
         config: dict[str, Any] | None = None,
         metric: Mapping[str, Any] | None = None,
     ) -> None:
-        """`model` carries its `header`. `optimizer` and `schedule` are partials, needed for training only;
-        `config` is the composed configuration as plain containers, kept in every checkpoint; `metric` is what
-        the metric is told (`check_metric`).
+        """`model` carries its `header`. `optimizer` and `schedule` are partials, for training only; None for those
+        of `TrainSettings`. `config` is the configuration of a run as plain values, kept in every checkpoint; `metric`
+        is what the metric is told (`check_metric`).
         """
         super().__init__()
         # NHWC weights make every convolution run in that layout, up to three times faster (docs/performance).
@@ -63,6 +69,7 @@ class Task(pl.LightningModule):
         self.metric: Metric | None = None
         self.numbers: dict[str, float] = {}
         self.guard = LossGuard(None)
+        self._logs_losses = True
         self._val_losses: list[tuple[Tensor, dict[str, Tensor]]] = []
 
     @classmethod
@@ -119,11 +126,24 @@ class Task(pl.LightningModule):
         check_boxes(batch)  # here, because on the device it would have to be waited for
         return batch
 
+    def on_fit_start(self) -> None:
+        self.model.train()  # of a model file it comes in evaluation mode, which Lightning would keep
+        # `Pace` logs the losses more cheaply.
+        self._logs_losses = not any(isinstance(callback, Pace) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+
+    def on_train_start(self) -> None:
+        check_ranks(self.trainer.train_dataloader, self.trainer.world_size)
+
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         losses = self.model.losses(self.model.features(batch), batch)
         values = torch.stack(list(losses.values()))
         self.guard.watch(list(losses), values.detach(), batch)
-        return values.sum()
+        total = values.sum()
+        if self._logs_losses:
+            self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
+            named = {f"train/{name}": value.detach() for name, value in losses.items() if name != "loss"}
+            self.log_dict(named, batch_size=len(batch))
+        return total
 
     @property
     def train_losses(self) -> dict[str, Tensor]:
@@ -150,15 +170,34 @@ class Task(pl.LightningModule):
         return losses
 
     def on_validation_start(self) -> None:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.metric = self.build_metric(data.split(data.eval_split).annotations)
+        self.metric = self.build_metric(self._annotations(self.trainer.val_dataloaders))
         self._val_losses = []
 
+    def on_test_start(self) -> None:
+        self.metric = self.build_metric(self._annotations(self.trainer.test_dataloaders))
+
     def validation_step(self, batch: Batch, batch_index: int) -> Any:
-        assert self.metric is not None
         features = self.model.features(batch)
         losses = self.model.losses(features, batch)
         self._val_losses.append((batch.image_ids, {k: v.detach().float() for k, v in losses.items()}))
+        return self._score(features, batch)
+
+    def test_step(self, batch: Batch, batch_index: int) -> Any:
+        return self._score(self.model.features(batch), batch)
+
+    def predict_step(self, batch: Batch, batch_index: int) -> list[Any]:
+        """What is found in each image, as a `Predictor` gives it."""
+        predictions = self.model.predictions(self.model.features(batch), batch)
+        return lookup(RESULTS, "task", self.header.task)(predictions, batch, self.header.class_names)
+
+    def _annotations(self, loader: Any) -> Any:
+        """Those of the split that `loader` reads."""
+        check_ranks(loader, self.trainer.world_size)
+        return split_of(loader).annotations
+
+    def _score(self, features: Any, batch: Batch) -> Any:
+        """The predictions for a batch in original pixels, which the metric has counted."""
+        assert self.metric is not None
         predictions = self.to_original(self.model.predictions(features, batch), batch)
         self.metric.update(predictions, batch)
         return predictions
@@ -171,10 +210,17 @@ class Task(pl.LightningModule):
         # The same on every rank, as all have gathered: each knows what is best, and nothing is averaged again.
         self.log_dict({f"val/{name}": value for name, value in (losses | self.numbers).items()})
 
+    def on_test_epoch_end(self) -> None:
+        assert self.metric is not None
+        self.numbers = self.metric.compute()
+        self.log_dict({f"test/{name}": value for name, value in self.numbers.items()})
+
     def configure_optimizers(self) -> Any:
-        assert self.optimizer is not None and self.schedule is not None, "training needs both"
-        optimizer = build_optimizer(self.model, self.optimizer, backbone_lr_scale=self.backbone_lr_scale)
-        scheduler = self.schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        make = self.optimizer or OPTIMIZERS["adamw"].factory()
+        optimizer = build_optimizer(self.model, make, backbone_lr_scale=self.backbone_lr_scale)
+        scheduler = (self.schedule or ScheduleSettings().factory())(
+            optimizer, int(self.trainer.estimated_stepping_batches)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,9 +1,10 @@
 """`Pace`: how fast training goes, what it waits for, and how much memory it takes."""
 
+import logging
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 
 from tasks.data.loading.loader import ResumableLoader
 
+_LOG = logging.getLogger("vertebra")
 MUCH_WAITING = 0.2
 """Share of the time at which a word is said about it."""
 SECONDS_BETWEEN_LINES = 10.0
@@ -25,7 +27,9 @@ class Pace(Callback):
     training waited for its next batch) and `perf/memory_gib` (most so far), and says a line at the end of each
     epoch."""
 
-    def __init__(self, *, num_workers: int) -> None:
+    def __init__(self, *, num_workers: int, say: Callable[[str], None] = _LOG.info) -> None:
+        """`say` gets the line."""
+        self.say = say
         self.num_workers = num_workers
         self._epoch = self._logged = (0.0, 0, 0.0)  # time, images, waited: at the start of each
         self._images = 0
@@ -78,9 +82,7 @@ class Pace(Callback):
         pace, wait = _since(self._epoch, now)
         self._epoch = now
         used, size = memory(trainer.strategy.root_device)
-        print(
-            pace_line(trainer.current_epoch, pace, wait, used, size, num_workers=self.num_workers), flush=True
-        )
+        self.say(pace_line(trainer.current_epoch, pace, wait, used, size, num_workers=self.num_workers))
 
     def _now(self, trainer: pl.Trainer) -> tuple[float, int, float]:
         loader = trainer.train_dataloader

@@ -11,14 +11,14 @@ import json
 import math
 import os
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from tasks.classification.classifier import Classifier
@@ -26,75 +26,126 @@ from tasks.classification.task import ClassificationTask
 from tasks.contracts import Batch
 from tasks.data.datamodule import DataModule
 from tasks.data.sources import Source
-from tasks.harness.callbacks import progress_bar
-from tasks.harness.session import quiet
+from tasks.harness.reporter import Reporter
+from tasks.harness.settings import (
+    OPTIMIZERS,
+    LoaderSettings,
+    OptimizerSettings,
+    ScheduleSettings,
+    TrainerSettings,
+)
+from tasks.harness.start import build
 from tasks.preprocessing import Preprocessing
-from tasks.zoo.model_file import Header
-from tasks.zoo.registry import build_model, resolved_spec
+from tasks.zoo.registry import build_model
 
 JSON_NAME, PICTURE_NAME = "residual_study.json", "residual_study.png"
 NUM_LATER = 10  # last steps whose gradient norms make up "later"
 
 
-def study(config: DictConfig) -> None:
-    """Trains each of `config.networks` that its folder has no results of yet, and writes what came out so far
-    after each."""
-    quiet()
-    source = instantiate(config.data)
-    names = list(config.networks)
-    _check(config, names, len(source.class_names))
-    folder = Path(config.run_dir or Path("runs") / f"residual-study-{time.strftime('%Y%m%d-%H%M%S')}")
-    results = read_results(folder / JSON_NAME, _settings(config))
+@dataclass(frozen=True, kw_only=True)
+class StudySettings:
+    """How the networks are trained, all alike."""
+
+    networks: Sequence[str] = (
+        "plain_cifar_resnet20",
+        "plain_cifar_resnet56",
+        "cifar_resnet20",
+        "cifar_resnet56",
+    )
+    """Their names, none twice."""
+    backbone: Mapping[str, Any] = field(default_factory=dict)
+    """Options of all of them, as norm."""
+    steps: int = 2000
+    """Of each network; the schedule is in shares of them."""
+    points: int = 10
+    """Of each curve."""
+    optimizer: OptimizerSettings = OPTIMIZERS["adamw"]
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    loader: LoaderSettings = field(default_factory=lambda: LoaderSettings(batch_size=32))
+    trainer: TrainerSettings = field(
+        # No clipping, which would hide what shortcuts cure.
+        default_factory=lambda: TrainerSettings(max_epochs=-1, devices=1, gradient_clip_val=None)
+    )
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    augmentation: Sequence[Any] = ()
+    threads: int | None = None
+    """Of PyTorch on the CPU; None is one for each core."""
+    precision: str = "32-true"
+    """Gradient norms of bf16 would compare roundings."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.points < 1:
+            raise ValueError(f"steps={self.steps} and points={self.points} must be at least 1")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads={self.threads} must be at least 1, or null for one on each core")
+        if not self.networks or len(set(self.networks)) < len(self.networks):
+            raise ValueError(f"networks={list(self.networks)} must be at least one name, and none twice")
+
+
+def study(
+    data: Source,
+    settings: StudySettings,
+    folder: Path,
+    *,
+    reporter: Reporter | None = None,
+    record: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Trains each of the networks that `folder` has no results of yet, and writes what came out so far after each;
+    all results by network.
+
+    `record` is what the results say of the settings, plain values; a folder of other ones is refused.
+    """
+    reporter = reporter or Reporter()
+    names = list(settings.networks)
+    _check(settings, names, len(data.class_names))
+    record = dict(record) if record is not None else _plain(settings)
+    results = read_results(folder / JSON_NAME, record)
     folder.mkdir(parents=True, exist_ok=True)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    print(f"{len(names)} networks, {config.steps} steps each; if interrupted, go on with run_dir={folder}")
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    reporter.say(
+        f"{len(names)} networks, {settings.steps} steps each; if interrupted, go on with run_dir={folder}"
+    )
     for name in names:
         if name in results:
-            print(f"{name}: already in {folder / JSON_NAME}")
+            reporter.say(f"{name}: already in {folder / JSON_NAME}")
             continue
-        print(name, flush=True)
-        results[name] = train_network(config, source, name)
-        _write(folder / JSON_NAME, json.dumps({"settings": _settings(config), "networks": results}, indent=1))
+        reporter.say(name)
+        results[name] = train_network(settings, data, name, reporter)
+        _write(folder / JSON_NAME, json.dumps({"settings": record, "networks": results}, indent=1))
         draw(results, folder / PICTURE_NAME)
-    print(f"\n{error_table(results)}\n\n{folder / PICTURE_NAME}, {JSON_NAME}")
+    reporter.say(f"\n{error_table(results)}\n\n{folder / PICTURE_NAME}, {JSON_NAME}")
+    return results
 
 
-def train_network(config: DictConfig, source: Source, name: str) -> dict[str, Any]:
+def train_network(settings: StudySettings, source: Source, name: str, reporter: Reporter) -> dict[str, Any]:
     """Trains the network called `name`; its curves and gradient norms as plain values."""
     started = time.perf_counter()
-    pl.seed_everything(config.seed, workers=True, verbose=False)  # the same images in the same order for all
-    preprocessing = Preprocessing(**config.preprocessing)
+    pl.seed_everything(
+        settings.seed, workers=True, verbose=False
+    )  # the same images in the same order for all
     data = DataModule(
         source,
-        preprocessing,
-        augmentation=list(instantiate(config.augmentation.transforms)),
-        seed=config.seed,
+        settings.preprocessing,
+        augmentation=list(settings.augmentation),
+        seed=settings.seed,
         eval_split="test",
+        loader=settings.loader,
         **ClassificationTask.data_options,
-        **config.loader,
     )
-    spec = _spec(config, name)
-    model = build_model(spec, num_classes=len(data.class_names), preprocessing=preprocessing)
-    model.header = Header(
-        task="classification",
-        model=resolved_spec(spec, model),
-        class_names=list(data.class_names),
-        category_ids=[int(i) for i in data.category_ids],
-        preprocessing=preprocessing.to_dict(),
-    )
+    model = build("classification", _spec(settings, name), data, source, settings.seed)
     task = ClassificationTask(
-        model, optimizer=instantiate(config.optimizer), schedule=instantiate(config.schedule)
+        model, optimizer=settings.optimizer.factory(), schedule=settings.schedule.factory()
     )
-    every = max(1, config.steps // config.points)
-    recorder = Recorder(every, config.steps)
-    trainer = instantiate(
-        config.trainer,
-        max_steps=config.steps,
-        val_check_interval=every,
-        check_val_every_n_epoch=None,
-        precision=config.precision,
-        callbacks=[progress_bar(), recorder],
+    every = max(1, settings.steps // settings.points)
+    recorder = Recorder(every, settings.steps)
+    keywords = settings.trainer.keywords()
+    keywords |= {"max_steps": settings.steps, "val_check_interval": every, "check_val_every_n_epoch": None}
+    trainer = pl.Trainer(
+        **keywords,
+        precision=settings.precision,  # type: ignore[arg-type]
+        callbacks=[reporter.progress(), recorder],
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -102,7 +153,7 @@ def train_network(config: DictConfig, source: Source, name: str) -> dict[str, An
         use_distributed_sampler=False,
     )
     trainer.fit(task, datamodule=data)
-    if config.steps % every:
+    if settings.steps % every:
         trainer.validate(task, datamodule=data, verbose=False)
     return {**recorder.results(), "seconds": round(time.perf_counter() - started, 1)}
 
@@ -245,32 +296,25 @@ def draw(results: dict[str, Any], path: Path) -> None:
     os.replace(partial, path)
 
 
-def _check(config: DictConfig, names: list[str], num_classes: int) -> None:
+def _check(settings: StudySettings, names: list[str], num_classes: int) -> None:
     """Raises `ValueError` for what would otherwise fail after the first networks were trained."""
-    if config.steps < 1 or config.points < 1:
-        raise ValueError(f"steps={config.steps} and points={config.points} must be at least 1")
-    if config.threads is not None and config.threads < 1:
-        raise ValueError(f"threads={config.threads} must be at least 1, or null for one on each core")
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"networks={names} must be at least one name, and none twice")
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError("the study draws with matplotlib, which is not installed; pip install matplotlib")
     for name in names:
         with torch.device("meta"):
-            build_model(_spec(config, name), num_classes=num_classes, preprocessing=Preprocessing())
+            build_model(_spec(settings, name), num_classes=num_classes, preprocessing=Preprocessing())
 
 
-def _spec(config: DictConfig, name: str) -> dict[str, Any]:
-    options = OmegaConf.to_container(config.backbone, resolve=True)
-    assert isinstance(options, dict)
-    return {"name": "classifier", "backbone": {**options, "name": name}, "pyramid": None}
+def _spec(settings: StudySettings, name: str) -> dict[str, Any]:
+    return {"name": "classifier", "backbone": {**settings.backbone, "name": name}, "pyramid": None}
 
 
-def _settings(config: DictConfig) -> dict[str, Any]:
+def _plain(settings: StudySettings) -> dict[str, Any]:
     """What all networks of a study have in common, as JSON would bring it back."""
-    settings = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(settings, dict)
-    return {str(key): value for key, value in settings.items() if key not in ("networks", "run_dir")}
+    values = {key: value for key, value in vars(settings).items() if key != "networks"}
+    return json.loads(
+        json.dumps(values, default=lambda value: getattr(value, "__dict__", None) or str(value))
+    )
 
 
 def _finite(values: Tensor) -> list[float | None]:

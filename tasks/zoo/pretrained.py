@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from backbones.checks import suggest
 from backbones.download import expected_digest, fetch
 from backbones.loading import read_weights
@@ -225,44 +223,6 @@ def published_model(
         },
     )
     return model.eval()
-
-
-def published_from(config: DictConfig, class_names: Sequence[str] | None = None) -> Model:
-    """The model of published weights that the configuration of a tool names by `model` and `pretrained`."""
-    if "name" not in config.get("model", {}):
-        raise ValueError(
-            f"pretrained={config.pretrained} needs the model that it is of; give a task as well, and model= for "
-            f"another than its usual one: {', '.join(f'task={TASK_OF[name]} model={name}' for name in PUBLISHED)}"
-        )
-    preprocessing = Preprocessing(**config.get("preprocessing", {}))
-    return published_model(
-        _spec(config), config.pretrained, preprocessing=preprocessing, class_names=class_names
-    )
-
-
-def take_published_architecture(config: DictConfig) -> None:
-    """Sets in the configuration of a training run whatever the published weights need that it leaves open.
-
-    Raises:
-        ValueError: there are no such weights, or it asks for another start as well.
-    """
-    for other in ("init_from", "backbone.pretrained"):
-        if OmegaConf.select(config, other):
-            raise ValueError(f"give pretrained={config.pretrained}, a whole model, or {other}=, not both")
-    spec = starting_spec(_spec(config), config.pretrained)
-    for part in ("backbone", "pyramid"):
-        OmegaConf.update(config, part, spec.pop(part), merge=False, force_add=True)
-    OmegaConf.update(config, "model", spec, merge=False, force_add=True)
-
-
-def _spec(config: DictConfig) -> dict[str, Any]:
-    """The spec of the model that a configuration describes."""
-    parts = {part: _plain(config.get(part)) for part in ("model", "backbone", "pyramid")}
-    return {**parts.pop("model"), **parts}
-
-
-def _plain(config: Any) -> Any:
-    return OmegaConf.to_container(config, resolve=True) if config is not None else {}
 
 
 def coco_classes() -> dict[str, int]:

@@ -13,6 +13,7 @@ from typing import Any
 from backbones.checks import check_types, suggest
 from tasks.contracts import Model
 from tasks.preprocessing import Preprocessing
+from tasks.zoo.task_specs import TASK_SPECS
 
 # "module:attribute", imported when asked for: the harness serves the tasks and imports none of them.
 MODELS = {
@@ -25,26 +26,10 @@ MODELS = {
     "semantic_fpn": "tasks.semantic_segmentation.segmenter:semantic_fpn",
     "deeplabv3": "tasks.semantic_segmentation.segmenter:deeplabv3",
 }
-TASKS = {
-    "classification": "tasks.classification.task:ClassificationTask",
-    "detection": "tasks.detection.task:DetectionTask",
-    "instance_segmentation": "tasks.instance_segmentation.task:InstanceSegmentationTask",
-    "semantic_segmentation": "tasks.semantic_segmentation.task:SemanticSegmentationTask",
-}
-RESULTS = {  # of a task, for single pictures
-    "classification": "tasks.classification.result:results",
-    "detection": "tasks.detection.result:results",
-    "instance_segmentation": "tasks.instance_segmentation.result:results",
-    "semantic_segmentation": "tasks.semantic_segmentation.result:results",
-}
-VIEWS = {  # of a task, a model around its models that looks at several views of each image
-    "detection": "tasks.detection.views:ManyViews",
-    "instance_segmentation": "tasks.detection.views:ManyViews",
-}
-TILES = {  # of a task, results for one large picture from those for its tiles
-    "detection": "tasks.detection.tiles:find_in_tiles",
-    "instance_segmentation": "tasks.detection.tiles:find_in_tiles",
-}
+TASKS = {name: spec.task for name, spec in TASK_SPECS.items()}
+RESULTS = {name: spec.results for name, spec in TASK_SPECS.items()}  # for single pictures
+VIEWS = {name: spec.views for name, spec in TASK_SPECS.items() if spec.views is not None}
+TILES = {name: spec.tiles for name, spec in TASK_SPECS.items() if spec.tiles is not None}
 PREDICTION_SETTINGS = (  # options that may change after training: they choose among what the network finds
     "score_threshold",
     "nms_threshold",
@@ -70,6 +55,13 @@ def lookup(table: Mapping[str, str], kind: str, name: object) -> Any:
 def model_builder(name: object) -> Callable[..., Model]:
     """The function that builds the model called `name`."""
     return lookup(MODELS, "model", name)
+
+
+def known_options(builder: Callable[..., Model]) -> dict[str, Any]:
+    """What a spec may say to `builder`, with the defaults (`inspect.Parameter.empty` where there is none), in the
+    order of files."""
+    parameters = inspect.signature(builder).parameters.items()
+    return {name: p.default for name, p in parameters if name not in DATA_ARGUMENTS}
 
 
 def build_model(

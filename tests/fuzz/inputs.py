@@ -309,7 +309,7 @@ def checkpoint(rng: random.Random, folder: Path) -> Case:
 def genuine_run(place: Path) -> Path:
     """A run of a few steps in `place`."""
     from tasks.cli.compose import compose
-    from tasks.harness.train import train
+    from tasks.cli.train import train
     from tests.tiny_runs import TINY
 
     words = [
@@ -325,7 +325,7 @@ def genuine_run(place: Path) -> Path:
 def run_folder(rng: random.Random, folder: Path) -> Case:
     """A run's folder whose checkpoint is wrong, which is asked to resume for no further step."""
     from tasks.cli.compose import compose
-    from tasks.harness.train import train
+    from tasks.cli.train import train
 
     run = folder / "run"
     shutil.copytree(genuine_run(folder.parent), run)

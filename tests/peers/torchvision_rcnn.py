@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig
 from torch import Tensor
@@ -21,8 +20,10 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from tasks.cli.compose import compose
+from tasks.cli.settings import data_of, settings_of, transforms_of
 from tasks.contracts import Batch, Detections
 from tasks.data.datamodule import DataModule
+from tasks.harness.settings import TrainSettings
 from tasks.metrics.coco import CocoMetric
 from tasks.metrics.instance_segmentation import InstanceSegmentationMetric
 from tasks.preprocessing import Preprocessing
@@ -85,7 +86,7 @@ def batches(data: DataModule) -> Iterator[Batch]:
 def train(config: DictConfig, data: DataModule, model: FasterRCNN) -> None:
     seconds = Timer(config.trainer.max_time).time_remaining()
     assert seconds is not None
-    optimizer = instantiate(config.optimizer)(model.parameters())
+    optimizer = settings_of(TrainSettings, config).optimizer.factory()(model.parameters())
     feed = batches(data)
     started = last = time.perf_counter()
     step = 0
@@ -132,9 +133,9 @@ def main() -> None:
     config = compose("train", [word for word in words if word != "--split"])
     torch.manual_seed(config.seed)
     data = DataModule(
-        instantiate(config.data),
+        data_of(config),
         Preprocessing(**config.preprocessing),
-        augmentation=list(instantiate(config.augmentation.transforms)),
+        augmentation=transforms_of(config),
         seed=config.seed,
         eval_split=split,
         **lookup(TASKS, "task", config.task.name).data_options,

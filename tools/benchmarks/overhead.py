@@ -43,9 +43,9 @@ def trainer_overhead(arguments: Namespace) -> Iterator[Result]:
     not take."""
     import lightning.pytorch as pl
 
-    from tasks.harness.session import quiet
+    from tasks.cli.terminal import prepare
 
-    quiet()
+    prepare("cpu")
     warnings.filterwarnings("ignore", message="You defined a `validation_step`")
     pl.seed_everything(0, verbose=False)
     seconds: dict[str, list[float]] = {"plain loop": [], "Trainer": []}
@@ -105,12 +105,12 @@ def _plain_loop(steps: int) -> float:
 
 
 def _trainer(steps: int) -> float:
-    from hydra.utils import instantiate
     from lightning.pytorch.callbacks import Callback
 
-    from tasks.cli.compose import compose
-    from tasks.harness import train
+    from tasks.cli.terminal import Terminal
     from tasks.harness.checkpoints import checkpoints
+    from tasks.harness.fit import make_trainer
+    from tasks.harness.settings import CheckpointSettings, LoaderSettings, TrainerSettings, TrainSettings
     from tasks.harness.task import Task
 
     class Bench(Task):
@@ -135,16 +135,18 @@ def _trainer(steps: int) -> float:
                 self.took = time.thread_time() - self.began
 
     with TemporaryDirectory() as folder:
-        config = compose("train", [
-            f"trainer.max_steps={steps + 50}", "trainer.accelerator=cpu", "precision=32-true", f"run_dir={folder}",
-            "loader.batch_size=1",
-        ])  # fmt: skip
-        _, last = checkpoints(Path(folder) / "checkpoints", "val/AP")
-        trainer, _ = train._trainer(config, Path(folder), [last], resumes=False)
+        settings = TrainSettings(
+            trainer=TrainerSettings(max_steps=steps + 50, accelerator="cpu"),
+            loader=LoaderSettings(batch_size=1),
+            precision="32-true",
+        )
+        say = Terminal().say
+        _, last = checkpoints(Path(folder) / "checkpoints", "val/AP", CheckpointSettings(), say=say)
+        trainer, _ = make_trainer(settings, Path(folder), [last], Terminal())
         clock = Clock()
         trainer.callbacks.append(clock)  # type: ignore[attr-defined]
         model: Any = FiveLosses()
-        task = Bench(model, optimizer=instantiate(config.optimizer), schedule=instantiate(config.schedule))
+        task = Bench(model, optimizer=settings.optimizer.factory(), schedule=settings.schedule.factory())
         batches = _batches(steps + 50)
         trainer.limit_val_batches = 0
         trainer.fit(task, batches)

@@ -72,6 +72,9 @@ class DigitsData:
     split appear in no other.
     """
 
+    may_be_mirrored = False
+    """A mirrored digit is no digit."""
+
     def __init__(
         self,
         *,
@@ -281,6 +284,9 @@ class SingleDigitsSplit:
 class SingleDigitsData:
     """Ten classes, '0' … '9'. `size` is an image's side in pixels. Each scan of the split is drawn about
     equally often, each time at another place, size and colour; no handwriting is in two splits."""
+
+    may_be_mirrored = False
+    """A mirrored digit is no digit."""
 
     def __init__(
         self,

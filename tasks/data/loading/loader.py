@@ -5,14 +5,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 from torch.utils.data import DataLoader
 
 from tasks.data.loading.samplers import EpochSampler
 
-Workers = Literal["process", "thread"]
 BATCHES_AHEAD = 2
 """Batches that each thread works ahead; as many as a worker process of `DataLoader` does."""
 
@@ -41,8 +40,10 @@ class ResumableLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # A generator, so that all of this happens when the first batch is asked for: by then Lightning has
         # told the sampler its epoch, and a checkpoint its place.
+        if not isinstance(self.sampler, EpochSampler):  # Lightning predicts with a batch sampler around ours
+            yield from super().__iter__()
+            return
         assert self.batch_size is not None
-        assert isinstance(self.sampler, EpochSampler)
         self._given, self._left_out = self._left_out % len(self), 0  # all of one is none of the next
         self.sampler.start = self._given * self.batch_size
         started = time.perf_counter()

@@ -5,15 +5,14 @@ Legend:
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from torch.utils.data import Sampler
+from torch.utils.data.distributed import DistributedSampler
 
 from tasks.data.annotations.image_labels import ImageLabels
 from tasks.data.annotations.objects import Annotations
-
-Sampling = Literal["all", "repeat_factor", "class_balanced"]
+from tasks.data.loading.settings import Sampling
 
 
 def image_factors(
@@ -134,14 +133,15 @@ def by_shape(
     return result
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
+class EpochSampler(DistributedSampler[tuple[int, int]]):
     """Yields (epoch, index), so that a data set can seed its augmentation by both, whichever worker reads.
 
     With `shuffle` (training) the order is drawn from `seed` and the epoch, and all ranks get equally many
     indices: the at most `num_ranks` - 1 left over sit out this epoch. Without (evaluation) each index is
     yielded exactly once over all ranks, in order, and some ranks may get one fewer.
 
-    Nothing but the epoch and `start` says what comes next, so that both together are the whole state.
+    Nothing but the epoch and `start` says what comes next, so that both together are the whole state. It is a
+    `DistributedSampler` in name alone: Lightning puts no other one around it, whatever `use_distributed_sampler` says.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         factors: np.ndarray | None = None,
         shapes: np.ndarray | None = None,
         window: int = 0,
-    ):
+    ):  # pyright: ignore[reportMissingSuperCall]
         """For training alone: `factors` (num_samples,) is how often an epoch yields each index, on average; with a
         `window` of so many batches, the batches of all ranks that are trained on at once have like `shapes`
         (num_samples, 2), (height, width). Each rank makes batches of `batch_size` out of what it is given."""

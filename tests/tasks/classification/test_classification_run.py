@@ -15,10 +15,10 @@ import tasks
 from tasks.classification.result import ClassScores
 from tasks.classification.task import ClassificationTask, accuracy_table
 from tasks.cli.compose import compose
+from tasks.cli.evaluate import evaluate
+from tasks.cli.predict import predict
+from tasks.cli.train import train
 from tasks.data.formats.digits import SingleDigitsData
-from tasks.harness.evaluate import evaluate
-from tasks.harness.train import train
-from tasks.inference.folder import predict
 from tasks.visualization.bars import draw_best
 
 NAMES = [str(digit) for digit in range(10)]

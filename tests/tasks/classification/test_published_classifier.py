@@ -18,7 +18,7 @@ from tasks.classification.published import (
     recorded_preprocessing,
 )
 from tasks.cli.compose import compose
-from tasks.harness.evaluate import evaluate
+from tasks.cli.evaluate import evaluate
 from tasks.preprocessing import Preprocessing
 
 CATEGORIES = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"]

@@ -3,6 +3,7 @@
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,6 +11,11 @@ import pytest
 
 from tasks.cli.compose import MOVED, compose, load_config
 from tasks.cli.main import help_text
+from tasks.cli.settings import data_of, record_of, settings_of, spec_of, transforms_of
+from tasks.cli.targets import build
+from tasks.harness.settings import TrainSettings
+from tasks.harness.start import recipe_settings, resolve
+from tasks.zoo.task_specs import TASK_SPECS
 
 ROOT = Path(__file__).parents[3]
 
@@ -116,3 +122,115 @@ def test_config_of_an_earlier_run_names_the_modules_of_its_time(tmp_path: Path) 
 def test_moved_modules_are_where_the_table_says(old: str, new: str) -> None:
     assert find_spec(old) is None
     assert find_spec(new) is not None
+
+
+@pytest.mark.parametrize(
+    ("command", "word"),
+    [
+        ("predict", "source=photo (1).png"),
+        ("predict", "source=a,b [c] {d} ${e} 'f'.png"),
+        ("evaluate", "checkpoint=epoch=1-step=2.ckpt"),
+        ("train", "init_from=runs/lr=0.1,seed=2/model.safetensors"),
+        ("train", "run_dir=runs/of today (2)"),
+        ("train", "data.root=C:/my data/(1)"),
+        ("train", r"data.group_pattern=(patient\d+)"),
+        ("train", "data.train=2012"),
+    ],
+)
+def test_paths_are_taken_as_they_stand(command: str, word: str) -> None:
+    key, text = word.split("=", 1)
+    more = {"predict": ["checkpoint=x"], "train": ["data=voc"]}.get(command, [])
+    more += ["data.root=x"] if command == "train" and key != "data.root" else []
+    more += ["source=x"] if command == "predict" and key != "source" else []
+    node = compose(command, [*more, word])
+    for part in key.split("."):
+        node = node[part]
+    assert node == text
+
+
+def test_no_path_is_null() -> None:
+    config = compose(
+        "train", ["init_from=null", "run_dir=null", "pretrained=null", "backbone.pretrained=true"]
+    )
+    assert config.init_from is None and config.run_dir is None and config.pretrained is None
+    assert config.backbone.pretrained is True
+
+
+def test_several_values_want_multirun() -> None:
+    with pytest.raises(ValueError, match="seed=1,2 asks for several values; give --multirun"):
+        compose("train", ["seed=1,2"])
+
+
+MODULE = """
+import pathlib
+pathlib.Path("it_ran").touch()
+class Flip:
+    def __init__(self, p=0.5):
+        self.p = p
+"""
+
+
+def test_a_configuration_names_nothing_but_what_is_in_the_table(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "my_code.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["augmentation.transforms=[{_target_: my_code.Flip, p: 0.25}]"]
+    with pytest.raises(
+        ValueError, match="_target_=my_code.Flip is not among .*allow_code=my_code on the command"
+    ):
+        transforms_of(compose("train", words))
+    assert not (tmp_path / "it_ran").exists()
+    (flip,) = transforms_of(compose("train", [*words, "allow_code=my_code"]))
+    assert flip.p == 0.25 and (tmp_path / "it_ran").exists()
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["os.system", "subprocess.Popen", "torch.load", "torch.optim.lr_scheduler.os.system", "albumentations.os.system",
+     "builtins.eval", "albumentations.core.serialization.load", "torch.hub.load", "tasks.harness.train.train"],
+)  # fmt: skip
+def test_dangerous_targets(target: str) -> None:
+    with pytest.raises(ValueError, match="_target_|optimizer"):
+        build({"_target_": target})
+
+
+def test_allow_code_in_a_file_of_a_run_says_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "allow_code: [os]\nrun_dir: null\nresume: null\nlogger: {}\n"
+        "data: {_target_: os.system, command: 'touch it_ran'}\n"
+    )
+    config = compose("train", [f"resume={tmp_path}"])
+    assert not config.allow_code
+    with pytest.raises(ValueError, match="_target_=os.system is not among"):
+        data_of(config)
+    assert "allow_code" not in record_of(compose("train", ["allow_code=os"]), ()).config
+
+
+def test_settings_of_a_configuration() -> None:
+    words = ["optimizer=sgd", "optimizer.nesterov=true", "schedule=warmup_steps", "schedule.milestones=[0.5]",
+             "trainer.devices=2", "loader.num_workers=3", "ema=0.99", "task.backbone_lr_scale=0.1"]  # fmt: skip
+    settings = settings_of(TrainSettings, compose("train", words))
+    assert (settings.optimizer.name, settings.optimizer.lr) == ("torch.optim.SGD", 0.02)
+    assert settings.optimizer.options == {"momentum": 0.9, "weight_decay": 0.0001, "nesterov": True}
+    assert (settings.schedule.name, settings.schedule.options) == ("warmup_steps", {"milestones": [0.5]})
+    assert settings.trainer.devices == 2 and settings.loader.num_workers == 3
+    assert settings.ema == 0.99 and settings.reference_batch_size == 16
+    assert settings.task == {"backbone_lr_scale": 0.1} and settings.preprocessing.short_side is None
+
+
+@pytest.mark.parametrize("task", TASK_SPECS)
+def test_python_and_command_line_start_from_the_same(task: str) -> None:
+    config = compose("train", [f"task={task}"])
+    source = data_of(config)
+    settings = recipe_settings(task, source)
+    composed = settings_of(TrainSettings, config)
+    assert composed.augmentation == []  # a mirrored digit is no digit, in Python by the data itself
+    same = replace(composed, augmentation=None, loggers=settings.loggers)
+    trainer = replace(same.trainer, val_check_interval="max_steps")
+    assert same.trainer.val_check_interval == same.trainer.max_steps
+    assert replace(same, trainer=trainer) == settings
+    spec, _ = resolve(task, source, None, None, "usual", None)
+    composed_spec = spec_of(config)
+    composed_spec["backbone"].pop("pretrained")
+    assert {**composed_spec, "pyramid": composed_spec["pyramid"] or None} == spec

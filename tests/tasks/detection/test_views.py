@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tasks.cli.compose import compose
+from tasks.cli.evaluate import evaluate
 from tasks.contracts import Batch, Detections, Model
 from tasks.data.loading.collate import batch_images
 from tasks.detection.views import ManyViews, merge_views, seen_from, view_of
-from tasks.harness.evaluate import evaluate
 from tasks.inference.predictor import Predictor
 from tasks.preprocessing import Preprocessing
 from tasks.zoo.model_file import Header, load_model, save_model

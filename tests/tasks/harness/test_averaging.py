@@ -8,7 +8,7 @@ import torch
 
 import tasks
 from tasks.cli.compose import compose
-from tasks.harness.evaluate import evaluate
+from tasks.cli.evaluate import evaluate
 from tests.tiny_runs import checkpoint, tiny_run
 
 

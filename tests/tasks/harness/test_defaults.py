@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from tasks.cli.compose import compose
+from tasks.cli.train import train
 from tasks.contracts import Batch
 from tasks.data.datamodule import DataModule
 from tasks.data.formats.digits import DigitsData
 from tasks.harness import batch_size as sizes
 from tasks.harness.auto import backbone_norm, rate_sentence, scaled_rate
 from tasks.harness.batch_size import largest_batch_size
-from tasks.harness.train import check_settings, train
+from tasks.harness.settings import TrainSettings
 from tasks.preprocessing import Preprocessing
 from tasks.zoo.registry import build_model
 from tests.tiny_runs import TINY, checkpoint, rows, tiny_run
@@ -111,7 +112,7 @@ def test_settings_that_mean_nothing(setting: str, message: str, tmp_path, monkey
 def test_compile_without_a_compiler(monkeypatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ValueError, match="compile=backbone needs a C\\+\\+ compiler"):
-        check_settings(compose("train", ["compile=backbone"]))
+        TrainSettings(compile="backbone")
 
 
 def test_one_batch_is_learnt_by_heart(tmp_path) -> None:
@@ -156,8 +157,7 @@ def network_and_batches(size: int = 96):
     model = build_model(spec, num_classes=10, preprocessing=preprocessing)
 
     def batches(count: int) -> Batch:
-        data.batch_size = count
-        return next(iter(data.train_dataloader()))
+        return next(iter(data.with_batch_size(count).train_dataloader()))
 
     return model, batches
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from tasks.cli.compose import compose
+from tasks.cli.train import train
 from tasks.data.formats.digits import DigitsData
 from tasks.data.loading.collate import collate
 from tasks.detection.faster_rcnn import FasterRCNN
 from tasks.harness.guards import LossGuard, NonfiniteLoss, describe_image, is_out_of_memory, memory_advice
+from tasks.harness.settings import TrainSettings
 from tasks.harness.throughput import GIB, pace_line
-from tasks.harness.train import train
 from tasks.preprocessing import Preprocessing
 from tests.tiny_runs import TINY, checkpoint, tiny_run
 
@@ -107,11 +108,12 @@ def test_guard_by_hand(tmp_path: Path, capsys) -> None:
     with pytest.raises(NonfiniteLoss, match="from all 3 images of the batch: .*lower optimizer.lr"):
         guard.check(3, [], lambda part: {"a": torch.tensor(math.nan)})
 
-    skips = LossGuard(tmp_path / "nowhere", "skip")
+    said: list[str] = []
+    skips = LossGuard(tmp_path / "nowhere", "skip", said.append)
     skips.folder = None
     skips.watch(["a"], torch.tensor([1.0]), batch)
     assert not skips.check(4, [torch.tensor([1.0, math.nan])], losses_of)
-    assert "step 4 skipped: a gradient is not finite" in capsys.readouterr().out
+    assert "step 4 skipped: a gradient is not finite" in said[0]
     assert skips.check(5, [torch.tensor([1.0, 2.0])], losses_of)
 
 
@@ -141,8 +143,7 @@ def test_out_of_memory_says_what_to_lower(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_advice_leaves_out_what_is_done_already() -> None:
-    config = {"trainer": {}, "backbone": {"checkpoint_stages": [1]}, "preprocessing": {"short_side": 800}}
-    text = memory_advice(config, "cuda:0", batch_size=1, has_checkpointing=True)
+    text = memory_advice(TrainSettings(), "cuda:0", batch_size=1, checkpoints_stages=True)
     assert text == (
         "cuda:0 has not enough memory for batches of 1; lower what it holds: a smaller preprocessing.short_side and "
         "max_size than 800"

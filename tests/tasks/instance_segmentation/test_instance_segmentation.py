@@ -15,11 +15,11 @@ from pycocotools.cocoeval import COCOeval
 
 import tasks
 from tasks.cli.compose import compose
+from tasks.cli.evaluate import evaluate
+from tasks.cli.train import train
 from tasks.contracts import Batch, Detections
 from tasks.data.formats.digits import DigitsData
 from tasks.data.loading.collate import collate
-from tasks.harness.evaluate import evaluate
-from tasks.harness.train import train
 from tasks.instance_segmentation.mask_rcnn import MaskRCNN, mask_rcnn
 from tasks.instance_segmentation.result import Instances
 from tasks.metrics.instance_segmentation import InstanceSegmentationMetric

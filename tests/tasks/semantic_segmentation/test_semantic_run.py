@@ -15,8 +15,8 @@ from PIL import Image
 import backbones
 import tasks
 from tasks.cli.compose import compose
+from tasks.cli.train import train
 from tasks.data.formats.digits import DigitsData
-from tasks.harness.train import train
 
 ROOT = Path(__file__).parents[3]
 DATA = Path(os.environ.get("VERTEBRA_DATA", ROOT / "../shared/data"))

@@ -13,9 +13,9 @@ from torchvision.models import get_model_weights
 
 import tasks
 from tasks.cli.compose import compose
-from tasks.harness.evaluate import evaluate
-from tasks.harness.train import train
-from tasks.inference.folder import predict
+from tasks.cli.evaluate import evaluate
+from tasks.cli.predict import predict
+from tasks.cli.train import train
 from tasks.zoo.pretrained import LOADERS, PUBLISHED, TASK_OF, coco_classes, published_model
 from tests.backbones.file_server import FileServer
 from tests.tasks.zoo.small_weights import publish, small_torchvision, write_coco

@@ -8,11 +8,11 @@ import albumentations as A
 import numpy as np
 import pytest
 import torch
-from hydra.utils import instantiate
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tasks.cli.compose import compose, config_groups
+from tasks.cli.settings import transforms_of
 from tasks.contracts import Target
 from tasks.data.annotations.masks import cropped, mask_box
 from tasks.data.augmentation.multi_image import CopyPaste, CutMix, MixUp, Mosaic
@@ -43,7 +43,7 @@ GROUPS = config_groups()["augmentation"]
 
 
 def group(name: str) -> Augmentation:
-    return Augmentation(list(instantiate(compose("train", [f"augmentation={name}"]).augmentation.transforms)))
+    return Augmentation(transforms_of(compose("train", [f"augmentation={name}"])))
 
 
 AUGMENTATIONS = {
@@ -158,7 +158,7 @@ def test_boxes_and_masks_stay_true_and_runs_repeat(
 @pytest.mark.parametrize("workers", ["process", "thread"])
 def test_the_same_batches_from_all_workers(name: str, workers: str) -> None:
     source = DigitsData(size=64, num_train=8, num_val=1, num_test=1)
-    transforms = list(instantiate(compose("train", [f"augmentation={name}"]).augmentation.transforms))
+    transforms = transforms_of(compose("train", [f"augmentation={name}"]))
 
     def batches(num_workers: int) -> list[Any]:
         module = DataModule(

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hydra.utils import instantiate
 from PIL import Image
 
 from tasks.cli.compose import compose
+from tasks.cli.settings import transforms_of
 from tasks.data.augmentation.pipeline import Augmentation
 from tasks.data.datamodule import DataModule
 from tasks.data.formats.cifar10 import Cifar10Data, read_packed
@@ -173,7 +173,7 @@ def test_damaged_picture_is_named(tmp_path: Path) -> None:
 )
 def test_augmentation_ends_at_the_size_that_evaluation_has(words: list[str], side: int) -> None:
     config = compose("train", ["task=classification", *words])
-    augmentation = Augmentation(list(instantiate(config.augmentation.transforms)))
+    augmentation = Augmentation(transforms_of(config))
     image = np.full((32, 32, 3) if side == 32 else (300, 400, 3), 9, np.uint8)
     seen = {augmentation(image, empty_target(0, (32, 32)), (0, epoch))[0].tobytes() for epoch in range(20)}
     assert {len(picture) for picture in seen} == {3 * side * side}

@@ -1,0 +1,177 @@
+"""`vertebra compare`: trained models of one data set side by side, what they find and what they cost."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+NOTES = """AP and other figures are those that training ended with. The rest is measured here, each model in a process
+of its own, with the images and precision of its run: multiply-adds of convolutions and matrix products of one
+image's prediction; images a second from batch to predictions, the median of {repeats} batches; memory beyond the
+model itself, of predicting a batch and of a training step."""
+REPEATS = 9
+COLUMNS = (
+    "model",
+    "backbone",
+    "figure",
+    "parameters, M",
+    "multiply-adds, G",
+    "images a second",
+    "predicting, MiB",
+    "training, MiB",
+)
+
+
+def compare(config: DictConfig) -> None:
+    """Measures the models of `config.runs` and prints a table of them, and writes `config.json` if it is set."""
+    runs = [Path(str(run)) for run in ([config.runs] if isinstance(config.runs, str) else config.runs)]
+    for run in runs:
+        check_run(run)
+    rows = [in_own_process(run, str(config.device), int(config.batch)) for run in runs]
+    print(f"{table(rows)}\n\n{NOTES.format(repeats=REPEATS)}")
+    if config.json is not None:
+        Path(str(config.json)).write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def check_run(run: Path) -> None:
+    """Raises `ValueError` unless `run` is the folder of a run that has ended."""
+    missing = [n for n in ("config.yaml", "metrics.json", "model.safetensors") if not (run / n).is_file()]
+    if missing:
+        raise ValueError(
+            f"{run} has no {' and no '.join(missing)}; give folders of runs of `vertebra train` that have ended"
+        )
+
+
+def in_own_process(run: Path, device: str, batch: int) -> dict[str, Any]:
+    """`measure` where no other model has left memory behind."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, run, device, batch).result()
+
+
+def measure(run: Path, device_name: str, batch_size: int) -> dict[str, Any]:
+    """What the model of `run` found and costs."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from tasks.cli.compose import load_config
+    from tasks.cli.settings import data_of
+    from tasks.data.datamodule import DataModule
+    from tasks.devices import autocast, resolve_device, resolve_precision
+    from tasks.preprocessing import Preprocessing
+    from tasks.zoo.model_file import load_model
+    from tasks.zoo.registry import TASKS, lookup
+
+    device = resolve_device(device_name)
+    config = load_config(run / "config.yaml")
+    model = load_model(run / "model.safetensors")
+    header = model.header
+    kind = lookup(TASKS, "task", header.task)
+    source, preprocessing = data_of(config), Preprocessing(**header.preprocessing)
+    one, batch = (
+        next(iter(DataModule(source, preprocessing, batch_size=n, **kind.data_options).val_dataloader())).to(
+            device
+        )
+        for n in (1, batch_size)
+    )
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    precision = resolve_precision(config.precision, device)
+
+    @torch.inference_mode()
+    def predict(images: Any) -> None:
+        with autocast(precision, device):
+            model(images)
+
+    def step() -> None:
+        with autocast(precision, device):
+            loss = torch.stack(list(model.losses(model.features(batch), batch).values())).sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    with FlopCounterMode(display=False) as counter:
+        predict(one)
+    predict(batch)
+    predicting = peak(lambda: predict(batch), device)
+    seconds = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        predict(batch)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+    training = peak(step, device)
+    return {
+        "run": str(run),
+        "model": header.model["name"],
+        "backbone": header.model["backbone"]["name"],
+        "monitor": kind.monitor,
+        "metrics": json.loads((run / "metrics.json").read_text()),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "multiply_adds": counter.get_total_flops() // 2,
+        "images_a_second": len(batch) / statistics.median(seconds),
+        "batch": len(batch),
+        "height": batch.images.shape[2],
+        "width": batch.images.shape[3],
+        "predicting_bytes": predicting,
+        "training_bytes": training,
+        "precision": precision,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "torch": torch.__version__,
+    }
+
+
+def peak(work: Any, device: Any) -> int:
+    """The most bytes that `work` holds beyond what was held before."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return torch.cuda.max_memory_allocated() - before
+    status = Path("/proc/self/status")
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark becomes what is held now
+    before = _kilobytes(status.read_text(), "VmRSS")
+    work()
+    return (_kilobytes(status.read_text(), "VmHWM") - before) * 1024
+
+
+def _kilobytes(status: str, name: str) -> int:
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{name}:"))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A line for each model, as Markdown."""
+    lines = [
+        f"| {' | '.join(COLUMNS)} |",
+        f"|{'---|' * len(COLUMNS)}",
+    ]
+    for row in rows:
+        cells = [
+            row["model"],
+            row["backbone"],
+            f"{row['monitor']} {row['metrics'][row['monitor']]:.3f}",
+            f"{row['parameters'] / 1e6:.2f}",
+            f"{row['multiply_adds'] / 1e9:.2f}",
+            f"{row['images_a_second']:.1f}",
+            f"{row['predicting_bytes'] / 2**20:.0f}",
+            f"{row['training_bytes'] / 2**20:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    row = rows[0]
+    lines.append(
+        f"\nBatches of {row['batch']} at {row['height']}x{row['width']}, {row['precision']}, "
+        f"{row['device']}, torch {row['torch']}."
+    )
+    return "\n".join(lines)

@@ -1,0 +1,58 @@
+"""`vertebra evaluate`: the numbers of a trained or published model."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from tasks.cli.compose import plain
+from tasks.cli.published import published_classifier_of, published_model_of
+from tasks.cli.settings import data_of, settings_of
+from tasks.cli.terminal import Terminal, prepare, run_folder
+from tasks.contracts import Model
+from tasks.data.sources import Source
+from tasks.harness.evaluate import evaluate as evaluate_model
+from tasks.harness.settings import EvaluateSettings
+from tasks.zoo.model_file import read
+from tasks.zoo.pretrained import TASK_OF
+from tasks.zoo.task_specs import TASK_SPECS
+
+CLASSIFICATION = "classification"
+
+
+def evaluate(config: DictConfig) -> None:
+    """Scores the model in `config.checkpoint`, or published weights, on a split of `config.data`, and writes
+    what it found."""
+    settings = settings_of(EvaluateSettings, config)
+    prepare(settings.trainer.device)
+    source = data_of(config)
+    task = config.task.name if "task" in config else None
+    if config.checkpoint is not None:
+        if config.backbone.pretrained:
+            raise ValueError("give checkpoint=FILE or pretrained=…, not both")
+        if task is not None and (known := read(config.checkpoint)[0].task) != task:
+            raise ValueError(
+                f"{config.checkpoint} is a model for task={known}, not for task={task}; leave out "
+                "task=, which the file knows itself"
+            )
+    model = config.checkpoint if config.checkpoint is not None else _published(config, source, task)
+    folder = run_folder(config, f"evaluate-{Path(config.checkpoint or config.backbone.name).stem}")
+    evaluate_model(model, source, split=config.split, settings=settings, folder=folder, reporter=Terminal())
+
+
+def _published(config: DictConfig, source: Source, task: str | None) -> Model:
+    """The model of published weights that `config` names, for the classes of `source`."""
+    pretrained = plain(config.backbone)["pretrained"]
+    if not pretrained:
+        raise ValueError(
+            "there is no model to score; give checkpoint=FILE, a model file or checkpoint, or published weights: "
+            "task=classification backbone=resnet50 pretrained=true, or task=detection pretrained=COCO_V2"
+        )
+    if task in TASK_OF.values():
+        return published_model_of(config, class_names=source.class_names)
+    if task != CLASSIFICATION:
+        scored = [name for name in TASK_SPECS if name == CLASSIFICATION or name in TASK_OF.values()]
+        raise ValueError(
+            f"pretrained={pretrained}: published weights are scored with task={' or task='.join(scored)}; for other "
+            "tasks train a model and give checkpoint=FILE"
+        )
+    return published_classifier_of(config, source.class_names)

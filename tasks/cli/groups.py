@@ -1,0 +1,191 @@
+"""What Hydra composes that stands in Python: tasks, models, recipes, optimisers, schedules, and defaults of settings.
+
+Importing this costs nothing.
+"""
+
+import ast
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from tasks.harness.settings import (
+    OPTIMIZERS,
+    REFERENCE_BATCH_SIZES,
+    SCHEDULES,
+    CheckpointSettings,
+    EvaluateSettings,
+    LoaderSettings,
+    PredictSettings,
+    TrainerSettings,
+    TrainSettings,
+)
+from tasks.zoo.task_specs import MODEL_PARTS, TASK_SPECS
+
+
+@cache
+def python_groups() -> dict[str, dict[str, dict[str, Any]]]:
+    """Groups of configurations that stand in Python, each choice as nested values from the root on; those of
+    `trainer`, which files build on, from there on."""
+    rates = {name: {"reference_batch_size": images} for name, images in REFERENCE_BATCH_SIZES.items()}
+    return {
+        "task": {
+            name: {
+                "defaults": [
+                    {"/model": spec.model},
+                    *(
+                        [] if spec.data == "digits" else [{"override /data": spec.data}]
+                    ),  # as configs/train.yaml has
+                    "_self_",
+                ],
+                "task": {"name": name},
+                **({} if spec.pyramid else {"pyramid": None}),
+            }
+            for name, spec in TASK_SPECS.items()
+        },
+        "model": {name: {"model": {"name": name}, **parts} for name, parts in MODEL_PARTS.items()},
+        "recipe": {
+            f"{name}_{key}": _interpolated(recipe)
+            for name, spec in TASK_SPECS.items()
+            for key, recipe in spec.recipes.items()
+        },
+        "optimizer": {
+            name: {
+                "optimizer": {"_target_": o.name, "_partial_": True, "lr": o.lr, **o.options},
+                **rates.get(name, {}),
+            }
+            for name, o in OPTIMIZERS.items()
+        },
+        "schedule": {
+            name: {"schedule": {"_target_": f"tasks.harness.optim.{name}", "_partial_": True}}
+            for name in SCHEDULES
+        },
+        "trainer": {
+            "default": {
+                "_target_": "lightning.pytorch.Trainer",
+                **_defaults(TrainerSettings, "max_epochs", "gradient_clip_val", "log_every_n_steps"),
+            }
+        },
+    }
+
+
+def train_defaults() -> dict[str, Any]:
+    """The defaults of `TrainSettings` that no group gives."""
+    return {
+        "backbone": {"name": "resnet50", "pretrained": False},
+        "pyramid": {"name": "fpn"},
+        "preprocessing": {},
+        "loader": _defaults(LoaderSettings, "batch_size", "num_workers"),
+        "checkpointing": {},
+        "metric": {},
+        **_scalars(TrainSettings),
+        "run_dir": None,
+    }
+
+
+def evaluate_defaults() -> dict[str, Any]:
+    """Those of `EvaluateSettings`."""
+    return {
+        "checkpoint": None,
+        "pretrained": False,
+        "model": {},
+        "split": "val",
+        "backbone": {"name": "resnet50", "pretrained": "${pretrained}"},
+        "preprocessing": {},
+        "loader": _defaults(LoaderSettings, "batch_size", "num_workers"),
+        "metric": {},
+        **_scalars(EvaluateSettings),
+        "run_dir": None,
+    }
+
+
+def predict_defaults() -> dict[str, Any]:
+    """Those of `PredictSettings`."""
+    return {
+        "checkpoint": None,
+        "pretrained": None,
+        "source": "???",
+        "output": None,
+        "model": {},
+        **_scalars(PredictSettings),
+    }
+
+
+ROOTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "train_settings": train_defaults,
+    "evaluate_settings": evaluate_defaults,
+    "predict_settings": predict_defaults,
+}
+"""Names in the defaults lists of `configs/*.yaml`."""
+
+
+def _scalars(kind: type) -> dict[str, Any]:
+    """Fields of settings whose defaults are plain values."""
+    plain = (str, int, float, bool, type(None), tuple)
+    found = {f.name: f.default for f in fields(kind) if isinstance(f.default, plain) and f.name != "loggers"}
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in found.items() if key != "augmentation"}
+
+
+def _defaults(kind: type, *names: str) -> dict[str, Any]:
+    return {field.name: field.default for field in fields(kind) if field.name in names}
+
+
+def _interpolated(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe in which one setting follows another by Hydra's means, so that the words of the command line count."""
+    values = {key: dict(v) if isinstance(v, Mapping) else v for key, v in recipe.items()}
+    trainer = values.get("trainer")
+    if isinstance(trainer, dict) and trainer.get("val_check_interval") == "max_steps":
+        trainer["val_check_interval"] = "${trainer.max_steps}"
+    return values
+
+
+DOCUMENTED = {
+    "train": TrainSettings,
+    "show_data": TrainSettings,
+    "evaluate": EvaluateSettings,
+    "predict": PredictSettings,
+}
+"""Commands and the settings that stand in Python."""
+
+BESIDE = {"augmentation", "loggers", "optimizer", "schedule", "preprocessing", "model", "task", "metric"}
+"""Settings that are groups of configurations, or arguments of what their node names."""
+WORDS = {"None": "null", "True": "true", "False": "false"}
+
+
+def settings_text(config_name: str) -> str:
+    """The settings of a command that stand in Python, a line each with its default and what it says; those inside of
+    other settings below them."""
+    kind = DOCUMENTED.get(config_name)
+    return "" if kind is None else "\n".join(_lines(kind, ""))
+
+
+def _lines(kind: type, prefix: str) -> list[str]:
+    documents = _field_documents(kind)
+    nested = {"trainer": TrainerSettings, "loader": LoaderSettings, "checkpointing": CheckpointSettings}
+    lines = []
+    for field in fields(kind):
+        if field.name in BESIDE:
+            continue
+        if field.name in nested and not prefix:
+            lines += _lines(nested[field.name], f"{field.name}.")
+            continue
+        value = WORDS.get(str(field.default), field.default)
+        lines.append(f"{f'{prefix}{field.name}={value}':<42} {documents.get(field.name, '')}")
+    return lines
+
+
+def _field_documents(kind: type) -> dict[str, str]:
+    """The strings below the fields of a dataclass, read from its file."""
+    tree = ast.parse(Path(str(sys.modules[kind.__module__].__file__)).read_text(encoding="utf-8"))
+    body = next(n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == kind.__name__)
+    return {
+        field.target.id: " ".join(str(document.value.value).split())
+        for field, document in pairwise(body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(document, ast.Expr)
+        and isinstance(document.value, ast.Constant)
+    }

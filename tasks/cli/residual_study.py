@@ -1,0 +1,19 @@
+"""`vertebra residual-study`: the study that a configuration describes."""
+
+import time
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from tasks.cli.settings import data_of, record_of, settings_of
+from tasks.cli.terminal import Terminal, prepare
+from tasks.studies.residual_study import StudySettings, study
+
+
+def residual_study(config: DictConfig) -> None:
+    """Trains each of `config.networks` that the folder has no results of yet."""
+    settings = settings_of(StudySettings, config)
+    prepare(settings.trainer.device)
+    folder = Path(config.run_dir or Path("runs") / f"residual-study-{time.strftime('%Y%m%d-%H%M%S')}")
+    common = {key: v for key, v in record_of(config, ()).config.items() if key not in ("networks", "run_dir")}
+    study(data_of(config), settings, folder, reporter=Terminal(), record=common)

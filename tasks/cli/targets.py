@@ -1,0 +1,105 @@
+"""What a configuration may name by `_target_`, as a literal table, and how it is made.
+
+Our data sets, transforms, schedules and loggers, albumentations' transforms and torch.optim's classes. Anything else
+needs `allow_code=my_module` on the command line: opening a file of somebody else's never runs code that it names.
+"""
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from functools import partial
+from typing import Any
+
+from backbones.checks import suggest
+from tasks.data import FORMATS
+
+TARGETS: dict[str, str] = {
+    **{address.replace(":", "."): address for address in FORMATS.values()},
+    "tasks.data.augmentation.multi_image.Mosaic": "tasks.data.augmentation.multi_image:Mosaic",
+    "tasks.data.augmentation.multi_image.CutMix": "tasks.data.augmentation.multi_image:CutMix",
+    "tasks.data.augmentation.multi_image.CopyPaste": "tasks.data.augmentation.multi_image:CopyPaste",
+    "tasks.data.augmentation.scale.MultiScale": "tasks.data.augmentation.scale:MultiScale",
+    "tasks.data.augmentation.scale.LargeScaleJitter": "tasks.data.augmentation.scale:LargeScaleJitter",
+    "tasks.data.augmentation.scale.CropKeepingBoxes": "tasks.data.augmentation.scale:CropKeepingBoxes",
+    "tasks.harness.optim.constant": "tasks.harness.optim:constant",
+    "tasks.harness.optim.warmup_cosine": "tasks.harness.optim:warmup_cosine",
+    "tasks.harness.optim.warmup_steps": "tasks.harness.optim:warmup_steps",
+    "tasks.harness.loggers.csv": "tasks.harness.loggers:csv",
+    "tasks.harness.loggers.tensorboard": "tasks.harness.loggers:tensorboard",
+    "tasks.harness.loggers.wandb": "tasks.harness.loggers:wandb",
+}
+"""Name in a configuration to "module:attribute", imported when it is asked for."""
+
+
+def find(target: str, allowed: Sequence[str] = ()) -> Callable[..., Any]:
+    """The class or function that a configuration names; `allowed` are modules that the command line trusts.
+
+    Raises ValueError for anything that is not in the table.
+    """
+    if target in TARGETS:
+        module, attribute = TARGETS[target].split(":")
+        return getattr(importlib.import_module(module), attribute)
+    if target.startswith("torch.optim."):
+        from tasks.harness.optim import optimizer_class
+
+        return optimizer_class(target)
+    if target.startswith("albumentations."):
+        return _transform(target)
+    module, _, attribute = target.rpartition(".")
+    if any(module == name or module.startswith(f"{name}.") for name in allowed):
+        return _of_user(module, attribute)
+    near = get_close_matches(target, TARGETS, n=1)
+    raise ValueError(
+        f"_target_={target} is not among what a configuration may name (data sets, transforms, schedules and loggers "
+        "of this project, albumentations' transforms, torch.optim's classes)"
+        + (f"; did you mean {near[0]}?" if near else "")
+        + f"; to run code of your own, give allow_code={target.split('.')[0]} on the command line"
+    )
+
+
+def build(node: Any, allowed: Sequence[str] = (), **more: Any) -> Any:
+    """What plain nested values describe: a mapping with `_target_` is made of the arguments beside it."""
+    if isinstance(node, list):
+        return [build(item, allowed) for item in node]
+    if not isinstance(node, Mapping):
+        return node
+    values = {key: build(value, allowed) for key, value in node.items() if not str(key).startswith("_")}
+    if "_target_" not in node:
+        return values
+    make = find(str(node["_target_"]), allowed)
+    if unknown := [key for key in node if str(key).startswith("_") and key not in ("_target_", "_partial_")]:
+        raise ValueError(f"{unknown[0]} beside _target_={node['_target_']} means nothing here; leave it out")
+    return partial(make, **values, **more) if node.get("_partial_") else make(**values, **more)
+
+
+def arguments(target: str, allowed: Sequence[str] = ()) -> dict[str, inspect.Parameter]:
+    """What the object called `target` takes, by name."""
+    return dict(inspect.signature(find(target, allowed)).parameters)
+
+
+def _transform(target: str) -> Callable[..., Any]:
+    import albumentations
+
+    bases = (albumentations.BasicTransform, albumentations.BaseCompose)
+    known = {
+        name: value
+        for name, value in vars(albumentations).items()
+        if isinstance(value, type) and issubclass(value, bases) and value not in bases
+    }
+    name = target.rpartition(".")[2]
+    if name not in known:
+        raise ValueError(f"_target_={target} is not a transform of albumentations; {suggest(name, known)}")
+    return known[name]
+
+
+def _of_user(module: str, attribute: str) -> Callable[..., Any]:
+    """Of a module that the command line trusts, which may lie in the folder where the command runs."""
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"_target_={module}.{attribute} cannot be found ({error})") from None

@@ -1,0 +1,130 @@
+"""What the command line does to its process: what is printed and where, warnings, memory, the folder of a run."""
+
+import atexit
+import contextlib
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from omegaconf import DictConfig
+
+from tasks.devices import keep_freed_memory, resolve_device
+from tasks.folders import new_folder
+from tasks.harness.reporter import Reporter
+from tasks.harness.session import is_first
+
+RUN_DIR = "VERTEBRA_RUN_DIR"
+"""Environment variable: the run folder, for ranks that the first one starts."""
+QUIET = (
+    ".*does not have many workers.*",  # decoding is cheap beside a detector; loader.num_workers says otherwise
+    ".*could not find the monitored key in the returned metrics.*",  # an epoch before the first validation
+    ".*GPU available but not used.*",
+    ".*Checkpoint directory .* exists and is not empty.*",  # of a run that goes on
+    ".*overridden `on_before_batch_transfer` in `LightningModule`.*",  # and the module's is the one meant
+    ".*recommended to use .*sync_dist=True.* when logging on epoch level.*",  # metrics gather themselves
+    ".*Using `DistributedSampler` with the dataloaders.*",  # which repeats no image
+    ".*LeafSpec.*is deprecated.*",  # Lightning 2.6.6 on torch 2.14
+)
+"""What Lightning says that is no news to anyone."""
+
+
+class Terminal(Reporter):
+    """Prints; other ranks than the first say nothing."""
+
+    def say(self, text: str) -> None:
+        if is_first():
+            print(text, flush=True)
+
+    def progress(self) -> ProgressBar:
+        """A bar on a terminal, a line every ten seconds in a log file."""
+        return RichProgressBar(refresh_rate=5) if sys.stdout.isatty() else super().progress()
+
+    @contextlib.contextmanager
+    def writing(self, path: Path) -> Iterator[None]:
+        """Everything printed inside, by whomever, goes into `path` as well."""
+        with first_rank_speaks(), logged(path) if is_first() else contextlib.nullcontext():
+            yield
+
+
+def prepare(device: str) -> None:
+    """Silences what is no news, and keeps memory that one step frees for the next."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message=message)
+    keep_freed_memory(resolve_device(device))
+
+
+def run_folder(config: DictConfig, name: str) -> Path:
+    """The folder of this run: `run_dir`, which is not made yet, or one under runs/ called by `name` and the time.
+
+    Ranks that Lightning starts are told which by an environment variable.
+    """
+    if RUN_DIR in os.environ and not is_first():
+        return Path(os.environ[RUN_DIR])
+    if config.run_dir is None and any(int(os.environ.get(n, 1)) > 1 for n in ("WORLD_SIZE", "SLURM_NTASKS")):
+        raise ValueError(
+            "several processes were started for this run (torchrun, srun), which need one folder: give run_dir=DIR"
+        )
+    if config.run_dir is not None or not is_first():
+        folder = Path(config.run_dir or "runs")
+    else:
+        folder = new_folder(
+            name
+        )  # made now, so that no other run of this second has the name; gone if nothing came
+        atexit.register(_remove_empty, folder)
+    os.environ[RUN_DIR] = str(folder)
+    return folder
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # which it is not: a run has begun
+        folder.rmdir()
+
+
+@contextlib.contextmanager
+def first_rank_speaks() -> Iterator[None]:
+    """What other ranks print is dropped."""
+    if is_first():
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+@contextlib.contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """Everything printed inside goes into `path` as well, behind what is there."""
+    with (
+        open(path, "a", encoding="utf-8") as file,
+        contextlib.redirect_stdout(_Tee(sys.stdout, file)),  # type: ignore[type-var]
+        contextlib.redirect_stderr(_Tee(sys.stderr, file)),  # type: ignore[type-var]
+    ):
+        try:
+            yield
+        except Exception:
+            file.write(traceback.format_exc())
+            raise
+
+
+class _Tee:
+    """A stream that a file keeps a copy of, without the lines that a terminal redraws."""
+
+    def __init__(self, stream: TextIO, file: TextIO) -> None:
+        self._stream = stream
+        self._file = file
+
+    def write(self, text: str) -> int:
+        if not self._file.closed and "\x1b" not in text and "\r" not in text:
+            self._file.write(text)
+            self._file.flush()
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)

@@ -1,0 +1,40 @@
+"""`vertebra train`: the training that a configuration describes."""
+
+import sys
+from collections.abc import Sequence
+
+from omegaconf import DictConfig
+
+from tasks.cli.compose import plain
+from tasks.cli.settings import data_of, record_of, settings_of
+from tasks.cli.terminal import Terminal, prepare, run_folder
+from tasks.harness.settings import TrainSettings
+from tasks.harness.train import Run
+from tasks.harness.train import train as train_model
+
+
+def train(config: DictConfig) -> None:
+    """Trains what `config` describes; a run that a signal stopped ends the process as that signal would."""
+    run = run_config(config, sys.argv[1:])
+    if run.stopped_by is not None:
+        sys.exit(128 + run.stopped_by)
+
+
+def run_config(config: DictConfig, words: Sequence[str] = ()) -> Run:
+    """The run itself; `words` are kept in its folder."""
+    prepare(str(config.trainer.get("accelerator", "auto")).replace("gpu", "cuda"))
+    config = config.copy()
+    folder = run_folder(config, config.task.name)
+    config.run_dir = str(folder)
+    settings = settings_of(TrainSettings, config)
+    return train_model(
+        config.task.name,
+        data_of(config),
+        model=plain(config.model),
+        backbone=plain(config.backbone),
+        pyramid=plain(config.pyramid),
+        settings=settings,
+        folder=folder,
+        reporter=Terminal(),
+        record=record_of(config, words),
+    )

@@ -1,0 +1,49 @@
+"""`Reporter`: where a run says what it does. The command line has one that prints."""
+
+import contextlib
+import logging
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from lightning.pytorch.callbacks import ProgressBar
+
+from tasks.harness.callbacks import ProgressLines
+from tasks.harness.session import is_first
+
+_LOG = logging.getLogger("vertebra")
+
+
+class Reporter:
+    """Says everything to the logger "vertebra" at level INFO, and into `log.txt` of the run's folder."""
+
+    _file: TextIO | None = None
+
+    def say(self, text: str) -> None:
+        """One or several lines for a person; those of other ranks than the first are dropped."""
+        if not is_first():
+            return
+        _LOG.info(text)
+        if self._file is not None:
+            print(text, file=self._file, flush=True)
+
+    def progress(self) -> ProgressBar:
+        """How the progress of a training is shown."""
+        return ProgressLines(say=self.say)
+
+    @contextlib.contextmanager
+    def writing(self, path: Path) -> Iterator[None]:
+        """What is said inside goes into the file `path` as well, behind what is there."""
+        if not is_first():
+            yield
+            return
+        with open(path, "a", encoding="utf-8") as file:
+            self._file = file
+            try:
+                yield
+            except Exception:
+                file.write(traceback.format_exc())
+                raise
+            finally:
+                self._file = None

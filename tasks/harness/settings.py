@@ -1,0 +1,309 @@
+"""What a training or an evaluation can be told: frozen dataclasses whose values are checked where they are made.
+
+Importing this costs nothing. `replace(settings, seed=1)` makes other settings; nothing changes them in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tasks.data.loading.settings import LoaderSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lightning.pytorch.loggers import Logger
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+    from tasks.preprocessing import Preprocessing
+
+
+def _default_preprocessing() -> Preprocessing:
+    from tasks.preprocessing import Preprocessing
+
+    return Preprocessing()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSettings:
+    """Lightning's `Trainer`, as far as a run leaves it open."""
+
+    accelerator: str = "auto"
+    """cpu, gpu, …; auto takes a GPU where there is one."""
+    devices: int | str | Sequence[int] = "auto"
+    """How many, or which; auto takes all GPUs, and one CPU."""
+    strategy: str = "auto"
+    """ddp for several devices."""
+    num_nodes: int = 1
+    """Machines."""
+    sync_batchnorm: bool = False
+    """Batch norms of several GPUs share their statistics."""
+    max_epochs: int | None = 12
+    """-1 for no limit."""
+    min_epochs: int | None = None
+    """At least so many, whatever stops training early."""
+    max_steps: int = -1
+    """Of the optimiser; whichever limit comes first ends training. -1 for no limit."""
+    min_steps: int | None = None
+    """At least so many, whatever stops training early."""
+    max_time: str | Mapping[str, int] | None = None
+    """Such as 00:01:30:00, an hour and a half."""
+    limit_train_batches: int | float | None = None
+    """Batches of an epoch, or their share."""
+    limit_val_batches: int | float | None = None
+    """Batches of a validation, or their share."""
+    limit_test_batches: int | float | None = None
+    """Batches of an evaluation, or their share."""
+    overfit_batches: int | float = 0.0
+    """Train and validate on so many batches alone, or their share."""
+    val_check_interval: int | float | str | None = None
+    """Batches from one validation to the next, or a share of an epoch; max_steps for one, after the last step."""
+    check_val_every_n_epoch: int | None = 1
+    """Epochs from one validation to the next; None counts `val_check_interval` over epochs."""
+    log_every_n_steps: int = 10
+    """Steps from one line of numbers to the next."""
+    accumulate_grad_batches: int = 1
+    """Batches whose gradients make one step."""
+    gradient_clip_val: float | None = 10.0
+    """Gradients are clipped to this norm; None leaves them."""
+    gradient_clip_algorithm: str | None = None
+    """norm, or value."""
+    deterministic: bool | str | None = None
+    """Repeats to the bit, and is slower."""
+    benchmark: bool | None = None
+    """cuDNN tries its algorithms for each new shape."""
+    inference_mode: bool = True
+    """Validation under `torch.inference_mode`, else `torch.no_grad`."""
+    detect_anomaly: bool = False
+    """Says which operation gave a gradient that is no number; slow."""
+    profiler: str | None = None
+    """simple or advanced."""
+    fast_dev_run: bool | int = False
+    """So many batches of everything, without checkpoints."""
+    enable_progress_bar: bool = True
+    """Whether progress is shown."""
+    reload_dataloaders_every_n_epochs: int = 0
+    """Makes the loaders anew so often."""
+
+    def __post_init__(self) -> None:
+        if self.accelerator in ("gpu", "cuda"):
+            import torch
+
+            if not torch.cuda.is_available():
+                raise ValueError(
+                    f"trainer.accelerator={self.accelerator}: torch sees no GPU on this machine; trainer=cpu trains "
+                    "without one"
+                )
+
+    @property
+    def device(self) -> str:
+        """The device that `accelerator` means, as torch calls it; "auto" stays."""
+        return "cuda" if self.accelerator == "gpu" else self.accelerator
+
+    def keywords(self) -> dict[str, Any]:
+        """Arguments of Lightning's `Trainer`."""
+        values = dict(vars(self))
+        if values["val_check_interval"] == "max_steps":
+            values["val_check_interval"] = self.max_steps
+        if not isinstance(self.devices, int | str):
+            values["devices"] = list(self.devices)
+        return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """An optimiser of `torch.optim`."""
+
+    name: str | Callable[..., Optimizer] = "torch.optim.AdamW"
+    """A class of `torch.optim` by its name, or any that takes groups of parameters and `lr`."""
+    lr: float = 0.001
+    """Learning rate, at the top of the schedule."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Its further arguments, such as weight_decay."""
+
+    def factory(self, lr: float | None = None) -> Callable[..., Optimizer]:
+        """Takes groups of parameters and gives the optimiser, with the rate `lr` in place of its own."""
+        from tasks.harness.optim import optimizer_factory
+
+        return optimizer_factory(self.name, lr=self.lr if lr is None else lr, **self.options)
+
+
+OPTIMIZERS = {
+    "adamw": OptimizerSettings(options={"weight_decay": 0.05}),
+    "sgd": OptimizerSettings(
+        name="torch.optim.SGD", lr=0.02, options={"momentum": 0.9, "weight_decay": 0.0001}
+    ),
+}
+"""Those with a name on the command line."""
+REFERENCE_BATCH_SIZES = {"sgd": 16}
+"""Images a step that the rate of an optimiser is for, where it is a recipe's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSettings:
+    """How the learning rate goes over the steps."""
+
+    name: str | Callable[..., LRScheduler] = "warmup_cosine"
+    """One of `SCHEDULES`, or a function of an optimiser and the number of steps."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Its further arguments, such as warmup."""
+
+    def factory(self) -> Callable[[Optimizer, int], LRScheduler]:
+        """Takes an optimiser and the number of steps and gives the schedule."""
+        from tasks.harness.optim import schedule_factory
+
+        return schedule_factory(self.name, **self.options)
+
+
+SCHEDULES = ("constant", "warmup_cosine", "warmup_steps")
+"""Those with a name, functions in `tasks.harness.optim`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    """Which checkpoints a run keeps: the best and the last, never more than `keep_best` + 1."""
+
+    keep_best: int = 1
+    """Of the validations; the files are `best.ckpt`, or `best-<step>.ckpt` where there are several."""
+    every_minutes: float = 10.0
+    """`last.ckpt` is saved at least so often, …"""
+    every_steps: int | None = None
+    """… and after so many steps of the optimiser."""
+
+    def __post_init__(self) -> None:
+        too_few = self.every_steps is not None and self.every_steps < 1
+        if self.keep_best < 1 or self.every_minutes <= 0 or too_few:
+            raise ValueError(
+                f"checkpointing.keep_best={self.keep_best}, every_minutes={self.every_minutes} and every_steps="
+                f"{self.every_steps} must be at least 1, above 0, and null or at least 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSettings:
+    """How predictions are scored."""
+
+    backend: str | None = None
+    """auto, hotcoco or pycocotools, which give the same numbers of boxes and masks."""
+
+    def options(self) -> dict[str, Any]:
+        """What was set, as a task's metric takes it."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Everything about a training but the task, the data and the network."""
+
+    optimizer: OptimizerSettings = OPTIMIZERS["adamw"]
+    """What changes the weights."""
+    schedule: ScheduleSettings = ScheduleSettings()
+    """How its rate goes over the steps."""
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    """How long, and on what."""
+    loader: LoaderSettings = field(default_factory=LoaderSettings)
+    """How batches are made."""
+    preprocessing: Preprocessing = field(default_factory=_default_preprocessing)
+    """How pixels reach the network: short_side, max_size, pad_multiple, mean, std."""
+    augmentation: Sequence[Any] | None = None
+    """Transforms of training images, in this order; None mirrors them where the data may be mirrored."""
+    checkpointing: CheckpointSettings = CheckpointSettings()
+    """How often last.ckpt is saved, and how many best ones stay."""
+    metric: MetricSettings = MetricSettings()
+    """How validations are scored."""
+    loggers: Sequence[str | Callable[[Path], Logger]] = ("csv",)
+    """Keys of `tasks.harness.loggers.LOGGERS`, or functions of a run's folder."""
+    task: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the task itself, such as mixup or backbone_lr_scale."""
+    norm: str = "auto"
+    """Of the backbone: frozen (pretrained) or group norm where few images meet, else batch norm."""
+    compile: str | None = None
+    """backbone: compiled by torch.compile."""
+    resume: str | None = None
+    """A run's folder, or one of its checkpoints: goes on exactly where it was saved."""
+    reference_batch_size: int | None = None
+    """Images a step that optimizer.lr is for; other numbers scale it. None: lr as written."""
+    ema: bool | float = False
+    """True, or a decay such as 0.9998: score and keep a moving average of the weights."""
+    on_nonfinite: str = "stop"
+    """Or skip: what a loss that is no number does."""
+    early_stopping: int | None = None
+    """Validations without a better one, after which training ends."""
+    pretrained: bool | str | None = None
+    """Published weights of the whole model by tag (COCO_V1, COCO_V2); heads by class name."""
+    init_from: str | None = None
+    """A model file or checkpoint of any task: whatever fits moves, heads by class name."""
+    precision: str = "auto"
+    """bf16 where the device computes in it; or 32-true, bf16-mixed, 16-mixed."""
+    seed: int = 0
+    """Of everything that is drawn at random."""
+
+    def __post_init__(self) -> None:
+        from backbones.checks import suggest
+        from backbones.layers import NORMS
+        from tasks.harness.auto import check_compiler, scaled_rate
+        from tasks.harness.ema import MovingAverage
+        from tasks.harness.guards import LossGuard
+
+        if self.norm != "auto" and self.norm not in NORMS:
+            raise ValueError(f"norm={self.norm}; {suggest(str(self.norm), ['auto', *NORMS])}")
+        if self.compile not in (None, False, "backbone"):
+            raise ValueError(f"compile={self.compile} must be backbone, or null for none")
+        if self.compile:
+            check_compiler()
+        if not isinstance(self.ema, bool):
+            MovingAverage(self.ema)  # checks the decay
+        if self.early_stopping is not None and self.early_stopping < 1:
+            raise ValueError(
+                f"early_stopping={self.early_stopping} must be a number of validations, at least 1, or null for never"
+            )
+        LossGuard(None, self.on_nonfinite)
+        if self.reference_batch_size is not None:
+            scaled_rate(1.0, self.reference_batch_size, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """How a model is scored."""
+
+    scales: Sequence[float] = (1.0,)
+    """Of detectors: each image in all these sizes, relative to the model's own, …"""
+    flip: bool = False
+    """… and mirrored too."""
+    model: Mapping[str, Any] = field(default_factory=dict)
+    """Other settings than the file's: nms_threshold, max_detections, …"""
+    loader: LoaderSettings = field(default_factory=LoaderSettings)
+    """How batches are made."""
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    """On what."""
+    metric: MetricSettings = MetricSettings()
+    """How predictions are scored."""
+    precision: str = "auto"
+    """bf16 where the device computes in it; or 32-true, bf16-mixed, 16-mixed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings:
+    """How a trained model is applied to pictures."""
+
+    score_threshold: float = 0.5
+    """Weaker objects are left out."""
+    model: Mapping[str, Any] = field(default_factory=dict)
+    """Other settings than the file's: nms_threshold, max_detections, …"""
+    batch_size: int = 8
+    """Pictures that go through the network at once."""
+    tile: int | None = None
+    """For small objects in large pictures: tiles of so many pixels a side, such as 640, …"""
+    overlap: float = 0.2
+    """… neighbours sharing this much of it."""
+    scales: Sequence[float] = (1.0,)
+    """Each picture in all these sizes, relative to the model's own, …"""
+    flip: bool = False
+    """… and mirrored too."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, …"""
+    precision: str = "auto"
+    """bf16 where the device computes in it; or 32-true, bf16-mixed, 16-mixed."""
