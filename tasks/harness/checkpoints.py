@@ -54,9 +54,9 @@ class WholeCheckpoints(TorchCheckpointIO):
                 )  # or a crash of the machine could leave the new name without its contents
             os.replace(partial, path)
         except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+            reason = _full(path) or str(error)  # before the partial file goes, which makes room
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
-            reason = _full(path) or str(error)
             advice = (
                 f"make room, then resume with resume={path.parent.parent}"
                 if path.exists()
