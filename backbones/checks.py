@@ -1,7 +1,11 @@
 """Errors for wrong options: what came, what was wanted, and the nearest valid word."""
 
 import difflib
-from collections.abc import Iterable
+import inspect
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any, Literal, Union, get_args, get_origin
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -45,3 +49,68 @@ def check_counts(option: str, values: object) -> None:
     counts = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [None]
     if any(not isinstance(count, int) or isinstance(count, bool) or count < 1 for count in counts):
         raise ValueError(f"{option}={values!r} must be a list of whole numbers of at least 1")
+
+
+def check_types(what: str, builder: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raises ValueError for an option whose value is not of the type that the signature of `builder` gives.
+
+    Options come from the command line and from files, where a number may be text and a name a list. `what` is
+    what messages put before the option's name.
+    """
+    parameters = inspect.signature(builder, eval_str=True).parameters
+    for option, value in options.items():
+        if option in parameters:
+            check_type(f"{what}{option}", value, parameters[option].annotation)
+
+
+def check_type(what: str, value: Any, annotation: Any) -> None:
+    """Raises ValueError unless `value`, which messages call `what`, is of the annotated type."""
+    if not _is_of(value, annotation):
+        raise ValueError(f"{what}={value!r:.80} must be {_in_words(annotation)}")
+
+
+def _is_of(value: Any, annotation: Any) -> bool:
+    """Whether `value` is of the annotated type; True where that cannot be told."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return any(_is_of(value, one) for one in inner)
+    if annotation is None or annotation is type(None):
+        return value is None
+    if origin is Literal:
+        return isinstance(value, tuple(map(type, inner)))  # which of them, the builder says
+    if annotation is float:
+        return isinstance(value, Real) and not isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, Integral) and not isinstance(value, bool)
+    if annotation in (bool, str):
+        return isinstance(value, annotation)
+    if origin is tuple:
+        if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+            return False
+        if inner[-1:] == (Ellipsis,):
+            return all(_is_of(item, inner[0]) for item in value)
+        return len(value) == len(inner) and all(map(_is_of, value, inner))
+    if origin in (list, Sequence):
+        return isinstance(value, Sequence) and not isinstance(value, str | bytes) and all(
+            _is_of(item, inner[0]) for item in value
+        )  # fmt: skip
+    if origin in (dict, Mapping):
+        return isinstance(value, Mapping)
+    return True
+
+
+def _in_words(annotation: Any) -> str:
+    """The annotated type, as a sentence names it."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_in_words(one) for one in inner)
+    if origin is Literal:
+        return _in_words(type(inner[0]))
+    if origin in (list, Sequence, tuple):
+        count = f"{len(inner)} " if origin is tuple and inner[-1:] != (Ellipsis,) else ""
+        plural = {int: "whole numbers", float: "numbers", str: "texts"}.get(inner[0], "values")
+        return f"a list of {count}{plural}"
+    if origin in (dict, Mapping):
+        return "names with values"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return names.get(annotation, "null")

@@ -148,7 +148,7 @@ def create(name: str, *, pretrained: bool | str = False, **options: Any) -> Feat
 
 
 def build(spec: Mapping[str, Any]) -> FeatureExtractor:
-    """The architecture that ``extractor.spec`` describes, with random weights and without network access."""
+    """The architecture that ``extractor.spec`` describes, with random weights: a ``pretrained`` in it is dropped."""
     if "backbone" not in spec and not isinstance(spec.get("name"), str):
         raise ValueError(
             "this description of a backbone has no name; give that of an extractor: extractor.spec"
@@ -162,7 +162,7 @@ def build(spec: Mapping[str, Any]) -> FeatureExtractor:
 
 def find_builder(name: str) -> Callable[..., FeatureExtractor]:
     """The builder called `name`; ValueError with the nearest names if there is none."""
-    if name not in BUILDERS:
+    if not isinstance(name, str) or name not in BUILDERS:
         raise ValueError(
             f"no backbone is called {name!r}{nearest(str(name), BUILDERS)}; backbones.available() lists the names"
         )

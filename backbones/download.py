@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 CHUNK = 1 << 20
+PART = ".vertebra-part"  # ends the name of what is still being downloaded, and of no other program's files
 TIMEOUT = 30  # seconds without a byte
 
 
@@ -28,8 +29,12 @@ def fetch(url: str, *, cache: str | Path | None = None, mirror: str | None = Non
     """The local file of `url`, downloaded unless the cache holds it already.
 
     The SHA-256 of the content must begin with the hex digits that end the file's name
-    (``resnet50-0676ba61.pth``, torchvision's and timm's convention: 8 digits, of which this checks all), or
-    equal the one in the address (``…#sha256=…``); a file that names neither is taken as it comes.
+    (``resnet50-0676ba61.pth``, torchvision's and timm's convention: 8 digits, of which this checks all) and with
+    those in the address (``…#sha256=…``). A file of which neither says anything is taken as it comes, and kept in
+    a folder for its address alone, so that it is never taken for another of the same name.
+
+    A file that is in the cache already and is not the right one may be somebody else's: it stays as it is, and the
+    right one goes into a folder beside it.
 
     Args:
         url: http, https or file.
@@ -37,8 +42,8 @@ def fetch(url: str, *, cache: str | Path | None = None, mirror: str | None = Non
         mirror: folder or URL; see above for the default.
 
     Raises:
-        ValueError: no source could be reached, or what came is not the file it should be. Says which file to
-            put where.
+        ValueError: no source could be reached, what came is not the file it should be, or the address contradicts
+            the name. Says which file to put where.
     """
     address, _, fragment = url.partition("#")
     name = Path(urllib.parse.unquote(urllib.parse.urlparse(address).path)).name
@@ -46,13 +51,21 @@ def fetch(url: str, *, cache: str | Path | None = None, mirror: str | None = Non
         raise ValueError(f"{url} names no file; give the address of a .pth or .safetensors file")
     digest = expected_digest(name, fragment)
     folder = Path(cache or os.environ.get("VERTEBRA_CACHE") or Path(torch.hub.get_dir()) / "checkpoints")
-    target = folder.expanduser() / name
+    folder = folder.expanduser()
+    target = folder / name if digest else folder / hashlib.sha256(address.encode()).hexdigest()[:16] / name
     sources = [address]
     if mirror := mirror or os.environ.get("VERTEBRA_MIRROR"):
         base = mirror if "://" in mirror else Path(mirror).expanduser().absolute().as_uri()
         sources.insert(0, f"{base.rstrip('/')}/{urllib.parse.quote(name)}")
-    if target.is_file() and _matches(target, digest):  # before the lock: the folder may be read-only
-        return target
+    if target.is_file():  # before the lock: the folder may be read-only
+        if _matches(target, digest):
+            return target
+        _say(
+            f"{target} is not the file that is wanted: its SHA-256 does not begin with {digest}; it stays as it is"
+        )
+        target = folder / digest[:16] / name
+        if target.is_file() and _matches(target, digest):
+            return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = _lock(target)
@@ -64,8 +77,9 @@ def fetch(url: str, *, cache: str | Path | None = None, mirror: str | None = Non
         if target.is_file():
             if _matches(target, digest):
                 return target
-            _say(f"{target} is damaged (its SHA-256 does not begin with {digest}); downloading it again")
-            target.unlink()
+            raise ValueError(
+                f"{target} is not the file that is wanted: its SHA-256 does not begin with {digest}; move it away"
+            )
         reasons = []
         for source in sources:
             try:
@@ -80,16 +94,30 @@ def fetch(url: str, *, cache: str | Path | None = None, mirror: str | None = Non
 
 
 def expected_digest(name: str, fragment: str = "") -> str:
-    """The hex digits that the SHA-256 of a file called `name` begins with, or "" where nothing says."""
-    if fragment.startswith("sha256="):
-        return fragment.removeprefix("sha256=").lower()
+    """The hex digits that the SHA-256 of a file called `name` begins with, or "" where nothing says.
+
+    An address may add digits to those of the name and never replace them: torch.hub's cache is shared, and others
+    load from it by name. ValueError where the two contradict each other.
+    """
     found = re.search(r"-([0-9a-f]{8,64})\.[a-z]+$", name)
-    return found[1] if found else ""
+    of_name = found[1] if found else ""
+    if not fragment.startswith("sha256="):
+        return of_name
+    of_address = fragment.removeprefix("sha256=").lower()
+    if not re.fullmatch("[0-9a-f]{8,64}", of_address):
+        raise ValueError(f"#{fragment} is not a SHA-256; give 8 to 64 hexadecimal digits")
+    shorter, longer = sorted((of_name, of_address), key=len)
+    if not longer.startswith(shorter):
+        raise ValueError(
+            f"#{fragment} contradicts the name {name}, by which the SHA-256 begins with {of_name}; leave it out, or "
+            "rename the file"
+        )
+    return longer
 
 
 def _download(source: str, target: Path, digest: str) -> None:
     """`source` to `target`, whole and verified or not at all; a part left by an earlier try is continued."""
-    part = target.with_name(target.name + ".part")
+    part = target.with_name(target.name + PART)
     if not digest:  # nothing would tell that an old part is of another file
         part.unlink(missing_ok=True)
     resumed = part.is_file() and part.stat().st_size > 0
@@ -130,7 +158,7 @@ def _transfer(source: str, part: Path) -> None:
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
         with part.open("ab" if start else "wb") as file:
-            _copy(response, file, part.name.removesuffix(".part"), start, total)
+            _copy(response, file, part.name.removesuffix(PART), start, total)
         if total is not None and part.stat().st_size < total:
             raise _Incomplete(f"the connection ended after {part.stat().st_size} of {total} bytes")
 

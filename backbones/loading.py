@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .features import FeatureExtractor
 from .key_layouts import to_our_keys, unwrap
+from .untrusted import COMPILED, check_finite, check_tensors, load_data
 
 COUNTER = (
     "num_batches_tracked"  # batch norm has it, frozen norm and old files lack it; nothing is computed from it
@@ -137,14 +137,14 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"there are no weights at {path}; give the path of a .pth or .safetensors file")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return unwrap(torch.load(path, map_location="cpu", weights_only=True))
+        weights = load_file(path) if path.suffix == ".safetensors" else unwrap(load_data(path))
     except SafetensorError as error:
-        raise ValueError(f"{path} is no readable .safetensors file ({error}); get it again") from None
-    except Exception as error:  # torch raises five kinds, by where the damage is
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path} holds no weights that can be read as data alone ({reason})") from None
+        raise ValueError(f"{path} is not a readable .safetensors file ({error}); get it again") from None
+    except ValueError as error:
+        raise ValueError(f"{path} holds no weights that can be read as data alone ({error})") from None
+    weights = {key.replace(COMPILED, ""): value for key, value in check_tensors(weights, path).items()}
+    check_finite(weights, path)
+    return weights
 
 
 def _root(key: str) -> str:

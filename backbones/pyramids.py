@@ -47,7 +47,7 @@ def create_pyramid(backbone: FeatureExtractor, name: str = "fpn", **options: Any
     Raises:
         ValueError: unknown pyramid or option; names the nearest known ones.
     """
-    if name not in PYRAMIDS:
+    if not isinstance(name, str) or name not in PYRAMIDS:
         raise ValueError(
             f"no pyramid is called {name!r}{nearest(name, PYRAMIDS)}; there are {', '.join(PYRAMIDS)}"
         )

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
-from .checks import nearest
+from .checks import check_types, nearest
 from .features import FeatureExtractor
 
 Init = TypeVar("Init", bound=Callable[..., None])
@@ -51,6 +51,7 @@ def resolve(name: str, builder: Callable[..., Any], options: Mapping[str, Any]) 
     for option, value in resolved.items():
         if value is inspect.Parameter.empty:
             raise ValueError(f"{name} needs the option {option!r}")
+    check_types(f"{name}: ", builder, resolved)
     return resolved
 
 

@@ -4,9 +4,11 @@ Works for every network that is a chain of modules; its ResNets and VGGs are thi
 """
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .adapter import AdaptedExtractor
 from .checks import check_positive, nearest
@@ -82,9 +84,24 @@ def _network(model: str) -> nn.Module:
     known = models.list_models(module=models)
     if model not in known:
         raise ValueError(f"torchvision has no classification model {model!r}{nearest(model, known)}")
+    if model.startswith(
+        "regnet"
+    ):  # works out its widths with tensors, which have no values on the meta device
+        with _ValuesOnCpu():
+            return models.get_model(model, weights=None)
     if model in ("googlenet", "inception_v3"):  # torchvision warns of their slow default
         return models.get_model(model, weights=None, init_weights=False)
     return models.get_model(model, weights=None)
+
+
+class _ValuesOnCpu(TorchFunctionMode):
+    """Tensors that are made of values, unlike parameters, stay on the CPU whatever the default device is."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in (torch.arange, torch.tensor):
+            kwargs.setdefault("device", "cpu")
+        return func(*args, **kwargs)
 
 
 @torch.no_grad()

@@ -9,9 +9,25 @@ from functools import lru_cache
 
 import torch
 
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """Lightning's name for `precision`; `auto` is bf16 where the device computes faster in it, else float32."""
+    """Lightning's name for `precision`; `auto` is bf16 where the device computes faster in it, else float32.
+
+    Raises:
+        ValueError: Lightning knows no such precision.
+    """
+    if precision not in PRECISIONS:
+        near = {
+            "fp16": "16-mixed",
+            "16": "16-mixed",
+            "bf16": "bf16-mixed",
+            "fp32": "32-true",
+            "32": "32-true",
+        }
+        hint = f"; for {precision} give {near[str(precision)]}" if str(precision) in near else ""
+        raise ValueError(f"precision={precision} is unknown; wanted one of {', '.join(PRECISIONS)}{hint}")
     if precision != "auto":
         return precision
     if device.type == "cuda":
@@ -45,9 +61,23 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
 
 
 def resolve_device(accelerator: str = "auto") -> torch.device:
-    """`auto` is the first CUDA device when there is one, else the CPU; any other name is torch's own."""
+    """`auto` is the first CUDA device when there is one, else the CPU; any other name is torch's own.
+
+    Raises:
+        ValueError: there is no such device on this machine.
+    """
     if accelerator != "auto":
-        return torch.device(accelerator)
+        try:
+            device = torch.device(accelerator)
+        except (RuntimeError, TypeError):
+            raise ValueError(
+                f"device={accelerator!r} is not a device; give cpu, cuda, cuda:1, … or auto"
+            ) from None
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if device.type == "cuda" and (device.index or 0) >= count:
+            seen = f"{count} GPU{'s' if count != 1 else ''}" if count else "no GPU"
+            raise ValueError(f"device={accelerator}: torch sees {seen} on this machine; give cpu or auto")
+        return device
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -4,13 +4,19 @@ The data pipeline and prediction resize by `output_size` and pad to `padded_size
 `normalize` on its own device. A model file carries the description, so all of them agree.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from backbones.checks import check_types, suggest
+
+MAX_SIDE = 1 << 15
+"""Pixels of the longest side that a network is given; a picture of such sides fills 3 GB."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +40,19 @@ class Preprocessing:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
+        check_types("preprocessing.", Preprocessing, vars(self))
         # Plain lists arrive from YAML and JSON; tuples keep the description hashable and comparable.
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
+        if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
+            raise ValueError(
+                f"preprocessing.mean={list(self.mean)} must be finite, and preprocessing.std={list(self.std)} above 0"
+            )
+        for name in ("max_size", "pad_multiple"):
+            if not 1 <= getattr(self, name) <= MAX_SIDE:
+                raise ValueError(
+                    f"preprocessing.{name}={getattr(self, name)} must be between 1 and {MAX_SIDE}"
+                )
         if self.short_side is not None and not 1 <= self.short_side <= self.max_size:
             raise ValueError(
                 f"preprocessing.short_side={self.short_side} must be between 1 and max_size={self.max_size}"
@@ -50,7 +66,13 @@ class Preprocessing:
     @classmethod
     def of(cls, value: "Preprocessing | Mapping[str, Any] | None") -> "Preprocessing":
         """From itself or its values; None for the defaults."""
-        return value if isinstance(value, Preprocessing) else cls(**(value or {}))
+        if isinstance(value, Preprocessing):
+            return value
+        known = {field.name for field in fields(cls)}
+        for name in value or {}:
+            if name not in known:
+                raise ValueError(f"preprocessing has no setting {name!r:.60}; {suggest(str(name), known)}")
+        return cls(**(value or {}))
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) after resizing and before cropping; the shape is kept up to rounding down, never

@@ -24,11 +24,12 @@ CONTRACTS = {
 }
 MAY_IMPORT = {
     "backbones": set(),
-    "tasks.preprocessing": set(),
+    "tasks.preprocessing": {"backbones"},  # its checks of values
     "tasks.distributed": set(),
     "tasks.devices": set(),
     "tasks.device_copies": set(),
     "tasks.files": set(),
+    "tasks.folders": set(),
     "tasks.contracts": {"tasks.preprocessing"},
     "tasks.data": CONTRACTS - {"tasks.devices", "tasks.device_copies"},
     "tasks.metrics": {"tasks.contracts", "tasks.distributed", "tasks.device_copies", "tasks.files"},
@@ -36,7 +37,12 @@ MAY_IMPORT = {
     "tasks.visualization": {"tasks.contracts", "tasks.files", "tasks.data"},
 }
 MAY_IMPORT["tasks.harness"] = {*MAY_IMPORT}
-MAY_IMPORT["tasks.inference"] = CONTRACTS | {"tasks.zoo", "tasks.visualization", "tasks.data"}
+MAY_IMPORT["tasks.inference"] = CONTRACTS | {
+    "tasks.folders",
+    "tasks.zoo",
+    "tasks.visualization",
+    "tasks.data",
+}
 BELOW_TASKS = {*MAY_IMPORT}
 MAY_IMPORT |= {
     f"tasks.{task}": BELOW_TASKS for task in ("classification", "detection", "semantic_segmentation")

@@ -179,7 +179,7 @@ def test_a_disk_that_is_really_full_keeps_the_last_checkpoint(tmp_path: Path) ->
     assert result.returncode == 1
     assert (
         "OSError: cannot write the checkpoint" in result.stderr
-        and "make room, then go on with" in result.stderr
+        and "make room, then resume with" in result.stderr
     )
     assert torch.load(path, weights_only=True)["step"] == 1
     assert [p.name for p in path.parent.iterdir()] == ["last.ckpt"]

@@ -78,10 +78,17 @@ def compose(config_name: str, words: Iterable[str]) -> DictConfig:
             raise ValueError(f"{ALLOW_CODE} is for the command line alone; no configuration file may say it")
         given = [(key, word) for key, word in given if key not in groups and not key.startswith(("+", "~"))]
         OmegaConf.set_struct(config, False)
+    before = config.copy()
     config[ALLOW_CODE] = allowed
     _replace_backbone(config, given)
     for key, word in given:
         put(config, key, word)
+    if resume != "null":
+        from tasks.harness.resuming import check_changes
+
+        names = [key for key, _ in given if key != "resume"]
+        select = OmegaConf.select
+        check_changes(resume, [name for name in names if select(config, name) != select(before, name)])
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ValueError(f"{missing[0]} is not set; give {missing[0]}=…")

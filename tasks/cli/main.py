@@ -278,8 +278,8 @@ def _quoted(text: str) -> str:
 
 def user_error(error: BaseException) -> BaseException | None:
     """The mistake of the user's behind `error`, or None when it is ours."""
-    known: tuple[Any, ...] = (ValueError, FileNotFoundError, FileExistsError)
-    if isinstance(error, known):
+    known: tuple[Any, ...] = (ValueError, OSError)  # OSError: no room, no permission, not there
+    if isinstance(error, known) and not isinstance(error, BrokenPipeError):
         return error
     if isinstance(error, ModuleNotFoundError):
         package = str(error.name).partition(".")[0]

@@ -1,7 +1,6 @@
 """`vertebra predict`: pictures with what a model finds in them."""
 
 import sys
-import time
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -9,6 +8,7 @@ from omegaconf import DictConfig
 from tasks.cli.published import published_model_of
 from tasks.cli.settings import settings_of
 from tasks.devices import keep_freed_memory
+from tasks.folders import new_folder
 from tasks.harness.settings import PredictSettings
 from tasks.inference.folder import find_pictures, predict_pictures
 from tasks.inference.predictor import Predictor
@@ -34,7 +34,7 @@ def predict(config: DictConfig) -> int:
         **options,
     )
     keep_freed_memory(predictor.device)
-    output = Path(config.output or f"runs/predict-{time.strftime('%Y%m%d-%H%M%S')}")
+    output = new_folder("predict") if config.output is None else Path(config.output)
     name = str(config.checkpoint or f"{config.model.name} {config.pretrained}")
     unreadable = predict_pictures(predictor, pictures, output, model=name, say=print)
     for failure in unreadable:

@@ -1,10 +1,10 @@
 """What the command line does to its process: what is printed and where, warnings, memory, the folder of a run."""
 
+import atexit
 import contextlib
 import logging
 import os
 import sys
-import time
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from omegaconf import DictConfig
 
 from tasks.devices import keep_freed_memory, resolve_device
+from tasks.folders import new_folder
 from tasks.harness.reporter import Reporter
 from tasks.harness.session import is_first
 
@@ -61,7 +62,7 @@ def prepare(device: str) -> None:
 
 
 def run_folder(config: DictConfig, name: str) -> Path:
-    """The folder of this run, which is not made yet: `run_dir`, or one under runs/ called by `name` and the time.
+    """The folder of this run: `run_dir`, which is not made yet, or one under runs/ called by `name` and the time.
 
     Ranks that Lightning starts are told which by an environment variable.
     """
@@ -71,9 +72,20 @@ def run_folder(config: DictConfig, name: str) -> Path:
         raise ValueError(
             "several processes were started for this run (torchrun, srun), which need one folder: give run_dir=DIR"
         )
-    folder = Path(config.run_dir or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    if config.run_dir is not None or not is_first():
+        folder = Path(config.run_dir or "runs")
+    else:
+        folder = new_folder(
+            name
+        )  # made now, so that no other run of this second has the name; gone if nothing came
+        atexit.register(_remove_empty, folder)
     os.environ[RUN_DIR] = str(folder)
     return folder
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # which it is not: a run has begun
+        folder.rmdir()
 
 
 @contextlib.contextmanager

@@ -4,6 +4,8 @@ import contextlib
 import logging
 import os
 import random
+import re
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -16,6 +18,7 @@ import numpy as np
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
+from torch import Tensor
 
 from tasks.data.loading.loader import ResumableLoader
 from tasks.distributed import gathered
@@ -26,7 +29,11 @@ _LOG = logging.getLogger("vertebra")
 
 # Ctrl-C, the end, and the warning that schedulers send before it.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-_KEY = "exact_resume"  # in a checkpoint
+EXACT_RESUME = "exact_resume"
+"""Key of a checkpoint: the random states of all ranks, the place in the epoch, and whether a validation is due."""
+_FILE = re.compile(r"best(-\d+)?\.ckpt")  # names that `BestCheckpoint` gives
+FRESH = 60.0
+"""Seconds for which a checkpoint need not be saved again before a validation."""
 STEPS_BETWEEN_AGREEMENTS = 10  # over ranks, on whether one of them got a signal
 
 
@@ -36,15 +43,45 @@ class WholeCheckpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        path = Path(path)
+        path, full = Path(path), None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with write_whole(path) as partial:
-                torch.save(checkpoint, partial)
+                try:
+                    torch.save(checkpoint, partial)
+                finally:
+                    full = _full(path)  # before the partial file goes, which makes room
         except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-            raise OSError(
-                f"cannot write the checkpoint {path} ({error}); make room, then go on with resume={path.parent.parent}"
-            ) from error
+            reason = full or str(error)
+            advice = (
+                f"make room, then resume with resume={path.parent.parent}"
+                if path.exists()
+                else "make room, then start the run again: it has no checkpoint yet"
+            )
+            raise OSError(f"cannot write the checkpoint {path} ({reason}); {advice}") from error
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Deletes one checkpoint file; nothing that is not one. Lightning would delete folders too, and takes the
+        names from a file."""
+        path = Path(path)
+        if _FILE.fullmatch(path.name) and path.is_file():
+            path.unlink()
+
+
+def _full(path: Path) -> str | None:
+    """What to say of a disk without room; None where it has some."""
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(path.parent).free < 1 << 20:
+            return f"No space left on device: the disk of {path.parent} is full"
+    return None
+
+
+def ignore_early_warnings() -> None:
+    """Lets SIGUSR1, a scheduler's warning, pass while a run is set up: there is nothing to save yet, and what the
+    signal does by itself is end the program."""
+    with contextlib.suppress(ValueError):  # outside the main thread
+        if signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def checkpoints(
@@ -68,7 +105,8 @@ def checkpoints(
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Lightning's, in whose state files have names and no folders: a run that was moved goes on all the same."""
+    """Lightning's, in whose state files have names and no folders: a run that was moved goes on all the same, and a
+    checkpoint from elsewhere names no file outside the run."""
 
     def state_dict(self) -> dict[str, Any]:
         return self._with_paths(super().state_dict(), lambda path: Path(path).name) | {"dirpath": ""}
@@ -76,23 +114,47 @@ class BestCheckpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         assert self.dirpath is not None
         folder = str(self.dirpath)
+        self.check_state(state_dict)
         state = self._with_paths(state_dict, lambda name: os.path.join(folder, name))
         super().load_state_dict(state | {"dirpath": folder})
 
-    @staticmethod
-    def _with_paths(state: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+    @classmethod
+    def check_state(cls, state: dict[str, Any]) -> None:
+        """Raises ValueError for a state that `state_dict` does not give, such as the name of a file elsewhere."""
+        scores = [
+            state[key] for key in ("best_model_score", "current_score", "kth_value") if state[key] is not None
+        ]
+        scores += state["best_k_models"].values()
+        names = [state[key] for key in cls._PATHS if state[key] != ""]
+        names += state["best_k_models"].keys()
+        for name in names:
+            if not isinstance(name, str) or not _FILE.fullmatch(name):
+                raise ValueError(
+                    f"it names {name!r:.80} as a checkpoint of the run, which is not the name of one"
+                )
+        if any(not isinstance(score, Tensor) or score.numel() != 1 for score in scores):
+            raise ValueError("the scores of its checkpoints are not numbers")
+
+    _PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
+
+    @classmethod
+    def _with_paths(cls, state: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
         return {
             **state,
-            **{key: state[key] and change(state[key]) for key in paths},
+            **{key: state[key] and change(state[key]) for key in cls._PATHS},
             "best_k_models": {change(path): score for path, score in state["best_k_models"].items()},
         }
+
+
+class StoppedInValidationError(Exception):
+    """A signal asked the run to end while it validated; `last.ckpt` is of before."""
 
 
 class LastCheckpoint(Checkpoint):
     """Keeps `last.ckpt` no older than `every_minutes`, and saves it when a signal asks the run to end.
 
-    Also saved after every validation. `stopped_by` is the signal that ended the run, None without one.
+    Also saved after every validation, and before one unless that was within the last minute: a validation takes
+    long, and a signal ends it after the batch. `stopped_by` is the signal that ended the run, None without one.
     """
 
     def __init__(
@@ -135,6 +197,24 @@ class LastCheckpoint(Checkpoint):
         if is_counted or self._any_rank(trainer, is_late):
             self.save(trainer)
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        is_fresh = self.path.exists() and time.monotonic() - self._saved_at < FRESH
+        if trainer.state.fn == "fit" and trainer.global_step != self._saved_step and not is_fresh:
+            self.save(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        # Several ranks would have to agree, and may have different numbers of batches: they end the validation.
+        if self.stopped_by is not None and trainer.state.fn == "fit" and trainer.world_size == 1:
+            raise StoppedInValidationError
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.save(trainer)
@@ -175,34 +255,73 @@ class LastCheckpoint(Checkpoint):
 
 
 class ExactResume(Callback):
-    """Keeps in the checkpoint the random states of every rank and the place in the epoch, and takes them up."""
+    """Keeps in the checkpoint the random states of every rank, the place in the epoch and whether a validation was
+    due, and takes them up."""
 
     def __init__(self) -> None:
         self._random: dict[str, Any] | None = None
         self._place: dict[str, int] | None = None
+        self._due: int | None = None
+        self._validated_step = -1
+        self.is_accepted = False
+        """Whether training has begun, with all that the checkpoint holds."""
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         loader = trainer.train_dataloader
         place = loader.state_dict() if isinstance(loader, ResumableLoader) else None
-        checkpoint[_KEY] = {"place": place, "random": gathered(random_state())}
+        due = trainer.current_epoch if self._is_validation_due(trainer) else None
+        checkpoint[EXACT_RESUME] = {"place": place, "random": gathered(random_state()), "validation_due": due}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        state = checkpoint[_KEY]
+        state = checkpoint[EXACT_RESUME]
         self._place = state["place"]
+        self._due = state.get("validation_due")
         if trainer.global_rank < len(
             state["random"]
         ):  # else there are more ranks than before: nothing is exact
             self._random = state["random"][trainer.global_rank]
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validated_step = trainer.global_step
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.is_accepted = True
         # Lightning would restore the loader itself, but has made it already when a schedule asks for the number
         # of steps, and then forgets to.
         if self._place is not None and isinstance(trainer.train_dataloader, ResumableLoader):
             trainer.train_dataloader.load_state_dict(self._place)
+        if self._due is not None:
+            self._validate(trainer, self._due)
+            self._due = None
+
+    def _is_validation_due(self, trainer: pl.Trainer) -> bool:
+        """Whether the next thing after the step just taken is a validation."""
+        loop = trainer.fit_loop
+        return (
+            trainer.state.fn == "fit"
+            and self._validated_step != trainer.global_step
+            and loop._data_fetcher is not None
+            and trainer.limit_val_batches != 0
+            and not trainer.should_stop
+            and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+        )
+
+    @staticmethod
+    def _validate(trainer: pl.Trainer, epoch: int) -> None:
+        """The validation that the run was killed before or in: Lightning takes it for done."""
+        progress = trainer.fit_loop.epoch_progress.current
+        now, progress.completed = progress.completed, epoch  # the epoch that its numbers are logged with
+        trainer.validating = True
+        trainer.fit_loop.epoch_loop.val_loop.run()
+        trainer.fit_loop.epoch_loop.val_loop._has_run = (
+            False  # what is behind it in the epoch is still to be done
+        )
+        trainer.training = True
+        progress.completed = now
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

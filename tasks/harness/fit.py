@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
+from backbones.untrusted import first_line
 from tasks.data.datamodule import DataModule
 from tasks.files import write_json
 from tasks.harness import auto
 from tasks.harness.callbacks import PredictionPictures
-from tasks.harness.checkpoints import ExactResume, WholeCheckpoints, checkpoints
+from tasks.harness.checkpoints import ExactResume, StoppedInValidationError, WholeCheckpoints, checkpoints
 from tasks.harness.ema import MovingAverage
 from tasks.harness.environment import environment, write_yaml
 from tasks.harness.guards import LossGuard, is_out_of_memory, memory_advice
@@ -48,7 +48,14 @@ class Fit:
             self.average = MovingAverage(*([] if settings.ema is True else [settings.ema]))
         callbacks: list[Callback] = [self.average] if self.average else []
         if settings.early_stopping is not None:
-            callbacks.append(EarlyStopping(monitor, mode="max", patience=settings.early_stopping))
+            callbacks.append(
+                EarlyStopping(
+                    monitor,
+                    mode="max",
+                    patience=settings.early_stopping,
+                    check_on_train_epoch_end=False,  # a run that resumes behind a validation has no numbers there
+                )
+            )
         step = load_checkpoint(checkpoint)["global_step"] if checkpoint is not None else 0
         callbacks += [best, self.last]
         self.trainer, remarks = make_trainer(settings, folder, callbacks, reporter, step=step)
@@ -86,7 +93,12 @@ class Fit:
         before, None without one."""
         try:
             self.trainer.fit(self.task, datamodule=self.data, ckpt_path=self.checkpoint, weights_only=True)
+        except StoppedInValidationError:
+            return self.last.stopped_by
         except Exception as error:
+            exact = next(c for c in self.trainer.callbacks if isinstance(c, ExactResume))  # type: ignore[attr-defined]
+            if self.checkpoint is not None and not exact.is_accepted and not isinstance(error, OSError):
+                raise ValueError(f"cannot resume from {self.checkpoint}: {first_line(error)}") from error
             if not is_out_of_memory(error):
                 raise
             stages = self.task.header.model["backbone"].get("checkpoint_stages", False)
@@ -107,7 +119,7 @@ class Fit:
         trainer = self.trainer
         checkpoint = trainer.checkpoint_callback
         assert isinstance(checkpoint, ModelCheckpoint)
-        best = checkpoint.best_model_path and torch.load(checkpoint.best_model_path, weights_only=True)
+        best = checkpoint.best_model_path and load_checkpoint(Path(checkpoint.best_model_path))
         if best and best["global_step"] != trainer.global_step:
             self.task.load_state_dict(best["state_dict"])
         elif best and self.task.numbers:

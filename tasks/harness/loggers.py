@@ -4,6 +4,8 @@ is told beside numbers: pictures as its own objects, the configuration, the envi
 import json
 import netrc
 import os
+import re
+import secrets
 import warnings
 from collections.abc import Callable, Sequence
 from csv import DictReader as csv_reader
@@ -17,6 +19,7 @@ from backbones.checks import suggest
 from tasks.visualization.result import DrawablePrediction
 
 PICTURES = "val/predictions"
+WANDB_ID = "wandb_id.txt"
 
 
 def csv(folder: str) -> CSVLogger:
@@ -30,14 +33,44 @@ def tensorboard(folder: str) -> Logger:
 
 
 def wandb(folder: str, *, project: str = "vertebra", name: str | None = None) -> Logger:
-    """Weights & Biases; without a key (`WANDB_API_KEY` or `wandb login`) it writes to `folder` offline."""
+    """Weights & Biases; without a key (`WANDB_API_KEY` or `wandb login`) it writes to `folder` offline.
+
+    A run that resumes goes on as the same run there: `wandb_id.txt` in `folder` has its id.
+
+    Raises:
+        ValueError: wandb takes no project of this name.
+    """
     import wandb as client
 
+    if not project or len(project) > 128 or set(project) & set("/\\#?%:"):
+        raise ValueError(
+            f"logger.wandb.project={project!r:.150} cannot be the name of a project: it has 1 to 128 characters and "
+            "none of / \\ # ? % :"
+        )
     offline = os.environ.get("WANDB_MODE", "" if wandb_key_is_set() else "offline") == "offline"
     settings = client.Settings(console="off")  # log.txt has what is printed
     return WandbLogger(
-        name=name, save_dir=folder, project=project, offline=offline, log_model=False, settings=settings
+        name=name,
+        save_dir=folder,
+        project=project,
+        offline=offline,
+        log_model=False,
+        settings=settings,
+        id=wandb_id(Path(folder)),
+        resume="allow",
     )
+
+
+def wandb_id(folder: Path) -> str:
+    """The id of the run in `folder`, which is made up when first asked for."""
+    path = folder / WANDB_ID
+    if path.is_file():
+        found = path.read_text(encoding="utf-8", errors="replace")[:80].strip()
+        if re.fullmatch("[0-9a-z]{8}", found):
+            return found
+    made = secrets.token_hex(4)
+    path.write_text(f"{made}\n", encoding="utf-8")
+    return made
 
 
 def wandb_key_is_set() -> bool:
@@ -72,7 +105,7 @@ def start(logger: Logger, folder: Path, *, step: int = 0) -> Logger:
         warnings.filterwarnings("ignore", message=".*Experiment logs directory .* exists and is not empty.*")
         _ = logger.experiment  # type: ignore[attr-defined]
     for row in rows:
-        logger.log_metrics({k: float(v) for k, v in row.items() if v and k != "step"}, int(row["step"]))
+        logger.log_metrics({k: _number(v) for k, v in row.items() if v and k != "step"}, int(row["step"]))
     if rows:
         logger.save()
     return logger
@@ -139,6 +172,11 @@ def _wandb_masks(shown: DrawablePrediction, class_names: Sequence[str]) -> dict[
         return None
     names = {0: "none", **dict(enumerate(class_names, start=1))}
     return {"predictions": {"mask_data": (shown.class_map + 1).astype(np.uint16), "class_labels": names}}
+
+
+def _number(text: str) -> float:
+    """What was logged: a count stays one."""
+    return int(text) if text.isdecimal() else float(text)
 
 
 def _rows(path: Path, last_step: int) -> list[dict[str, str]]:

@@ -1,7 +1,6 @@
 """What training and evaluation share: the folder of a run, ranks, precision, what is left."""
 
 import contextlib
-import time
 from pathlib import Path
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
@@ -9,6 +8,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 
 from tasks.devices import resolve_device, resolve_precision
 from tasks.files import write_json
+from tasks.folders import claim_folder, new_folder
 from tasks.harness.settings import TrainerSettings
 from tasks.harness.task import Task
 from tasks.zoo.model_file import save_model
@@ -22,10 +22,9 @@ def run_folder(folder: Path | None, name: str) -> Path:
     if folder is None:
         if not is_first():
             raise ValueError("several processes train together, which need one folder: give folder=DIR")
-        folder = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    elif is_first() and folder.is_dir() and any(folder.iterdir()):
-        raise FileExistsError(f"run_dir={folder} is not empty; give another folder, or delete this one")
-    folder.mkdir(parents=True, exist_ok=True)
+        return new_folder(name)
+    if is_first():
+        claim_folder(folder, "run_dir")
     return folder
 
 

@@ -114,7 +114,9 @@ def open_data(task: str, source: Source, settings: TrainSettings) -> DataModule:
 
 def build(task: str, spec: Mapping[str, Any], data: DataModule, source: Source, seed: int) -> Model:
     """The network of `spec` with fresh weights, and its header."""
-    model = build_model(spec, num_classes=len(data.class_names), preprocessing=data.preprocessing)
+    model = build_model(
+        spec, num_classes=len(data.class_names), preprocessing=data.preprocessing, pretrained=True
+    )
     model.header = Header(
         task=task,
         model=resolved_spec(spec, model),

@@ -13,9 +13,11 @@ from tasks.contracts import Model
 from tasks.data.datamodule import DataModule
 from tasks.data.sources import Source
 from tasks.harness import auto, start
+from tasks.harness.checkpoints import ignore_early_warnings
 from tasks.harness.fit import Fit
 from tasks.harness.record import Record, to_record
 from tasks.harness.reporter import Reporter
+from tasks.harness.resuming import check_checkpoint
 from tasks.harness.session import files_in, is_first, run_folder, write_outcome
 from tasks.harness.settings import TrainSettings
 
@@ -68,6 +70,7 @@ def train(
         ValueError, FileNotFoundError, FileExistsError: with one sentence, for whatever the user can mend.
     """
     started, reporter = time.perf_counter(), reporter or Reporter()
+    ignore_early_warnings()
     source = start.check_data(data)
     spec, settings = start.resolve(task, source, model, backbone, pyramid, settings)
     pl.seed_everything(settings.seed, workers=True, verbose=False)
@@ -84,6 +87,8 @@ def train(
     if settings.compile:
         network.backbone.compile()  # in place: names of weights stay
     module = start.task_module(task, network, settings)
+    if checkpoint is not None:
+        check_checkpoint(checkpoint, module)
     if checkpoint is None:
         place = run_folder(None if folder is None else Path(folder), task)
     else:
@@ -97,7 +102,10 @@ def train(
         stopped_by = fit.run()
         if stopped_by is not None:
             name, step = signal.Signals(stopped_by).name, fit.trainer.global_step
-            reporter.say(f"stopped by {name} after step {step}; go on with resume={place}")
+            reporter.say(
+                f"stopped by {name} after step {step}; go on with resume={place}, or use the model as it is with "
+                f"checkpoint={fit.last.path}"
+            )
         elif is_first():
             write_outcome(place, module)
             reporter.say(f"{module.report(module.numbers)}\n\n{files_in(place)}")
@@ -135,4 +143,9 @@ class Plan:
 
     def build(self) -> Model:
         """The network with fresh weights and its header."""
-        return start.build(self.task, self.spec, self.data, self.source, self.settings.seed)
+        spec = self.spec
+        if (
+            self.settings.resume is not None
+        ):  # the checkpoint holds all weights; their file may have gone since
+            spec = {**spec, "backbone": {k: v for k, v in spec["backbone"].items() if k != "pretrained"}}
+        return start.build(self.task, spec, self.data, self.source, self.settings.seed)

@@ -11,11 +11,12 @@ from PIL import Image
 from tasks.contracts import Model
 from tasks.data.loading.collate import batch_images
 from tasks.data.loading.images import read_image, to_rgb
-from tasks.devices import autocast, resolve_device
+from tasks.devices import autocast, resolve_device, resolve_precision
 from tasks.visualization.result import Result
 from tasks.zoo.model_file import Header, load_model
 from tasks.zoo.registry import RESULTS, for_objects, lookup, with_views
 
+PREDICTS_IN = ("32-true", "bf16-mixed")
 Picture = str | Path | Image.Image | np.ndarray
 
 
@@ -45,6 +46,8 @@ class Predictor:
     ) -> None:
         if not 0 <= score_threshold <= 1:
             raise ValueError(f"score_threshold={score_threshold} must be between 0 and 1")
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be a whole number of pictures, at least 1")
         if tile is not None and tile < 1:
             raise ValueError(f"tile={tile} must be at least 1, or null for whole pictures")
         if not 0 <= overlap < 1:
@@ -58,6 +61,10 @@ class Predictor:
         )
         model = with_views(model, scales, flip)
         self.device = resolve_device(device)
+        if resolve_precision(precision, self.device) not in PREDICTS_IN:
+            raise ValueError(
+                f"precision={precision} is for training; predictions take {', '.join(PREDICTS_IN)} or auto"
+            )
         self.precision = precision
         self.score_threshold = score_threshold
         self.batch_size = batch_size
@@ -84,6 +91,11 @@ class Predictor:
         """
         if isinstance(pictures, str | Path | Image.Image | np.ndarray):
             return self([pictures])[0]
+        if not isinstance(pictures, Sequence) or isinstance(pictures, bytes):
+            raise ValueError(
+                f"a {type(pictures).__name__} is not a picture; give a path, a PIL image or an RGB uint8 array of "
+                "shape (height, width, 3), or a list of these"
+            )
         if self._find_in_tiles is not None:
             return [
                 self._find_in_tiles(_pixels(picture), self._in_batches, self.tile, self.overlap)
@@ -115,4 +127,11 @@ class Predictor:
 
 
 def _pixels(picture: Picture) -> np.ndarray:
-    return read_image(picture) if isinstance(picture, str | Path) else to_rgb(picture)
+    if isinstance(picture, str | Path):
+        return read_image(picture)
+    if isinstance(picture, Image.Image | np.ndarray):
+        return to_rgb(picture)
+    raise ValueError(
+        f"a {type(picture).__name__} is not a picture; give a path, a PIL image or an RGB uint8 array of shape "
+        "(height, width, 3)"
+    )

@@ -9,9 +9,9 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
-from backbones.checks import suggest
+from backbones.checks import check_type, check_types, suggest
 from tasks.contracts import Model
 from tasks.preprocessing import Preprocessing
 from tasks.zoo.task_specs import MODEL_SPECS, TASK_SPECS
@@ -73,21 +73,34 @@ def _fields(settings: Any) -> dict[str, Any]:
 
 def with_options(settings: Any, options: Mapping[str, Any]) -> Any:
     """`settings`, and settings inside them, with those of `options` that are their fields; checked as always."""
-    changes = {}
+    changes, types = {}, get_type_hints(type(settings))
     for name, value in vars(settings).items():
         if is_dataclass(value):
             changes[name] = with_options(value, options)
         elif name in options:
+            check_type(f"model.{name}", options[name], types[name])
             changes[name] = options[name]
     return replace(settings, **changes)
 
 
-def build_model(spec: Mapping[str, Any], *, num_classes: int, preprocessing: Preprocessing) -> Model:
+def build_model(
+    spec: Mapping[str, Any], *, num_classes: int, preprocessing: Preprocessing, pretrained: bool = False
+) -> Model:
     """Builds the network that `spec` describes, for `num_classes` classes.
 
+    A spec may come from a file, so building never looks for weights: no request is made and no path is opened.
+    Training, whose spec the user wrote, says `pretrained` and has `backbone.pretrained` obeyed.
+
     Raises:
-        ValueError: an unknown model, backbone or option; the message names the nearest.
+        ValueError: an unknown model, backbone or option (the message names the nearest), a value of a wrong type,
+            or a `backbone.pretrained` that was not asked for.
     """
+    backbone = spec.get("backbone")
+    if not pretrained and isinstance(backbone, Mapping) and backbone.get("pretrained"):
+        raise ValueError(
+            f"backbone.pretrained={backbone['pretrained']!r:.80}: building a model from a spec never looks for weights"
+            "; leave it out, or say build_model(…, pretrained=True)"
+        )
     arguments = dict(spec)
     builder = model_builder(arguments.pop("name", None))
     known = known_options(builder)
@@ -97,6 +110,7 @@ def build_model(spec: Mapping[str, Any], *, num_classes: int, preprocessing: Pre
     parameters = inspect.signature(builder).parameters.values()
     settings = {p.name: with_options(p.default, arguments) for p in parameters if is_dataclass(p.default)}
     others = {p.name: arguments[p.name] for p in parameters if p.name in arguments}
+    check_types("model.", builder, others)
     return builder(num_classes=num_classes, preprocessing=preprocessing, **settings, **others)
 
 

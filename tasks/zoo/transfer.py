@@ -5,14 +5,20 @@ of the same shape moves whole; layers that have outputs for each class (`Model.c
 class, so a detector of {cat, dog} gives one of {dog, horse} all that it knows of dogs.
 """
 
-from collections.abc import Sequence
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from backbones.loading import COUNTER
+import backbones
 from tasks.contracts import Model
+
+_STATISTICS = ("running_mean", "running_var")
+_COUNTER = "num_batches_tracked"  # batch norm has it, frozen norm not; nothing is computed from it
 
 
 @dataclass
@@ -33,6 +39,8 @@ class Transfer:
     """Tensors that both have in different shapes, so that they stay as they are."""
     preprocessing: tuple[str, ...]
     """Settings of the preprocessing that differ."""
+    norms: tuple[str, str] | None = None
+    """Of the backbones of source and target, where their values mean different things."""
 
     def report(self) -> str:
         """The whole in a few lines."""
@@ -48,6 +56,12 @@ class Transfer:
         ):
             if names:
                 lines.append(f"{title}: {_listed(names)}")
+        if self.norms is not None:
+            lines.append(
+                f"the norms differ, {self.norms[0]} in the file and {self.norms[1]} here: convolutions, scales and "
+                "shifts moved, but what they were trained to expect did not, so expect a worse start than with "
+                f"norm={self.norms[0]}"
+            )
         return "\n".join("  " + line for line in lines)
 
 
@@ -56,7 +70,8 @@ def transfer(target: Model, source: Model) -> Transfer:
     """Copies into `target` whatever of `source` fits. Both carry their headers.
 
     Raises:
-        ValueError: less than nine tenths of the backbone fit; `target` is then unchanged.
+        ValueError: less than nine tenths of the backbone fit, not counting the statistics of batch norms, which group
+            norms do not have; `target` is then unchanged.
     """
     theirs = {_canonical(source, key): value for key, value in source.state_dict().items()}
     mine = {_canonical(target, key): value for key, value in target.state_dict().items()}
@@ -64,7 +79,7 @@ def transfer(target: Model, source: Model) -> Transfer:
     whole = {
         key: value
         for key, value in mine.items()
-        if not key.endswith(COUNTER) and key.rpartition(".")[0] not in target.class_layers()
+        if not key.endswith(_COUNTER) and key.rpartition(".")[0] not in target.class_layers()
     }
     fitting = {key for key, value in whole.items() if key in theirs and theirs[key].shape == value.shape}
     counts = {
@@ -72,12 +87,15 @@ def transfer(target: Model, source: Model) -> Transfer:
         for part in ("backbone", "pyramid", "head")
         for keys in [[key for key in whole if _part(key) == part]]
     }
-    moved, total = counts["backbone"]
+    norms = _norms(target, source)
+    trained = [key for key in whole if _part(key) == "backbone" and not key.endswith(_STATISTICS)]
+    moved, total = sum(key in fitting for key in trained), len(trained)
     if 10 * moved < 9 * total:  # two ResNets have half of their shapes in common by chance
-        names = [model.header.model["backbone"]["name"] for model in (source, target)]
+        theirs_spec, mine_spec = (model.header.model["backbone"] for model in (source, target))
         raise ValueError(
-            f"only {moved} of the {total} tensors of the backbone {names[1]} are in the file, whose backbone is "
-            f"{names[0]}; give backbone={names[0]}, or start from a file with the backbone {names[1]}"
+            f"only {moved} of the {total} tensors of the backbone {mine_spec['name']} are in the file, whose backbone "
+            f"is {theirs_spec['name']}; give {_as_settings(theirs_spec, mine_spec)}, or start from a file with the "
+            f"backbone {mine_spec['name']}"
         )
     for key in fitting:
         whole[key].copy_(theirs[key])
@@ -98,7 +116,30 @@ def transfer(target: Model, source: Model) -> Transfer:
             for name in ("mean", "std")
             if getattr(target.preprocessing, name) != getattr(source.preprocessing, name)
         ),
+        norms=norms,
     )
+
+
+def _norms(target: Model, source: Model) -> tuple[str, str] | None:
+    """The norms of the backbones of `source` and `target`, None where one takes the other's values as its own."""
+    theirs, mine = (model.header.model["backbone"].get("norm") for model in (source, target))
+    same = {"batch", "frozen"}
+    return None if theirs == mine or {theirs, mine} <= same else (str(theirs), str(mine))
+
+
+def _as_settings(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """The settings with which `given`, the description of a backbone, would be `wanted`."""
+    defaults = {"pretrained": False}
+    with contextlib.suppress(ValueError):
+        defaults = backbones.options(wanted["name"])
+    words = [f"backbone={wanted['name']}"]
+    for option, value in wanted.items():
+        is_other = value != (list(d) if isinstance(d := defaults.get(option), tuple) else d)
+        if option != "name" and (
+            is_other or (wanted["name"] == given["name"] and value != given.get(option))
+        ):
+            words.append(f"backbone.{option}={json.dumps(value, separators=(',', ':'))}".replace('"', ""))
+    return " ".join(words)
 
 
 def _shared_class_layers(target: Model, source: Model) -> dict[str, int]:

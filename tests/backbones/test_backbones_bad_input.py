@@ -47,7 +47,7 @@ def pyramid(*args, **options):
         ("resnet18", {"output_stride": 4}, "output_stride=4 is unknown"),
         ("resnet18", {"stride_in_1x1": True}, "choose block='bottleneck'"),
         ("resnet18", {"frozen_stages": 5}, r"0 \(the stem\) to 4"),
-        ("resnet18", {"frozen_stages": True}, r"0 \(the stem\) to 4"),
+        ("resnet18", {"frozen_stages": True}, "frozen_stages=True must be a whole number or null"),
         ("resnet18", {"checkpoint_stages": [5]}, "must name stages 1 to 4"),
         ("resnet18", {"checkpoint_stages": 1}, "checkpoint_stages=1 must be a list"),
         ("plain_resnet18", {"zero_init_residual": True}, "leave one of the two out"),

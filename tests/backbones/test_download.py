@@ -83,7 +83,7 @@ def test_the_next_call_goes_on_or_starts_again(server, cache, knows_ranges):
     with pytest.raises(ValueError, match=rf"the connection ended after \d+ of {len(BODY)} bytes"):
         fetch(f"{server.url}/{NAME}")
     left = HALF + 100 if knows_ranges else 100
-    assert (cache / f"{NAME}.part").stat().st_size == left
+    assert (cache / f"{NAME}.vertebra-part").stat().st_size == left
     assert not (cache / NAME).exists()
     assert fetch(f"{server.url}/{NAME}").read_bytes() == BODY
     assert server.requests[-1] == (NAME, f"bytes={left}-")
@@ -93,7 +93,7 @@ def test_the_next_call_goes_on_or_starts_again(server, cache, knows_ranges):
 @pytest.mark.parametrize("part", [b"of another file", b"x" * len(BODY), b"x" * (len(BODY) + 9)])
 def test_a_part_of_another_file_is_thrown_away(server, cache, part):
     cache.mkdir()
-    (cache / f"{NAME}.part").write_bytes(part)
+    (cache / f"{NAME}.vertebra-part").write_bytes(part)
     assert fetch(f"{server.url}/{NAME}").read_bytes() == BODY
     assert_only(cache, NAME)
 
@@ -101,8 +101,11 @@ def test_a_part_of_another_file_is_thrown_away(server, cache, part):
 def test_without_a_digest_nothing_old_is_continued(server, cache):
     server.files["plain.pth"] = BODY
     cache.mkdir()
-    (cache / "plain.pth.part").write_bytes(b"of another file")
-    assert fetch(f"{server.url}/plain.pth").read_bytes() == BODY
+    address = f"{server.url}/plain.pth"
+    folder = cache / hashlib.sha256(address.encode()).hexdigest()[:16]
+    folder.mkdir()
+    (folder / "plain.pth.vertebra-part").write_bytes(b"of another file")
+    assert fetch(address).read_bytes() == BODY
     assert server.requests == [("plain.pth", None)]
 
 
@@ -122,11 +125,50 @@ def test_a_digest_in_the_address_is_checked_in_full(server, cache):
     assert fetch(f"{server.url}/{NAME}#sha256={DIGEST}").read_bytes() == BODY
 
 
-def test_a_damaged_file_in_the_cache_is_downloaded_again(server, cache, capsys):
+def test_a_file_in_the_cache_that_is_not_the_right_one_stays_as_it_is(server, cache, capsys):
+    """Somebody else may need it: torch.hub and timm keep theirs in the same folder."""
     cache.mkdir()
     (cache / NAME).write_bytes(BODY[:1000])
-    assert fetch(f"{server.url}/{NAME}").read_bytes() == BODY
-    assert f"{cache / NAME} is damaged" in capsys.readouterr().err
+    path = fetch(f"{server.url}/{NAME}")
+    assert path == cache / DIGEST[:8] / NAME
+    assert path.read_bytes() == BODY
+    assert f"{cache / NAME} is not the file that is wanted" in capsys.readouterr().err
+    assert (cache / NAME).read_bytes() == BODY[:1000]
+    assert fetch(f"{server.url}/{NAME}") == path
+    assert len(server.requests) == 1
+    path.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="is not the file that is wanted: .*; move it away"):
+        fetch(f"{server.url}/{NAME}")
+    assert path.read_bytes() == b"damaged"
+
+
+def test_a_digest_in_the_address_never_weakens_the_one_in_the_name(server, cache):
+    """`resnet18-f37072fd.pth#sha256=<of another file>` must not put another file under torchvision's name."""
+    other = b"code of somebody else"
+    server.files[NAME] = other
+    digest = hashlib.sha256(other).hexdigest()
+    with pytest.raises(
+        ValueError, match=f"contradicts the name {NAME}, by which the SHA-256 begins with {DIGEST[:8]}"
+    ):
+        fetch(f"{server.url}/{NAME}#sha256={digest}")
+    for fragment in ("sha256=", f"sha256={DIGEST[:7]}", "sha256=../../x"):
+        with pytest.raises(ValueError, match="is not a SHA-256; give 8 to 64"):
+            fetch(f"{server.url}/{NAME}#{fragment}")
+    with pytest.raises(ValueError, match=f"does not begin with {DIGEST}"):
+        fetch(f"{server.url}/{NAME}#sha256={DIGEST}")
+    assert not (cache / NAME).exists()
+    cache.mkdir(exist_ok=True)
+    (cache / NAME).write_bytes(BODY)  # the genuine one, and an address with a longer digest that begins alike
+    with pytest.raises(ValueError, match="could not download"):
+        fetch(f"{server.url}/{NAME}#sha256={DIGEST[:8]}{'0' * 56}")
+    assert (cache / NAME).read_bytes() == BODY
+
+
+def test_files_without_a_digest_are_kept_apart_by_address(server, cache):
+    server.files |= {"a/plain.pth": b"first", "b/plain.pth": b"second"}
+    first, second = (fetch(f"{server.url}/{folder}/plain.pth") for folder in "ab")
+    assert (first.read_bytes(), second.read_bytes()) == (b"first", b"second")
+    assert not (cache / "plain.pth").exists()
 
 
 def test_mirror_folder_comes_first(server, cache, tmp_path, monkeypatch):

@@ -82,22 +82,22 @@ def safetensors_with(path, header):
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        (None, "no model file or checkpoint of this project .* pretrained=path"),
-        ("{", "no readable model file .* copy or write it again"),
-        ([1], "no model file or checkpoint of this project"),
+        (None, "not a model file or checkpoint of this project .* pretrained=path"),
+        ("{", "not a readable model file .* copy or write it again"),
+        ([1], "not a model file or checkpoint of this project"),
         ({"model": {"name": "x"}}, "describes no backbone"),
         (
             {"format_version": 2, "model": {"backbone": {"name": "resnet18"}}},
             "has format version 2, and this package reads 1; install",
         ),
-        ({"format_version": 1, "model": {"backbone": {}}}, "cannot be built: .*has no name"),
+        ({"format_version": 1, "model": {"backbone": {}}}, "refused: .*has no name"),
         (
             {"format_version": 1, "model": {"backbone": {"name": "os.system"}}},
-            "cannot be built: no backbone is called 'os.system'",
+            "refused: no backbone is called 'os.system'",
         ),
         (
             {"format_version": 1, "model": {"backbone": {"name": "cifar_resnet20"}}},
-            "do not fit the backbone that it describes .*conv1.weight",
+            "weights are not those of the model its header describes .*missing.*bn1",
         ),
         (
             {
@@ -123,13 +123,13 @@ def test_other_files(tmp_path):
         backbones.load_backbone(tmp_path / "gone.ckpt")
     _, path = written(tmp_path, ".safetensors", "classification", CLASSIFIER)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="no readable model file"):
+    with pytest.raises(ValueError, match="not a readable model file"):
         backbones.load_backbone(path)
     (tmp_path / "x.ckpt").write_bytes(b"PK\x03\x04 cut")
-    with pytest.raises(ValueError, match="no checkpoint that can be read as data alone"):
+    with pytest.raises(ValueError, match="not a checkpoint that can be read as data alone"):
         backbones.load_backbone(tmp_path / "x.ckpt")
     torch.save([1], tmp_path / "list.ckpt")
-    with pytest.raises(ValueError, match="no model file or checkpoint of this project"):
+    with pytest.raises(ValueError, match="holds a list, not a checkpoint"):
         backbones.load_backbone(tmp_path / "list.ckpt")
 
 

@@ -225,7 +225,7 @@ def test_pretrained_deep_stem_with_one_channel(tmp_path):
         (
             "cut.safetensors",
             b"\xff\x00\x00\x00\x00\x00\x00\x00{",
-            "no readable .safetensors file .*get it again",
+            "not a readable .safetensors file .*get it again",
         ),
     ],
 )

@@ -5,6 +5,7 @@ Whatever a format cannot hold is counted in `Losses` and told, never lost in sil
 
 import json
 import shutil
+import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -59,18 +60,19 @@ def convert(splits: list[Split], to: Format, out: Path, *, crowd: Crowd = "drop"
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"out={out} is not empty; give another folder, or delete this one")
-    partial = out.with_name(out.name + ".partial")
-    if partial.exists():
-        shutil.rmtree(partial)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # A folder that nobody else has: what was there before is never this run's to remove.
+    own = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+    partial = own / out.name
     losses = Losses()
     try:
+        partial.mkdir()
         WRITERS[to](splits, partial, losses, crowd)
         if out.exists():
             out.rmdir()
         partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
     return losses
 
 

@@ -113,7 +113,7 @@ def test_weights_of_another_model_are_refused(saved, tmp_path) -> None:
 def test_truncated_file(saved, tmp_path) -> None:
     path = tmp_path / "cut.safetensors"
     path.write_bytes(saved[0].read_bytes()[:-1000])
-    with pytest.raises(ValueError, match="no readable model file"):
+    with pytest.raises(ValueError, match="not a readable model file"):
         load_model(path)
 
 
@@ -131,13 +131,13 @@ def test_safetensors_without_header(tmp_path) -> None:
 def test_file_that_is_no_checkpoint(tmp_path) -> None:
     path = tmp_path / "notes.ckpt"
     path.write_text("hello")
-    with pytest.raises(ValueError, match="notes.ckpt is no checkpoint"):
+    with pytest.raises(ValueError, match="notes.ckpt is not a checkpoint"):
         load_model(path)
 
 
 def test_foreign_checkpoint(tmp_path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
-    with pytest.raises(ValueError, match="no checkpoint of this project"):
+    with pytest.raises(ValueError, match="not a checkpoint of this project"):
         load_model(tmp_path / "foreign.ckpt")
 
 

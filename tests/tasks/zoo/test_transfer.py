@@ -106,3 +106,32 @@ def test_another_backbone_is_refused_before_anything_moves() -> None:
     ):
         transfer(target, make(other, "a"))
     assert all(torch.equal(fresh[key], value) for key, value in target.state_dict().items())
+
+
+def test_other_norms_take_what_fits_and_it_is_said() -> None:
+    group = {**DETECTOR, "backbone": {"name": "resnet18", "norm": "group"}}
+    for mine, theirs, names in (
+        (DETECTOR, group, "group in the file and batch"),
+        (group, DETECTOR, "batch in the file and group"),
+    ):
+        source, target = make(theirs, "a"), make(mine, "a")
+        report = transfer(target, source).report()
+        assert torch.equal(
+            target.backbone.backbone.layer1[0].bn1.weight, source.backbone.backbone.layer1[0].bn1.weight
+        )
+        assert f"the norms differ, {names} here" in report
+    frozen = {**DETECTOR, "backbone": {"name": "resnet18", "norm": "frozen"}}
+    assert "norms differ" not in transfer(make(frozen, "a"), make(DETECTOR, "a")).report()
+
+
+def test_the_advice_for_another_backbone_can_be_followed() -> None:
+    """Given as it stands, it builds the backbone of the file."""
+    from tasks.cli.compose import compose
+
+    small = {"name": "resnet", "block": "basic", "blocks": [1, 1, 1, 1], "widths": [16, 32, 64, 128]}
+    with pytest.raises(ValueError, match="give backbone=resnet backbone.blocks=") as caught:
+        transfer(make(DETECTOR, "a"), make({**DETECTOR, "backbone": small}, "a"))
+    words = str(caught.value).split("; give ")[1].split(", or start")[0].split(" ")
+    config = compose("train", ["data=coco", "data.root=x", *words])
+    built = make({**DETECTOR, "backbone": dict(config.backbone)}, "a")
+    assert transfer(built, make({**DETECTOR, "backbone": small}, "a")).moved_classes == ["a"]

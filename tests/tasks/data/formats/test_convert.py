@@ -304,12 +304,26 @@ def test_the_command(coco: Path, tmp_path: Path) -> None:
     assert "out=new is not empty; give another folder, or delete this one" in again.stderr
 
 
+def _folder_and_annotations(coco: Path) -> tuple[Path, Annotations]:
+    split = CocoData(coco).split("val")
+    return split.folder, split.annotations
+
+
 def test_nothing_is_left_half_written(coco: Path, tmp_path: Path) -> None:
     source = CocoData(coco).split("train")
     source.annotations.file_names = np.array([b"ta.png", b"deeper/../ta.png", b"tc d.png"])
     with pytest.raises(ValueError, match="would both be named 'ta'.*rename one of them"):
         convert([Split("train", source.folder, source.annotations)], "voc", tmp_path / "new")
     assert not list(tmp_path.iterdir())
+    for name in ("new.partial", ".new.partial"):  # of somebody else
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "kept").touch()
+    with pytest.raises(ValueError, match="would both be named 'ta'"):
+        convert([Split("train", source.folder, source.annotations)], "voc", tmp_path / "new")
+    convert([Split("val", *_folder_and_annotations(coco))], "voc", tmp_path / "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".new.partial", "new", "new.partial"]
+    assert all((tmp_path / name / "kept").exists() for name in ("new.partial", ".new.partial"))
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "new.partial").stat().st_mode
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").touch()
     with pytest.raises(FileExistsError, match="is not empty"):
