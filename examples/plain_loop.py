@@ -30,7 +30,7 @@ def train(steps: int, data: DataModule, model: torch.nn.Module) -> None:
             optimizer.step()
             schedule.step()
             step += 1
-            print(f"step {step}  loss {float(total):.3f}")
+            print(f"step {step}  loss {total.item():.3f}")
             if step == steps:
                 return
         epoch += 1
