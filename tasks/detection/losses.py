@@ -14,12 +14,6 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import (
-    complete_box_iou_loss,
-    distance_box_iou_loss,
-    generalized_box_iou_loss,
-    sigmoid_focal_loss,
-)
 
 from tasks.distributed import mean_count
 
@@ -75,6 +69,8 @@ def dense_class_losses(
     if quality is not None:
         targets = targets * quality[..., None]
     if kind == "focal":
+        from torchvision.ops import sigmoid_focal_loss  # here, as importing torchvision takes seconds
+
         return sigmoid_focal_loss(logits, targets, gamma=_GAMMA).sum(dim=-1)
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=-1)
 
@@ -135,7 +131,21 @@ def iou_loss(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
     return 1 - shared / (area + gt_area - shared).clamp(min=torch.finfo(shared.dtype).tiny)
 
 
+def _giou_loss(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
+    from torchvision.ops import generalized_box_iou_loss
+
+    return generalized_box_iou_loss(boxes, gt_boxes)
+
+
+def _diou_loss(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
+    from torchvision.ops import distance_box_iou_loss
+
+    return distance_box_iou_loss(boxes, gt_boxes)
+
+
 def _ciou_loss(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
+    from torchvision.ops import complete_box_iou_loss
+
     # The ratio of sides of a box without area, as FCOS may give it, would be NaN.
     end = boxes[..., 2:].maximum(boxes[..., :2].detach() + _MIN_SIDE)
     return complete_box_iou_loss(torch.cat((boxes[..., :2], end), dim=-1), gt_boxes)
@@ -143,7 +153,7 @@ def _ciou_loss(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
 
 OVERLAP_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "iou": iou_loss,
-    "giou": generalized_box_iou_loss,
-    "diou": distance_box_iou_loss,
+    "giou": _giou_loss,
+    "diou": _diou_loss,
     "ciou": _ciou_loss,
 }

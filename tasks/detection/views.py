@@ -6,7 +6,6 @@ from dataclasses import asdict, replace
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import batched_nms
 
 from tasks.contracts import Batch, Detections, Model
 from tasks.preprocessing import Preprocessing
@@ -100,6 +99,8 @@ def seen_from(found: Detections, sizes: Tensor, batch_sizes: Tensor, flipped: bo
 def merge_views(found: Sequence[Detections], nms_threshold: float) -> Detections:
     """The best of all these detections of the same images, as many rows as each has. Of detections of one class
     that overlap more than `nms_threshold`, only the best stays."""
+    from torchvision.ops import batched_nms  # here, as importing torchvision takes seconds
+
     boxes, scores, labels = (
         torch.cat([getattr(one, name) for one in found], dim=1) for name in ("boxes", "scores", "labels")
     )

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.contracts import IGNORE_LABEL, Batch
+from tasks.contracts import Batch
 from tasks.metrics.confusion import shares
 from tasks.metrics.iou import IoUMetric
+from tasks.targets import IGNORE_LABEL
 
 if TYPE_CHECKING:
     from tasks.data.annotations.class_maps import ClassMaps
