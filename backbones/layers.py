@@ -1,13 +1,16 @@
-"""Normalisation layers by name: batch, frozen, sync, group; and convolutions taken together with them."""
+"""Normalisation layers by name: batch, frozen, sync, group; and convolutions taken together with what follows them."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .checks import check_choice
+from .kernels import compiles_kernels
 
 Norm = Literal["batch", "frozen", "sync", "group"]
 NORMS = get_args(Norm)
@@ -51,15 +54,33 @@ class FrozenBatchNorm2d(nn.Module):
 
 class GroupNorm(nn.GroupNorm):
     """`nn.GroupNorm`, differentiated in float32 where torch's kernel in bf16 takes twice as long: on a CPU, with less
-    than 16 channels in a group."""
+    than 16 channels in a group. On CUDA, maps in half precision stay as they are (`triton_group_norm.py`)."""
 
     def forward(self, input: Tensor) -> Tensor:
+        if self.affine and is_half(input) and not torch.compiler.is_compiling():
+            result = self._by_kernels(input)
+            if result is not None:
+                return result
         slow = input.device.type == "cpu" and input.dtype == torch.bfloat16 and torch.is_grad_enabled()
         if not slow or not self.affine or self.num_channels >= 16 * self.num_groups:
             return super().forward(input)
         result = _GroupNorm.apply(input, self.weight, self.bias, self.num_groups, self.eps)
         assert isinstance(result, Tensor)
         return result
+
+    def _by_kernels(self, input: Tensor) -> Tensor | None:
+        if not compiles_kernels(input.device):
+            return None
+        from .triton_group_norm import GroupNormChannelsLast
+
+        if not GroupNormChannelsLast.takes(input, self.num_groups):
+            return None
+        result = GroupNormChannelsLast.apply(input, self.weight, self.bias, self.num_groups, self.eps)
+        assert isinstance(result, Tensor)
+        return result
+
+
+NORM_LAYERS = (_BatchNorm, FrozenBatchNorm2d, nn.GroupNorm)
 
 
 class _GroupNorm(torch.autograd.Function):
@@ -81,36 +102,122 @@ class _GroupNorm(torch.autograd.Function):
         return *(g if g is None else g.to(t) for g, t in zip(found, dtypes, strict=True)), None, None
 
 
-def conv_then_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
-    """`norm(conv(x))` at the cost of the convolution alone where the norm has fixed statistics.
+def conv_then_norm(
+    conv: nn.Module, norm: nn.Module | None, x: Tensor, *, residual: Tensor | None = None, relu: bool = False
+) -> Tensor:
+    """`norm(conv(x))`, plus `residual` and then ReLU where asked for, at the cost of the convolution alone where the
+    norm has fixed statistics or there is none.
 
     Such a norm is a factor and a shift for each channel, which go into the weights here, at every call and
     differentiably: training with frozen norms reads and writes half as much memory, most of all in bf16.
     Equal to the two in turn but for rounding. Hooks on either module are not called then.
     """
-    if type(conv) is not nn.Conv2d or not _has_fixed_statistics(norm):
-        return norm(conv(x))
-    scale, shift = _scale_and_shift(norm)
-    if conv.bias is not None:
-        shift = torch.addcmul(shift, conv.bias, scale)
-    return conv._conv_forward(x, conv.weight * scale.view(-1, 1, 1, 1), shift)
+    if type(conv) is nn.Conv2d and _has_fixed_statistics(norm):
+        scale, shift = _scale_and_shift(norm)
+        if conv.bias is not None:
+            shift = torch.addcmul(shift, conv.bias, scale)
+        return _convolve(conv, x, conv.weight * scale.view(-1, 1, 1, 1), shift, residual, relu)
+    if norm is None and type(conv) is nn.Conv2d and relu and _fits_cudnn(conv, x, residual):
+        return _convolve(conv, x, conv.weight, conv.bias, residual, relu)
+    y = conv(x) if norm is None else norm(conv(x))
+    if residual is not None:
+        y += residual
+    return F.relu_(y) if relu else y
+
+
+def _convolve(
+    conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool
+) -> Tensor:
+    """`conv` with another `weight` and `bias`, plus `residual`, then ReLU where asked for.
+
+    On CUDA in half precision cuDNN does all of it in one pass over the output, and rounds once.
+    """
+    if relu and bias is not None and _fits_cudnn(conv, x, residual):
+        dtype = _half_dtype(x)
+        parts = x.to(dtype), weight.to(dtype), bias.to(dtype), residual
+        result = _ConvReLU.apply(*parts, conv.stride, conv.padding, conv.dilation)
+        assert isinstance(result, Tensor)
+        return result
+    y = conv._conv_forward(x, weight, bias)
+    if residual is not None:
+        y += residual
+    return F.relu_(y) if relu else y
+
+
+class _ConvReLU(torch.autograd.Function):
+    """relu(conv(x) + bias + residual) by cuDNN's fused operator, which has no gradient of its own."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        residual: Tensor | None,
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+    ) -> Tensor:
+        weight = weight.contiguous(memory_format=torch.channels_last)
+        if residual is None:
+            y = torch.cudnn_convolution_relu(x, weight, bias, stride, padding, dilation, 1)
+        else:
+            y = torch.cudnn_convolution_add_relu(x, weight, residual, 1.0, bias, stride, padding, dilation, 1)
+        ctx.save_for_backward(x, weight, y)
+        ctx.geometry = stride, padding, dilation
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight, y = ctx.saved_tensors
+        gradient = torch.ops.aten.threshold_backward(gradients[0], y, 0)
+        wanted = list(ctx.needs_input_grad[:3])
+        found = torch.ops.aten.convolution_backward(
+            gradient, x, weight, [len(weight)], *ctx.geometry, False, [0, 0], 1, wanted
+        )
+        return *found, gradient if ctx.needs_input_grad[3] else None, None, None, None
+
+
+def is_half(x: Tensor) -> bool:
+    """Whether a CUDA map is, or autocast will make it, of half precision."""
+    return x.is_cuda and _half_dtype(x) in (torch.bfloat16, torch.float16)
+
+
+def _half_dtype(x: Tensor) -> torch.dtype:
+    return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+
+
+def _fits_cudnn(conv: nn.Conv2d, x: Tensor, residual: Tensor | None) -> bool:
+    """CuDNN has fused operators for maps in half precision, channels_last, of multiples of 8 channels."""
+    if not is_half(x) or torch.compiler.is_compiling() or not torch.backends.cudnn.enabled:
+        return False
+    simple = conv.groups == 1 and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    wide = conv.in_channels % 8 == 0 and conv.out_channels % 8 == 0 and x.numel() > 0
+    maps = [x] if residual is None else [x, residual]
+    last = all(one.is_contiguous(memory_format=torch.channels_last) for one in maps)
+    return simple and wide and last and (residual is None or residual.dtype == _half_dtype(x))
 
 
 class ConvNormSequential(nn.Sequential):
-    """Layers one after another, each norm that follows a convolution taken together with it."""
+    """Layers one after another, each norm and each ReLU that follows a convolution taken together with it."""
 
     def forward(self, input: Tensor) -> Tensor:
         x, layers = input, list(self)
         while layers:
             layer = layers.pop(0)
-            if layers and isinstance(layer, nn.Conv2d):
-                x = conv_then_norm(layer, layers.pop(0), x)
-            else:
+            if type(layer) is not nn.Conv2d:
                 x = layer(x)
+                continue
+            norm = layers.pop(0) if layers and isinstance(layers[0], NORM_LAYERS) else None
+            relu = bool(layers) and type(layers[0]) is nn.ReLU
+            if relu:
+                layers.pop(0)
+            x = conv_then_norm(layer, norm, x, relu=relu)
         return x
 
 
-def _has_fixed_statistics(norm: nn.Module) -> bool:
+def _has_fixed_statistics(norm: nn.Module | None) -> bool:
     if isinstance(norm, _BatchNorm):
         return not norm.training and norm.running_var is not None and norm.affine
     return isinstance(norm, FrozenBatchNorm2d)

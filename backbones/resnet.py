@@ -54,18 +54,14 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = conv3x3(in_channels, width, stride, dilation=dilations[0])
         self.bn1 = norm(width)
-        self.relu = nn.ReLU(inplace=True)
         self.conv2 = conv3x3(width, width, dilation=dilations[1])
         self.bn2 = norm(width)
         self.downsample = downsample
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(conv_then_norm(self.conv1, self.bn1, x))
-        out = conv_then_norm(self.conv2, self.bn2, out)
-        if self.residual:
-            out += x if self.downsample is None else self.downsample(x)
-        return self.relu(out)
+        out = conv_then_norm(self.conv1, self.bn1, x, relu=True)
+        return conv_then_norm(self.conv2, self.bn2, out, residual=_shortcut_of(self, x), relu=True)
 
 
 class Bottleneck(nn.Module):
@@ -99,17 +95,19 @@ class Bottleneck(nn.Module):
         self.bn2 = norm(inner)
         self.conv3 = conv1x1(inner, width * EXPANSION["bottleneck"])
         self.bn3 = norm(width * EXPANSION["bottleneck"])
-        self.relu = nn.ReLU(inplace=True)
         self.downsample = downsample
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(conv_then_norm(self.conv1, self.bn1, x))
-        out = self.relu(conv_then_norm(self.conv2, self.bn2, out))
-        out = conv_then_norm(self.conv3, self.bn3, out)
-        if self.residual:
-            out += x if self.downsample is None else self.downsample(x)
-        return self.relu(out)
+        out = conv_then_norm(self.conv1, self.bn1, x, relu=True)
+        out = conv_then_norm(self.conv2, self.bn2, out, relu=True)
+        return conv_then_norm(self.conv3, self.bn3, out, residual=_shortcut_of(self, x), relu=True)
+
+
+def _shortcut_of(block: BasicBlock | Bottleneck, x: Tensor) -> Tensor | None:
+    if not block.residual:
+        return None
+    return x if block.downsample is None else block.downsample(x)
 
 
 class PaddedShortcut(nn.Module):
@@ -198,7 +196,6 @@ class ResNet(FeatureExtractor):
 
         self.conv1 = _stem(in_channels, widths[0], stem, norm_layer)
         self.bn1 = norm_layer(widths[0])
-        self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.Identity() if stem == "3x3" else nn.MaxPool2d(3, 2, 1)
 
         first_level = 0 if stem == "3x3" else 2
@@ -236,7 +233,7 @@ class ResNet(FeatureExtractor):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         self.check_images(images)
-        x = self.maxpool(self.relu(conv_then_norm(self.conv1, self.bn1, images)))
+        x = self.maxpool(conv_then_norm(self.conv1, self.bn1, images, relu=True))
         features = {}
         for stage, level in enumerate(self.feature_info, start=1):
             layer = self.get_submodule(f"layer{stage}")

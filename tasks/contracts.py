@@ -28,7 +28,7 @@ class Batch:
     original_sizes: Tensor
     """int64 (B, 2): (height, width) before resizing."""
     image_ids: Tensor
-    """int64 (B,)."""
+    """int64 (B,); on the CPU wherever the others are, because only the host reads them."""
     boxes: Tensor
     """float32 (B, G, 4) in pixels of `images`; rows past an image's objects are zero."""
     labels: Tensor
@@ -58,7 +58,8 @@ class Batch:
         if self.images.device == torch.device(device):
             return self
         is_pinned = self.images.is_pinned()
-        return self._map(lambda tensor: tensor.to(device, non_blocking=is_pinned))
+        moved = self._map(lambda tensor: tensor.to(device, non_blocking=is_pinned))
+        return replace(moved, image_ids=self.image_ids)
 
     def pin_memory(self) -> Self:
         """The same batch in page-locked memory. `DataLoader(pin_memory=True)` calls this."""
@@ -133,15 +134,16 @@ class Model(nn.Module):
     header: Any
     """What a model file says of the network (`harness.model_file.Header`); set by whoever builds it."""
 
-    def features(self, batch: Batch) -> dict[str, Tensor]:
-        """The feature maps of the batch: everything that losses and predictions share."""
+    def features(self, batch: Batch) -> Any:
+        """Everything that losses and predictions share, computed once: feature maps by level, or of a detector
+        what its proposal network or its dense heads say of them. Each model has its own type."""
         raise NotImplementedError
 
-    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def losses(self, features: Any, batch: Batch) -> dict[str, Tensor]:
         """Scalar losses by name; their sum is what training minimises."""
         raise NotImplementedError
 
-    def predictions(self, features: dict[str, Tensor], batch: Batch) -> Any:
+    def predictions(self, features: Any, batch: Batch) -> Any:
         """Predictions in pixels of the batch's images. Reads no targets."""
         raise NotImplementedError
 

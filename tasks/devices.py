@@ -15,7 +15,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if precision != "auto":
         return precision
     if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported()
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)  # a T4 or V100 emulates it, slowly
     else:
         fast = device.type == "cpu" and _cpu_is_faster_in_bf16()
     return "bf16-mixed" if fast else "32-true"
@@ -39,9 +39,9 @@ def _cpu_is_faster_in_bf16() -> bool:
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     """The context in which to run a network outside of a Trainer, for the same numbers as inside."""
-    if resolve_precision(precision, device) == "bf16-mixed":
-        return torch.autocast(device.type, torch.bfloat16)
-    return contextlib.nullcontext()
+    dtypes = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+    dtype = dtypes.get(resolve_precision(precision, device))
+    return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 def resolve_device(accelerator: str = "auto") -> torch.device:

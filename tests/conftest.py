@@ -7,6 +7,10 @@ from typing import Any
 # Before torch is imported; programs that tests start inherit it. Inputs are tiny, and `make test` runs as many tests
 # at once as there are cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if not os.path.exists(
+    "/dev/nvidiactl"
+):  # kernels for CUDA are interpreted; read where Triton is imported first
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # whichever file imports it first
 
 _connect = socket.socket.connect

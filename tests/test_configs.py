@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 import backbones
 from tasks.cli.compose import CONFIGS, compose, config_groups
 from tasks.preprocessing import Preprocessing
-from tasks.zoo.registry import TASKS, lookup, model_builder
+from tasks.zoo.registry import TASKS, known_options, lookup, model_builder
 
 CHOICES = [(group, choice) for group, choices in config_groups().items() for choice in choices]
 ROOTS = [path.stem for path in CONFIGS.glob("*.yaml")]
@@ -40,9 +40,7 @@ def check(config: DictConfig) -> None:
         unknown = set(node) - {"_target_", "_partial_"} - set(parameters)
         assert not unknown, f"{node._target_} takes no {unknown}"
     if "model" in config and "name" in config.model:
-        assert set(config.model) - {"name"} <= set(
-            inspect.signature(model_builder(config.model.name)).parameters
-        )
+        assert set(config.model) - {"name"} <= set(known_options(model_builder(config.model.name)))
         extractor = backbones.create(**{**config.backbone, "pretrained": False})  # nothing is downloaded
         assert config.pyramid is None or backbones.create_pyramid(extractor, **config.pyramid)
         assert lookup(TASKS, "task", config.task.name)

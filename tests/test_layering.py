@@ -14,17 +14,26 @@ ROOT = Path(__file__).parents[1]
 
 # What each place may import of this project. Strings in the literal tables of zoo/registry.py are the one way
 # up, taken when a name is looked up; an import for types alone counts nothing.
-CONTRACTS = {"tasks.contracts", "tasks.preprocessing", "tasks.distributed", "tasks.devices"}
+CONTRACTS = {
+    "tasks.contracts",
+    "tasks.preprocessing",
+    "tasks.distributed",
+    "tasks.devices",
+    "tasks.device_copies",
+    "tasks.targets",
+}
 MAY_IMPORT = {
     "backbones": set(),
+    "tasks.targets": set(),
     "tasks.preprocessing": set(),
     "tasks.distributed": set(),
     "tasks.devices": set(),
+    "tasks.device_copies": set(),
     "tasks.contracts": {"tasks.preprocessing"},
-    "tasks.data": CONTRACTS - {"tasks.devices"},
-    "tasks.metrics": {"tasks.contracts", "tasks.distributed"},
+    "tasks.data": CONTRACTS - {"tasks.devices", "tasks.device_copies"},
+    "tasks.metrics": {"tasks.contracts", "tasks.targets", "tasks.distributed", "tasks.device_copies"},
     "tasks.zoo": {"tasks.contracts", "tasks.preprocessing", "backbones"},
-    "tasks.visualization": {"tasks.contracts", "tasks.data"},
+    "tasks.visualization": {"tasks.contracts", "tasks.targets", "tasks.data"},
 }
 MAY_IMPORT["tasks.harness"] = {*MAY_IMPORT}
 MAY_IMPORT["tasks.inference"] = CONTRACTS | {"tasks.zoo", "tasks.visualization", "tasks.data"}

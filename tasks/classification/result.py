@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from tasks.contracts import Batch, Classification
+from tasks.device_copies import fetch
 from tasks.visualization.bars import NUM_SHOWN, draw_best
 
 
@@ -48,8 +49,8 @@ class ClassScores:
 
 def results(found: Classification, batch: Batch, class_names: list[str]) -> list[ClassScores]:
     """A result for each picture of the batch."""
-    shares, labels = found.probabilities().sort(dim=1, descending=True, stable=True)
+    shares, labels = fetch(*found.probabilities().sort(dim=1, descending=True, stable=True))
     return [
         ClassScores(share, label, [class_names[k] for k in label])
-        for share, label in zip(shares.cpu().numpy(), labels.cpu().numpy(), strict=True)
+        for share, label in zip(shares.numpy(), labels.numpy(), strict=True)
     ]

@@ -215,9 +215,9 @@ def _arguments(node: DictConfig, key: str) -> set[str]:
 
         return set(PREDICTION_SETTINGS)
     if root == "model":
-        from tasks.zoo.registry import DATA_ARGUMENTS, model_builder
+        from tasks.zoo.registry import known_options, model_builder
 
-        return set(inspect.signature(model_builder(node.name)).parameters) - set(DATA_ARGUMENTS)
+        return set(known_options(model_builder(node.name)))
     if root in ("backbone", "pyramid") and "name" in node:
         from backbones.create import find_builder
         from backbones.pyramids import PYRAMIDS

@@ -55,12 +55,13 @@ class DataModule(LightningDataModule):
         max_train_images: int | None = None,
         seed: int = 0,
         eval_split: SplitName = "val",
+        test_split: SplitName = "test",
         masks: bool = False,
         class_maps: bool = False,
         classes: bool = False,
     ):
         """`batch_size` counts images per rank; training learns from the first `max_train_images` alone where that
-        is given; `eval_split` is the split that validation reads.
+        is given; `eval_split` is the split that validation reads, `test_split` the one that a test does.
 
         `num_workers` processes or threads make batches ahead; the batches are the same with any. Threads are
         faster where decoding and resizing is most of the work, processes where transforms compute in Python.
@@ -113,6 +114,7 @@ class DataModule(LightningDataModule):
         self.max_train_images = max_train_images
         self.seed = seed
         self.eval_split: SplitName = eval_split
+        self.test_split: SplitName = test_split
 
     @property
     def class_names(self) -> list[str]:
@@ -152,8 +154,8 @@ class DataModule(LightningDataModule):
         return self._loader(self.eval_split, is_training=False)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Every image of the test split exactly once over all ranks."""
-        return self._loader("test", is_training=False)
+        """Every image of `test_split` exactly once over all ranks."""
+        return self._loader(self.test_split, is_training=False)
 
     def _rank_and_num_ranks(self) -> tuple[int, int]:
         if self.trainer is None:
@@ -234,7 +236,7 @@ class DataModule(LightningDataModule):
 LOADER_OPTIONS = tuple(
     name
     for name in inspect.signature(DataModule).parameters
-    if name not in {"source", "preprocessing", "augmentation", "seed", "eval_split", *TARGETS}
+    if name not in {"source", "preprocessing", "augmentation", "seed", "eval_split", "test_split", *TARGETS}
 )
 """Arguments of `DataModule` that a configuration gives in its node `loader`."""
 

@@ -28,10 +28,15 @@ def cell_anchors(size: Sizes, ratios: Sequence[float]) -> Tensor:
     return torch.cat((-halves, halves), dim=1).round()
 
 
-# Cached: the same few shapes return step after step. Made outside inference mode, because a tensor made
-# inside it cannot take part in training later.
+# Cached because a constant sent to a GPU is waited for; these depend on the detector alone, not on the sizes of
+# images. Outside inference mode because a tensor made inside it cannot take part in training later.
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)
+def _cells(sizes: tuple[Sizes, ...], ratios: tuple[float, ...], device: torch.device) -> list[Tensor]:
+    """`cell_anchors` of each level."""
+    return [cell_anchors(size, ratios).to(device) for size in sizes]
+
+
 def make_anchors(
     image_size: Shape,
     map_sizes: tuple[Shape, ...],
@@ -43,17 +48,16 @@ def make_anchors(
     """All anchors (sum of H * W * A over levels, 4), float32: by level, then row, column, ratio and size.
 
     `image_size` is the (height, width) of the padded images, `map_sizes` that of each map, `sizes` those of
-    each level. `offset` places an anchor in its cell: 0 at its upper left corner, 0.5 in its middle. The
-    result is shared between calls: do not change it.
+    each level. `offset` places an anchor in its cell: 0 at its upper left corner, 0.5 in its middle.
     """
     levels = []
-    for (height, width), size in zip(map_sizes, sizes, strict=True):
+    for (height, width), cells in zip(map_sizes, _cells(sizes, ratios, device), strict=True):
         # Not the level's nominal stride: where a map was rounded up (13 rows for 800 pixels), torchvision
         # spaces its anchors by 800 // 13 = 61, and its weights expect them there.
         step_y, step_x = image_size[0] // height, image_size[1] // width
-        y = (torch.arange(height, dtype=torch.float32) + offset) * step_y
-        x = (torch.arange(width, dtype=torch.float32) + offset) * step_x
+        y = (torch.arange(height, dtype=torch.float32, device=device) + offset) * step_y
+        x = (torch.arange(width, dtype=torch.float32, device=device) + offset) * step_x
         y, x = torch.meshgrid(y, x, indexing="ij")
         shifts = torch.stack((x, y, x, y), dim=-1)
-        levels.append((shifts[:, :, None] + cell_anchors(size, ratios)).view(-1, 4))
-    return torch.cat(levels).to(device)
+        levels.append((shifts[:, :, None] + cells).view(-1, 4))
+    return torch.cat(levels)

@@ -2,6 +2,8 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -13,14 +15,44 @@ from .anchors import Sizes, make_anchors
 from .boxes import clip
 from .dense_head import DenseHead, DensePredictions, predict_levels
 from .losses import BoxLoss, ClassLoss, check_losses
-from .postprocess import DenseSelection, best_of_each_level, detect
+from .postprocess import DetectionSettings, best_of_each_level, postprocess
 
 
-class DenseDetector(Model):
+@dataclass(frozen=True, kw_only=True)
+class DenseDetectionSettings(DetectionSettings):
+    """Settings of every one-stage detector."""
+
+    class_loss: ClassLoss
+    """Of the sigmoids of the classes: "focal" or "cross_entropy"."""
+    box_loss: BoxLoss
+    """Of boxes, "iou", "giou", "diou" or "ciou"; or of what the head says of them, "l1" or "smooth_l1"."""
+    pre_nms: int = 1000
+    """Best candidates of each level that go into suppression."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_losses(self.class_loss, self.box_loss)
+        if self.pre_nms < 1:
+            raise ValueError(f"model.pre_nms={self.pre_nms} must be at least 1")
+
+
+class AnchorGrid(NamedTuple):
+    """Which anchors lie in each cell, as `make_anchors` takes it."""
+
+    sizes: Sequence[Sizes]
+    """Of each level."""
+    ratios: Sequence[float] = (1.0,)
+    """height / width."""
+    offset: float = 0.0
+    """Their place in the cell: 0 its upper left corner, 0.5 its middle."""
+
+
+Settings = TypeVar("Settings", bound=DenseDetectionSettings)
+
+
+class DenseDetector(Model, Generic[Settings]):
     """A pyramid with one head for all levels or one for each. A subclass says how boxes are encoded, which
-    anchors stand for which object, and what is lost.
-
-    Anchors have `anchor_sizes` on each level and lie in their cells as `anchor_offset` says (`make_anchors`).
+    anchors stand for which object, and what is lost. The features are what the heads say of each anchor.
     """
 
     def __init__(
@@ -28,27 +60,19 @@ class DenseDetector(Model):
         backbone: backbones.FeatureExtractor,
         heads: Sequence[DenseHead],
         preprocessing: Preprocessing,
-        *,
-        anchor_sizes: Sequence[Sizes],
-        anchor_ratios: Sequence[float] = (1.0,),
-        anchor_offset: float = 0.0,
-        class_loss: ClassLoss,
-        box_loss: BoxLoss,
-        selection: DenseSelection,
+        grid: AnchorGrid,
+        settings: Settings,
     ):
         super().__init__()
-        check_losses(class_loss, box_loss)
         self.backbone = backbone
         self.heads = nn.ModuleList(heads)
         self.preprocessing = preprocessing
         self.num_classes = heads[0].num_classes
         self.num_anchors = heads[0].num_anchors
-        self.anchor_sizes = tuple(anchor_sizes)
-        self.anchor_ratios = tuple(anchor_ratios)
-        self.anchor_offset = anchor_offset
-        self.class_loss: ClassLoss = class_loss
-        self.box_loss: BoxLoss = box_loss
-        self.selection = selection
+        self.grid = grid
+        self.class_loss: ClassLoss = settings.class_loss
+        self.box_loss: BoxLoss = settings.box_loss
+        self.settings = settings
 
     @abstractmethod
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
@@ -62,36 +86,31 @@ class DenseDetector(Model):
     def scores(self, found: DensePredictions) -> Tensor:
         """Scores (B, A, K) in 0 … 1."""
 
-    def features(self, batch: Batch) -> dict[str, Tensor]:
-        return self.backbone(self.preprocessing.normalize(batch.images, batch.sizes))
-
-    def dense_predictions(self, features: dict[str, Tensor], batch: Batch) -> DensePredictions:
-        """What the heads say of each anchor."""
-        maps = list(features.values())
+    def features(self, batch: Batch) -> DensePredictions:
+        maps = list(self.backbone(self.preprocessing.normalize(batch.images, batch.sizes)).values())
         anchors = make_anchors(
             (batch.images.shape[2], batch.images.shape[3]),
             tuple((level.shape[2], level.shape[3]) for level in maps),
-            self.anchor_sizes,
-            self.anchor_ratios,
+            tuple(self.grid.sizes),
+            tuple(self.grid.ratios),
             maps[0].device,
-            self.anchor_offset,
+            self.grid.offset,
         )
         return predict_levels(self.heads, maps, anchors)
 
-    def predictions(self, features: dict[str, Tensor], batch: Batch) -> Detections:
-        found = self.dense_predictions(features, batch)
-        scores = self.scores(found)
-        threshold, most = self.selection.score_threshold, self.selection.pre_nms
-        chosen = best_of_each_level(scores, threshold, found.level_sizes, most)
+    def predictions(self, features: DensePredictions, batch: Batch) -> Detections:
+        scores = self.scores(features)
+        threshold, most = self.settings.score_threshold, self.settings.pre_nms
+        chosen = best_of_each_level(scores, threshold, features.level_sizes, most)
         images, labels, indices = chosen
-        boxes = self.decode(found.deltas[images, indices], found.anchors[indices])
-        return detect(
+        boxes = self.decode(features.deltas[images, indices], features.anchors[indices])
+        return postprocess(
             chosen,
             clip(boxes, batch.sizes[images]),
             scores[images, indices, labels],
             len(batch),
             self.num_classes,
-            self.selection,
+            self.settings,
         )
 
     def class_layers(self) -> dict[str, int]:

@@ -16,10 +16,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from backbones.layers import make_norm
+from backbones.layers import ConvNormSequential, make_norm
 
-# Of logits at first: an object with a probability of 0.01, or background would drown all else (Focal Loss, 4.1).
-RARE = -math.log(99)
+PRIOR_PROBABILITY = 0.01
+"""What a new head gives every class at every anchor: with more, background would drown all else (Focal Loss, 4.1)."""
+PRIOR_LOGIT = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
 
 
 class DensePredictions(NamedTuple):
@@ -66,7 +67,7 @@ class DenseHead(nn.Module):
         def convolution(inputs: int, size: int) -> nn.Sequential:
             conv = nn.Conv2d(inputs, width, size, padding=size // 2, bias=bias or norm is None)
             norms = [] if norm is None else [make_norm(norm, width)]
-            return nn.Sequential(conv, *norms, activation(inplace=True))
+            return ConvNormSequential(conv, *norms, activation(inplace=True))
 
         self.stem = convolution(channels, 1) if stem else nn.Identity()
         inputs = [width if stem else channels, *[width] * (layers - 1)][:layers]
@@ -84,7 +85,7 @@ class DenseHead(nn.Module):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
         assert self.classes.bias is not None
-        nn.init.constant_(self.classes.bias, RARE)
+        nn.init.constant_(self.classes.bias, PRIOR_LOGIT)
 
     def forward(self, level: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Logits (B, H * W * a, K), deltas (B, H * W * a, 4) and quality (B, H * W * a) of a map (B, C, H, W)."""

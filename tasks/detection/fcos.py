@@ -5,6 +5,7 @@ Simple and Strong Anchor-Free Object Detector, 2020) adds: centre sampling, cent
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,83 +16,70 @@ from tasks.contracts import Batch
 from tasks.distributed import mean_count
 from tasks.preprocessing import Preprocessing
 
-from .arguments import takes_arguments_of
 from .boxes import decode_distances, encode_distances
-from .dense_detector import DenseDetector
+from .dense_detector import AnchorGrid, DenseDetectionSettings, DenseDetector
 from .dense_head import DenseHead, DensePredictions
 from .losses import BoxLoss, ClassLoss, box_losses, dense_class_losses
-from .matching import take_matched, trainable
+from .matching import take_matched, valid_targets
 from .point_matching import centerness, match_points
-from .postprocess import DenseSelection
 from .pyramid import detector_pyramid
 
 _PYRAMID = {"levels": ("c3", "c4", "c5"), "extra": "conv_p5"}  # P3 to P7 (section 3.2)
 
 
-@takes_arguments_of(DenseSelection)
+@dataclass(frozen=True, kw_only=True)
+class FCOSSettings(DenseDetectionSettings):
+    """Settings of an FCOS. Defaults are torchvision's, so that its weights act as they did there. Scores are the
+    geometric mean of class and centre-ness."""
+
+    center_radius: float = 1.5
+    """Points this many strides around an object's centre stand for it."""
+    head_layers: int = 4
+    """Convolutions of each of the two towers of the head."""
+    head_norm: str | None = "group"
+    """Norm after each of them, or None."""
+    class_loss: ClassLoss = "focal"
+    box_loss: BoxLoss = "giou"
+    score_threshold: float = 0.2
+    nms_threshold: float = 0.6
+
+
 def fcos(
     *,
     num_classes: int,
     backbone: Mapping[str, Any],
     pyramid: Mapping[str, Any] | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
-    center_radius: float = 1.5,
-    head_layers: int = 4,
-    head_norm: str | None = "group",
-    class_loss: ClassLoss = "focal",
-    box_loss: BoxLoss = "giou",
-    score_threshold: float = 0.2,
-    nms_threshold: float = 0.6,
-    **selection: Any,
+    settings: FCOSSettings = FCOSSettings(),
 ) -> "FCOS":
-    """An FCOS from plain values. Defaults are torchvision's, so that its weights act as they did there.
+    """An FCOS from plain values.
 
     Args:
         num_classes: K, without background.
         backbone: what `backbones.create` takes, such as `{"name": "resnet50", "norm": "frozen"}`.
         pyramid: what `backbones.create_pyramid` takes; what it leaves open of an FPN gives P3 to P7.
         preprocessing: how pixels reach the network, or its values; None for the defaults.
-        center_radius: points this many strides around an object's centre stand for it.
-        head_layers: convolutions of each of the two towers of the head.
-        head_norm: norm after each of them, or None.
-        class_loss: "focal", or "cross_entropy" of the same sigmoids.
-        box_loss: of boxes, "iou", "giou", "diou" or "ciou"; or of distances in strides, "l1" or "smooth_l1".
-        score_threshold: detections need a higher score, the geometric mean of class and centre-ness.
-        nms_threshold: detections that overlap a better one of their class more than this are dropped.
-        **selection: the others of `DenseSelection`, what makes a box a detection.
+        settings: all else.
 
     Raises:
-        ValueError: an unknown backbone, pyramid, option or loss.
+        ValueError: an unknown backbone, pyramid or option.
     """
     extractor, channels, strides = detector_pyramid("fcos", backbone, pyramid, _PYRAMID)
     head = DenseHead(
         channels,
         num_classes=num_classes,
         num_anchors=1,
-        layers=head_layers,
+        layers=settings.head_layers,
         width=channels,
-        norm=head_norm,
+        norm=settings.head_norm,
         bias=True,
         with_quality=True,
     )
-    return FCOS(
-        extractor,
-        [head],
-        Preprocessing.of(preprocessing),
-        anchor_sizes=strides,
-        center_radius=center_radius,
-        class_loss=class_loss,
-        box_loss=box_loss,
-        selection=DenseSelection(score_threshold=score_threshold, nms_threshold=nms_threshold, **selection),
-    )
+    return FCOS(extractor, [head], Preprocessing.of(preprocessing), AnchorGrid(strides), settings)
 
 
-class FCOS(DenseDetector):
+class FCOS(DenseDetector[FCOSSettings]):
     """The network. Its losses are sums over the points of the batch, divided by those that stand for an object."""
-
-    def __init__(self, *parts: Any, center_radius: float, **settings: Any):
-        super().__init__(*parts, **settings)
-        self.center_radius = center_radius
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
         return encode_distances(boxes, anchors)
@@ -103,20 +91,20 @@ class FCOS(DenseDetector):
         assert found.quality is not None
         return (found.logits.float().sigmoid() * found.quality.float().sigmoid()[..., None]).sqrt()
 
-    def dense_predictions(self, features: dict[str, Tensor], batch: Batch) -> DensePredictions:
-        found = super().dense_predictions(features, batch)
+    def features(self, batch: Batch) -> DensePredictions:
+        found = super().features(batch)
         return found._replace(deltas=found.deltas.relu())  # a point lies inside its box
 
-    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        found = self.dense_predictions(features, batch)
+    def losses(self, features: DensePredictions, batch: Batch) -> dict[str, Tensor]:
+        found = features
         assert found.quality is not None
         with torch.no_grad():
             matches = match_points(
                 found.anchors,
                 found.level_sizes,
                 batch.boxes,
-                trainable(batch.boxes, batch.labels, batch.is_crowd),
-                radius=self.center_radius,
+                valid_targets(batch.boxes, batch.labels, batch.is_crowd),
+                radius=self.settings.center_radius,
             )
             labels = take_matched(batch.labels, matches, self.num_classes)
             images, indices = (matches >= 0).nonzero().unbind(1)  # the one wait for the device

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .kernels import kernels_for
+
 _ALPHA = 0.25  # weight of the label's class, the others having 1 - alpha; the exponent is 2 (section 4.1)
 _BLOCK = 1 << 16  # numbers worked on at a time on a CPU, which stay in its cache
 
@@ -30,8 +32,13 @@ class _FocalLosses(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
-        losses = torch.empty(len(logits), dtype=_exact(logits), device=logits.device)
         slopes = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        kernels = kernels_for(logits.device)
+        if kernels is not None and logits.dtype != torch.float64:
+            if slopes is not None:
+                ctx.save_for_backward(slopes)
+            return kernels.focal_losses(logits, labels, _ALPHA, slopes)
+        losses = torch.empty(len(logits), dtype=_exact(logits), device=logits.device)
         for rows in _blocks(logits):
             x = logits[rows].to(losses.dtype)
             p, log = x.sigmoid(), _softplus(x)

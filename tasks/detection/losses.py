@@ -18,13 +18,13 @@ from torch.nn import functional as F
 from tasks.distributed import mean_count
 
 from .focal_loss import focal_losses
+from .overlap_losses import OVERLAP_LOSSES
 
 ClassLoss = Literal["cross_entropy", "focal"]
 BoxLoss = Literal["l1", "smooth_l1", "iou", "giou", "diou", "ciou"]
 
 _BETA = 1 / 9  # where smooth L1 turns linear: Detectron's sigma = 3
 _GAMMA = 2.0  # Focal Loss, section 4.1; torchvision's default too
-_MIN_SIDE = 1e-3  # pixels
 
 
 def check_losses(class_loss: str, box_loss: str, box_option: str = "box_loss") -> None:
@@ -109,7 +109,8 @@ def sampled_box_loss(
     Divided by `num_samples`, all samples and not the positives alone (Fast R-CNN, section 2.3, equation 1).
     What anchors and objects hold elsewhere is not read.
     """
-    place = anchors.new_tensor([0.0, 0.0, 1.0, 1.0])  # a box without area would give NaN, even times zero
+    # The box (0, 0, 1, 1): one without area would give NaN, even times zero.
+    place = (torch.arange(4, device=anchors.device) > 1).to(anchors.dtype)
     anchors, gt_boxes = (rows.where(positive[..., None], place) for rows in (anchors, gt_boxes))
     deltas = deltas.where(positive[..., None], 0)
     losses = box_losses(deltas, anchors, gt_boxes, kind, encode=encode, decode=decode)
@@ -120,40 +121,3 @@ def l1(deltas: Tensor, targets: Tensor, kind: BoxLoss) -> Tensor:
     """L1 or smooth L1 (...) between `deltas` and `targets` (..., 4), summed over the four."""
     beta = _BETA if kind == "smooth_l1" else 0.0
     return F.smooth_l1_loss(deltas.float(), targets, beta=beta, reduction="none").sum(dim=-1)
-
-
-def iou_loss(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
-    """1 - IoU (...) of boxes (..., 4) with their objects."""
-    start = torch.maximum(boxes[..., :2], gt_boxes[..., :2])
-    end = torch.minimum(boxes[..., 2:], gt_boxes[..., 2:])
-    shared = (end - start).clamp(min=0).prod(dim=-1)
-    area, gt_area = ((rows[..., 2:] - rows[..., :2]).prod(dim=-1) for rows in (boxes, gt_boxes))
-    return 1 - shared / (area + gt_area - shared).clamp(min=torch.finfo(shared.dtype).tiny)
-
-
-def _giou_loss(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
-    from torchvision.ops import generalized_box_iou_loss
-
-    return generalized_box_iou_loss(boxes, gt_boxes)
-
-
-def _diou_loss(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
-    from torchvision.ops import distance_box_iou_loss
-
-    return distance_box_iou_loss(boxes, gt_boxes)
-
-
-def _ciou_loss(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
-    from torchvision.ops import complete_box_iou_loss
-
-    # The ratio of sides of a box without area, as FCOS may give it, would be NaN.
-    end = boxes[..., 2:].maximum(boxes[..., :2].detach() + _MIN_SIDE)
-    return complete_box_iou_loss(torch.cat((boxes[..., :2], end), dim=-1), gt_boxes)
-
-
-OVERLAP_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "iou": iou_loss,
-    "giou": _giou_loss,
-    "diou": _diou_loss,
-    "ciou": _ciou_loss,
-}

@@ -19,7 +19,7 @@ _BLOCK_CPU = 2**16
 _BLOCK_GPU = 2**25
 
 
-def trainable(boxes: Tensor, labels: Tensor, is_crowd: Tensor) -> Tensor:
+def valid_targets(boxes: Tensor, labels: Tensor, is_crowd: Tensor) -> Tensor:
     """Which rows (B, G) are objects to learn from: neither padding nor crowd nor without area."""
     return (labels >= 0) & ~is_crowd & (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
 

@@ -97,8 +97,8 @@ def _take_best(found: Candidates, scores: Tensor, level_sizes: Sequence[int], mo
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
-    """What makes a box a detection: arguments of every detector, under these names."""
+class DetectionSettings:
+    """What makes a box a detection: settings of every detector."""
 
     score_threshold: float = 0.05
     """Detections need a higher score."""
@@ -110,7 +110,7 @@ class Selection:
     """Boxes of other classes suppress each other as well, so that no two detections share a place."""
     soft_nms_sigma: float | None = None
     """Instead of dropping boxes that overlap a better one, lower their scores by this Gaussian (0.5 in Soft-NMS);
-    then `nms_threshold` is not used. See `soften`."""
+    then `nms_threshold` is not used. See `soft_nms`."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.score_threshold <= 1 and 0 <= self.nms_threshold <= 1 and self.max_detections >= 1):
@@ -125,26 +125,13 @@ class Selection:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class DenseSelection(Selection):
-    """The same from boxes at every cell of every level: arguments of every one-stage detector."""
-
-    pre_nms: int = 1000
-    """Best candidates of each level that go into suppression."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.pre_nms < 1:
-            raise ValueError(f"model.pre_nms={self.pre_nms} must be at least 1")
-
-
-def detect(
+def postprocess(
     found: Candidates,
     boxes: Tensor,
     scores: Tensor,
     num_images: int,
     num_classes: int,
-    selection: Selection,
+    selection: DetectionSettings,
 ) -> Detections:
     """Detections from candidates with clipped `boxes` (M, 4) and `scores` (M,); D is `max_detections`.
 
@@ -161,12 +148,14 @@ def detect(
         scores = scores.where(keep, 0)
     else:
         sigma, most = selection.soft_nms_sigma, selection.max_detections
-        scores = soften(boxes, scores.where(usable, 0), groups, num_groups, sigma, most)
+        scores = soft_nms(boxes, scores.where(usable, 0), groups, num_groups, sigma, most)
         scores = scores.where(scores > selection.score_threshold, 0)
     return best_of_each_image(boxes, scores, found.labels, found.images, num_images, selection.max_detections)
 
 
-def soften(boxes: Tensor, scores: Tensor, groups: Tensor, num_groups: int, sigma: float, most: int) -> Tensor:
+def soft_nms(
+    boxes: Tensor, scores: Tensor, groups: Tensor, num_groups: int, sigma: float, most: int
+) -> Tensor:
     """Scores (M,) after soft suppression: each times exp(-overlap² / sigma) for every better box of its group.
 
     `groups` (M,) int64 in 0 … `num_groups` - 1.

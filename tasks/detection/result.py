@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tasks.contracts import Batch, Detections
+from tasks.device_copies import fetch
 from tasks.visualization.boxes import draw_detections
 
 
@@ -80,10 +81,16 @@ class Objects:
 def results(found: Detections, batch: Batch, class_names: list[str]) -> list[Objects]:
     """A result for each picture of the batch, in its original pixels."""
     found = found.to_original(batch.sizes, batch.original_sizes)
-    columns = (found.boxes.float(), found.scores.float(), found.labels)
-    objects = []
-    for boxes, scores, labels in zip(*(column.cpu().numpy() for column in columns), strict=True):
+    boxes, scores, labels = fetch(found.boxes.float(), found.scores.float(), found.labels)
+    return objects(Detections(boxes, scores, labels), class_names)
+
+
+def objects(found: Detections, class_names: list[str]) -> list[Objects]:
+    """A result for each row of `found`, whose tensors are float32 and on the CPU."""
+    every = []
+    columns = (found.boxes.numpy(), found.scores.numpy(), found.labels.numpy())
+    for boxes, scores, labels in zip(*columns, strict=True):
         keep = labels >= 0
         names = [class_names[label] for label in labels[keep]]
-        objects.append(Objects(boxes[keep], scores[keep], labels[keep], names))
-    return objects
+        every.append(Objects(boxes[keep], scores[keep], labels[keep], names))
+    return every

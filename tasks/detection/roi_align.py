@@ -2,6 +2,7 @@
 
 Legend:
     B  images     R  boxes of each image, padding included     C  channels     S  cells along each output side
+    P  boxes of all images together, B * R or fewer
     L  levels     T  cells of all maps of all images, the rows of one table (T, C)
 
 Each output cell is a weighted sum of 16 rows of that table: 2 x 2 sampling points, each between four
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 from torch.nn import functional as F
+
+from tasks.device_copies import send
 
 _POINTS = 2  # sampling points per output cell along each side, torchvision's `sampling_ratio=2`
 
@@ -47,15 +50,22 @@ def assign_levels(boxes: Tensor, finest: int, coarsest: int) -> Tensor:
     return (4 + torch.log2(sides / 224) + 1e-6).floor().clamp(finest, coarsest).long()
 
 
-def multilevel_roi_align(table: PyramidTable, boxes: Tensor, output_size: int) -> Tensor:
+def multilevel_roi_align(
+    table: PyramidTable, boxes: Tensor, output_size: int, images: Tensor | None = None
+) -> Tensor:
     """Features of each box from the level that suits its size: (B * R, C, S, S), stored channels_last.
 
     Equal to `torchvision.ops.roi_align(sampling_ratio=2, aligned=False)` on the level of `assign_levels`.
 
-    `boxes` (B, R, 4) are finite, in pixels of the images. No gradient flows to them.
+    `boxes` (B, R, 4) are finite, in pixels of the images; or they are (P, 4) of `images` (P,), for (P, C, S, S).
+    No gradient flows to them.
     """
     with torch.no_grad():
-        rows, weights = _bags(boxes.float(), table.shapes, table.strides, output_size)
+        if images is None:
+            images = torch.arange(len(boxes), dtype=torch.int32, device=boxes.device)
+            images = images.repeat_interleave(boxes.shape[1])
+            boxes = boxes.flatten(0, 1)
+        rows, weights = _bags(boxes.float(), images.int(), table, output_size)
     pooled = _WeightedSum.apply(table.rows, rows, weights.to(table.rows.dtype))
     return pooled.view(-1, output_size, output_size, table.rows.shape[1]).permute(0, 3, 1, 2)
 
@@ -88,21 +98,18 @@ class _WeightedSum(Function):
         return F.embedding_bag(bags, grad, starts, mode="sum", per_sample_weights=weights), None, None
 
 
-def _bags(
-    boxes: Tensor, shapes: tuple[tuple[int, int], ...], strides: tuple[int, ...], output_size: int
-) -> tuple[Tensor, Tensor]:
-    """Rows of the table (B * R * S * S, 16) int32 and their weights, float32, for boxes (B, R, 4)."""
-    num_images, num_boxes = boxes.shape[:2]
-    levels = _levels(num_images, shapes, strides, boxes.device)
-    finest = strides[0].bit_length() - 1
-    level = assign_levels(boxes.flatten(0, 1), finest, finest + len(strides) - 1) - finest
-    stride = levels.strides[level][:, None]
-    size = levels.sizes[level]  # (B * R, 2) as width, height
+def _bags(boxes: Tensor, images: Tensor, table: PyramidTable, output_size: int) -> tuple[Tensor, Tensor]:
+    """Rows of the table (P * S * S, 16) int32 and their weights, float32, for boxes (P, 4) of `images` (P,)."""
+    finest = table.strides[0].bit_length() - 1
+    level = assign_levels(boxes, finest, finest + len(table.strides) - 1) - finest
+    # (P,) each: of the level of each box, and the first of its rows in the table.
+    stride, width, height, first = _level_table(table, boxes.device)[level].unbind(1)
+    size = torch.stack((width, height), dim=1).float()
 
-    corners = boxes.flatten(0, 1) / stride
+    corners = boxes / stride.float()[:, None]
     extent = (corners[:, 2:] - corners[:, :2]).clamp(min=1)  # at least one cell: RoIAlign with aligned=False
     steps = _steps(output_size, boxes.device)
-    points = corners[:, :2, None] + extent[:, :, None] * steps  # (B * R, 2, S * 2), along x and along y
+    points = corners[:, :2, None] + extent[:, :, None] * steps  # (P, 2, S * 2), along x and along y
     last = size[:, :, None] - 1
     inside = (points >= -1) & (points <= size[:, :, None])
     points = points.clamp(min=0).minimum(last)
@@ -110,12 +117,10 @@ def _bags(
     fraction = points - low
     neighbours = torch.stack((low, (low + 1).minimum(last)), dim=-1).int().unflatten(2, (output_size, -1))
     shares = torch.stack((1 - fraction, fraction), dim=-1) * (inside / _POINTS)[..., None]
-    x, y = neighbours.flatten(3).unbind(1)  # (B * R, S, 4): both neighbours of both points
+    x, y = neighbours.flatten(3).unbind(1)  # (P, S, 4): both neighbours of both points
     x_share, y_share = shares.unflatten(2, (output_size, -1)).flatten(3).unbind(1)
 
-    image = torch.arange(num_images, dtype=torch.int32, device=boxes.device).repeat_interleave(num_boxes)
-    width, height = size.int().unbind(1)
-    first = levels.first_rows[level] + image * (width * height)
+    first = first + images * (width * height)
     y = first.view(-1, 1, 1) + y * width.view(-1, 1, 1)
     side, bag = 2 * _POINTS, (2 * _POINTS) ** 2
     along_y, along_x = (-1, output_size, 1, side, 1), (-1, 1, output_size, 1, side)
@@ -124,24 +129,17 @@ def _bags(
     return rows.view(-1, bag), weights.view(-1, bag)
 
 
-class _Levels:
-    """Where each level lies in the table: strides (L,), sizes (L, 2) as width and height, first rows (L,)."""
-
-    def __init__(self, num_images, shapes, strides, device) -> None:
-        cells = torch.tensor([num_images * h * w for h, w in shapes], dtype=torch.int32)
-        self.strides = torch.tensor(strides, dtype=torch.float32).to(device)
-        self.sizes = torch.tensor([(w, h) for h, w in shapes], dtype=torch.float32).to(device)
-        self.first_rows = (cells.cumsum(0) - cells).int().to(device)
-
-
-# Cached because each constant sent to a GPU waits for it; outside inference mode because a tensor made
-# inside it cannot take part in training later.
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
-def _levels(num_images, shapes, strides, device) -> _Levels:
-    return _Levels(num_images, shapes, strides, device)
+def _level_table(table: PyramidTable, device: torch.device) -> Tensor:
+    """int32 (L, 4): stride, width, height and first row in the table of each level."""
+    num_images = len(table.rows) // sum(height * width for height, width in table.shapes)
+    levels, first = [], 0
+    for (height, width), stride in zip(table.shapes, table.strides, strict=True):
+        levels.append((stride, width, height, first))
+        first += num_images * height * width
+    return send(levels, device, torch.int32)
 
 
+# Outside inference mode because a tensor made inside it cannot take part in training later.
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)
 def _steps(output_size: int, device: torch.device) -> Tensor:

@@ -7,6 +7,7 @@ Legend:
     K  classes; label K is background                        G  rows of objects, padding included
 """
 
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -14,19 +15,54 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from backbones.checks import check_choice
 from backbones.fpn import conv_norm
-from backbones.layers import Norm
+from backbones.layers import NORMS, Norm
 from tasks.contracts import Detections
 
 from .boxes import Weights, clip, decode, encode
 from .losses import BoxLoss, ClassLoss, class_loss, sampled_box_loss
 from .matching import match, take_matched
-from .postprocess import Selection, candidates, detect
+from .postprocess import DetectionSettings, candidates, postprocess
 from .roi_align import PyramidTable, multilevel_roi_align
 from .sampling import sample_balanced
 
 # Deltas are about a tenth of a box; this brings their spread to one (Fast R-CNN's code, kept by the field).
 _WEIGHTS: Weights = (10.0, 10.0, 5.0, 5.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxHeadSettings:
+    """Settings of the box head, under the names that users give them.
+
+    torchvision's `fasterrcnn_resnet50_fpn_v2` (Li et al., 2021, Benchmarking Detection Transfer Learning with
+    Vision Transformers, section 2) is `box_convs=4, box_linears=1, box_norm="batch"` with `rpn_convs=2` on a
+    pyramid with `norm="batch"`.
+    """
+
+    box_roi_size: int = 7
+    """Cells along each side of what is pooled from a proposal."""
+    box_convs: int = 0
+    """Convolutions, as wide as the pyramid, ..."""
+    box_linears: int = 2
+    """... and linear layers after them."""
+    box_norm: Norm | None = None
+    """Norm after each of these convolutions; None for none."""
+    box_representation_size: int = 1024
+    """Width of the linear layers."""
+    box_foreground_iou: float = 0.5
+    """Proposals that overlap an object this much are positive, all others negative."""
+    box_samples: int = 512
+    """Proposals of each image that the losses look at."""
+    box_positive_fraction: float = 0.25
+    """At most this share of them is positive."""
+
+    def __post_init__(self) -> None:
+        if self.box_convs < 0 or self.box_linears < 1:
+            raise ValueError(
+                f"model.box_linears={self.box_linears} must be at least 1, model.box_convs={self.box_convs} at least 0"
+            )
+        check_choice("model.box_norm", self.box_norm, (None, *NORMS))
 
 
 class RoISamples(NamedTuple):
@@ -39,20 +75,19 @@ class RoISamples(NamedTuple):
     labels: Tensor
     """int64 (B, S) in 0 … K."""
     positive: Tensor
-    """bool (B, S); never set past the first `samples * positive_fraction` slots."""
+    """bool (B, S); never set past the first `box_samples * box_positive_fraction` slots."""
     valid: Tensor
     """bool (B, S): no padding."""
 
 
 class BoxHead(nn.Module):
-    """Pooled features (N, C, H, W), best stored channels_last, to (N, `out_features`): `convs` convolutions of C
-    channels, each with `norm` behind it or none, then `linears` linear layers, fc6 and those after it."""
+    """Pooled features (N, C, H, W), best stored channels_last, to (N, `out_features`): convolutions of C channels,
+    each with a norm behind it or none, then linear layers, fc6 and those after it."""
 
-    def __init__(
-        self, channels: int, roi_size: int, out_features: int, *, convs: int, linears: int, norm: Norm | None
-    ):
+    def __init__(self, channels: int, settings: BoxHeadSettings):
         super().__init__()
-        self.out_features = out_features
+        convs, norm, roi_size = settings.box_convs, settings.box_norm, settings.box_roi_size
+        self.out_features = out_features = settings.box_representation_size
         self.counts_rows = convs > 0 and norm in ("batch", "sync")
         self.convs = nn.Sequential(*(conv_norm(channels, channels, 3, norm, relu=True) for _ in range(convs)))
         for layer in self.convs.modules():
@@ -60,7 +95,7 @@ class BoxHead(nn.Module):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
         # Its inputs are ordered row, column, channel: the order in which RoIAlign stores them.
         self.fc6 = nn.Linear(roi_size * roi_size * channels, out_features)
-        self.later = [f"fc{6 + i}" for i in range(1, linears)]
+        self.later = [f"fc{6 + i}" for i in range(1, settings.box_linears)]
         for name in self.later:
             self.add_module(name, nn.Linear(out_features, out_features))
 
@@ -72,38 +107,25 @@ class BoxHead(nn.Module):
 
 
 class RoIHead(nn.Module):
-    """Features pooled from boxes to class logits and deltas, with what is made of them.
-
-    The settings are those of `faster_rcnn`, which holds their defaults.
-    """
+    """Features pooled from boxes to class logits and deltas, with what is made of them."""
 
     def __init__(
         self,
         channels: int,
         *,
         num_classes: int,
-        roi_size: int,
-        representation_size: int,
-        convs: int,
-        linears: int,
-        norm: Norm | None,
-        foreground_iou: float,
-        samples: int,
-        positive_fraction: float,
         class_loss: ClassLoss,
         box_loss: BoxLoss,
-        selection: Selection,
+        settings: BoxHeadSettings,
+        detection: DetectionSettings,
     ):
         super().__init__()
         self.num_classes = num_classes
-        self.roi_size = roi_size
-        self.foreground_iou = foreground_iou
-        self.samples = samples
-        self.positive_fraction = positive_fraction
         self.class_loss: ClassLoss = class_loss
         self.box_loss: BoxLoss = box_loss
-        self.selection = selection
-        self.head = BoxHead(channels, roi_size, representation_size, convs=convs, linears=linears, norm=norm)
+        self.settings = settings
+        self.detection = detection
+        self.head = BoxHead(channels, settings)
         self.classes = nn.Linear(self.head.out_features, num_classes + 1)
         self.deltas = nn.Linear(self.head.out_features, num_classes * 4)
         for layer, std in ((self.classes, 0.01), (self.deltas, 0.001)):  # Fast R-CNN, section 2.3
@@ -116,7 +138,7 @@ class RoIHead(nn.Module):
 
         What comes for boxes that are not `valid` (B, R) means nothing.
         """
-        pooled = multilevel_roi_align(table, boxes, self.roi_size)
+        pooled = multilevel_roi_align(table, boxes, self.settings.box_roi_size)
         if self.head.counts_rows:  # padding must not be part of the statistics of a batch norm
             rows = valid.flatten().nonzero()[:, 0]
             found = self.head(pooled[rows])
@@ -133,17 +155,17 @@ class RoIHead(nn.Module):
         """A sample of `proposals` (B, P, 4) where `valid` (B, P), and of the objects themselves.
 
         Objects are `gt_boxes` (B, G, 4) and `gt_labels` (B, G) where `gt_valid` (B, G). Proposals that
-        overlap one by `foreground_iou` are positive, all others background (Fast R-CNN, section 2.3).
+        overlap one by `box_foreground_iou` are positive, all others background (Fast R-CNN, section 2.3).
         """
         boxes = torch.cat((proposals, gt_boxes.to(proposals)), dim=1)
         valid = torch.cat((valid, gt_valid), dim=1)
-        threshold = self.foreground_iou
+        threshold = self.settings.box_foreground_iou
         matches = match(boxes, gt_boxes, gt_valid, foreground_iou=threshold, background_iou=threshold)
         samples = sample_balanced(
             valid & (matches >= 0),
             valid & (matches < 0),
-            budget=self.samples,
-            positive_fraction=self.positive_fraction,
+            budget=self.settings.box_samples,
+            positive_fraction=self.settings.box_positive_fraction,
         )
         boxes = boxes.gather(1, samples.indices[..., None].expand(-1, -1, 4))
         matches = matches.gather(1, samples.indices).where(samples.positive, -1)
@@ -175,14 +197,14 @@ class RoIHead(nn.Module):
     ) -> Detections:
         """Detections for `proposals` (B, R, 4) where `valid` (B, R), in images of `sizes` (B, 2)."""
         scores = logits.float().softmax(dim=-1)[..., : self.num_classes] * valid[..., None]
-        found = candidates(scores, self.selection.score_threshold)
+        found = candidates(scores, self.detection.score_threshold)
         images, labels, indices = found
         boxes = decode(deltas[images, indices, labels], proposals[images, indices], _WEIGHTS)
-        return detect(
+        return postprocess(
             found,
             clip(boxes, sizes[images]),
             scores[images, indices, labels],
             len(sizes),
             self.num_classes,
-            self.selection,
+            self.detection,
         )

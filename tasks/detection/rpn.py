@@ -8,12 +8,15 @@ Legend:
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from backbones.layers import ConvNormSequential
 
 from .anchors import make_anchors
 from .boxes import Weights, at_least, clip, decode, encode
@@ -40,11 +43,38 @@ class AnchorPredictions(NamedTuple):
     """Anchors of each level; they sum to A."""
 
 
-class RegionProposalNetwork(nn.Module):
-    """`convs` convolutions and two predictors, shared by all levels, with what is made of their output.
+@dataclass(frozen=True, kw_only=True)
+class ProposalSettings:
+    """Settings of the proposal network, under the names that users give them."""
 
-    The settings are those of `faster_rcnn`, which holds their defaults.
-    """
+    rpn_convs: int = 1
+    """Convolutions before what is said of each anchor."""
+    rpn_foreground_iou: float = 0.7
+    """Anchors that overlap an object this much are positive, ..."""
+    rpn_background_iou: float = 0.3
+    """... and those that overlap all objects less than this negative."""
+    rpn_samples: int = 256
+    """Anchors of each image that the losses look at."""
+    rpn_positive_fraction: float = 0.5
+    """At most this share of them is positive."""
+    rpn_pre_nms_train: int = 2000
+    """Best anchors of each level that go into suppression for losses."""
+    rpn_post_nms_train: int = 2000
+    """Proposals of each image for losses."""
+    rpn_pre_nms_test: int = 1000
+    """Best anchors of each level that go into suppression for predictions."""
+    rpn_post_nms_test: int = 1000
+    """Proposals of each image for predictions."""
+    rpn_nms_threshold: float = 0.7
+    """Proposals that overlap a better one more than this are dropped."""
+
+    def __post_init__(self) -> None:
+        if self.rpn_convs < 1:
+            raise ValueError(f"model.rpn_convs={self.rpn_convs} must be at least 1")
+
+
+class RegionProposalNetwork(nn.Module):
+    """Convolutions and two predictors, shared by all levels, with what is made of their output."""
 
     def __init__(
         self,
@@ -52,26 +82,17 @@ class RegionProposalNetwork(nn.Module):
         *,
         anchor_sizes: Sequence[float],
         anchor_ratios: Sequence[float],
-        foreground_iou: float,
-        background_iou: float,
-        samples: int,
-        positive_fraction: float,
-        nms_threshold: float,
         box_loss: BoxLoss,
-        convs: int,
+        settings: ProposalSettings,
     ):
         super().__init__()
         self.anchor_sizes = tuple(anchor_sizes)
         self.anchor_ratios = tuple(anchor_ratios)
-        self.foreground_iou = foreground_iou
-        self.background_iou = background_iou
-        self.samples = samples
-        self.positive_fraction = positive_fraction
-        self.nms_threshold = nms_threshold
         self.box_loss: BoxLoss = box_loss
+        self.settings = settings
         num_ratios = len(self.anchor_ratios)
-        self.convs = nn.Sequential()
-        for _ in range(convs):
+        self.convs = ConvNormSequential()
+        for _ in range(settings.rpn_convs):
             self.convs.extend((nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True)))
         self.objectness = nn.Conv2d(channels, num_ratios, 1)
         self.deltas = nn.Conv2d(channels, num_ratios * 4, 1)
@@ -128,7 +149,11 @@ class RegionProposalNetwork(nn.Module):
         groups = torch.arange(len(sizes), device=device)[:, None] * num_levels + level
         num_groups = len(sizes) * num_levels
         keep = suppress(
-            boxes.flatten(0, 1), score.flatten(), groups.flatten(), num_groups, self.nms_threshold
+            boxes.flatten(0, 1),
+            score.flatten(),
+            groups.flatten(),
+            num_groups,
+            self.settings.rpn_nms_threshold,
         )
         keep = keep.view_as(usable) & usable
         score, best = score.where(keep, -torch.inf).topk(min(post_nms, score.shape[1]), dim=1)
@@ -144,15 +169,15 @@ class RegionProposalNetwork(nn.Module):
                 anchors,
                 gt_boxes,
                 gt_valid,
-                foreground_iou=self.foreground_iou,
-                background_iou=self.background_iou,
+                foreground_iou=self.settings.rpn_foreground_iou,
+                background_iou=self.settings.rpn_background_iou,
                 low_quality=True,
             )
             samples = sample_balanced(
                 matches >= 0,
                 matches == BACKGROUND,
-                budget=self.samples,
-                positive_fraction=self.positive_fraction,
+                budget=self.settings.rpn_samples,
+                positive_fraction=self.settings.rpn_positive_fraction,
             )
             objects = take_matched(gt_boxes, matches.gather(1, samples.indices), 0)
         logits = predictions.objectness.gather(1, samples.indices)

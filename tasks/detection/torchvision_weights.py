@@ -47,7 +47,9 @@ def load_torchvision_weights(
     Raises:
         ValueError: another number of classes, or weights of another architecture. The model is then unchanged.
     """
-    load_converted(model, convert(state_dict, model.num_classes, model.roi_head.roi_size, category_ids))
+    load_converted(
+        model, convert(state_dict, model.num_classes, model.roi_head.settings.box_roi_size, category_ids)
+    )
 
 
 def load_converted(model: nn.Module, weights: Mapping[str, Tensor]) -> None:

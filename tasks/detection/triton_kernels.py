@@ -5,6 +5,7 @@ has a plain equivalent in `suppression.py` and `matching.py`, to which tests hol
 
 Legend:
     M  boxes of all groups     N  groups     B  images     A  anchors, or proposals of each image     G  objects
+    R  anchors of all images     K  classes; label K means background
 """
 
 # pyright: basic, reportArgumentType=false, reportOperatorIssue=false, reportIndexIssue=false
@@ -161,3 +162,47 @@ def best_overlaps(
     found = torch.empty(num_images, num_boxes, dtype=torch.int32, device=boxes.device)
     _as_good_as_any[grid](boxes, stride, objects, valid, highest, found, *sizes, BLOCK=_MATCHING_BLOCK)
     return best, row, found.bool()
+
+
+@triton.jit
+def _focal(
+    logits, labels, losses, slopes, rows, K: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
+    ALPHA: tl.constexpr, KEEP: tl.constexpr,
+):  # fmt: skip
+    """Focal losses of some rows, summed over classes, and their derivatives."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    within = row < rows
+    label = tl.load(labels + row, mask=within, other=K)
+    total = tl.zeros((ROWS,), tl.float32)
+    for first in range(0, K, COLUMNS):
+        column = first + tl.arange(0, COLUMNS)
+        inside = within[:, None] & (column < K)[None, :]
+        place = row.to(tl.int64)[:, None] * K + column[None, :]
+        x = tl.load(logits + place, mask=inside, other=0.0).to(tl.float32)
+        is_label = label[:, None] == column[None, :]
+        z = tl.where(is_label, -x, x)  # the object's class is background seen from the other side
+        weight = tl.where(is_label, ALPHA, 1.0 - ALPHA)
+        small = tl.exp(-tl.abs(z))
+        p = tl.where(z >= 0, 1.0, small) / (1.0 + small)
+        log = tl.maximum(z, 0.0) + tl.log(1.0 + small)  # softplus
+        total += tl.sum(tl.where(inside, weight * p * p * log, 0.0), axis=1)
+        if KEEP:
+            slope = weight * p * p * (2.0 * (1.0 - p) * log + p)
+            slope = tl.where(is_label, -slope, slope)
+            tl.store(slopes + place, slope.to(slopes.dtype.element_ty), mask=inside)
+    tl.store(losses + row, total, mask=within)
+
+
+def focal_losses(logits: Tensor, labels: Tensor, alpha: float, slopes: Tensor | None) -> Tensor:
+    """Losses (R,) float32 of the sigmoids of `logits` (R, K) for `labels` (R,) in 0 … K, exponent 2, summed over
+    classes; their derivatives go into `slopes` (R, K)."""
+    rows, classes = logits.shape
+    losses = torch.empty(rows, device=logits.device)
+    columns = min(128, triton.next_power_of_2(classes))
+    block = max(1, 4096 // columns)
+    if logits.numel():
+        _focal[(triton.cdiv(rows, block),)](
+            logits.contiguous(), labels, losses, logits if slopes is None else slopes, rows, K=classes,
+            COLUMNS=columns, ROWS=block, ALPHA=alpha, KEEP=slopes is not None,
+        )  # fmt: skip
+    return losses

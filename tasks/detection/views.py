@@ -2,14 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from tasks.contracts import Batch, Detections, Model
+from tasks.device_copies import fetch, send
 from tasks.preprocessing import Preprocessing
 from tasks.zoo.model_file import Header
+
+from .postprocess import best_of_each_image, suppress
 
 
 class ManyViews(Model):
@@ -43,31 +47,39 @@ class ManyViews(Model):
         self.header = Header(**{**asdict(model.header), "preprocessing": self.preprocessing.to_dict()})
         self.nms_threshold: float = model.header.model.get("nms_threshold", 0.5)
 
-    def features(self, batch: Batch) -> dict[str, Tensor]:
+    def features(self, batch: Batch) -> Any:
         return self.model.features(batch)
 
-    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def losses(self, features: Any, batch: Batch) -> dict[str, Tensor]:
         return self.model.losses(features, batch)
 
-    def predictions(self, features: dict[str, Tensor], batch: Batch) -> Detections:
+    def predictions(self, features: Any, batch: Batch) -> Detections:
         found = []
+        sizes = fetch(batch.sizes)[0].tolist()
         for factor, flipped in self.views:
             if factor == 1 and not flipped:
                 found.append(self.model.predictions(features, batch))
             else:
-                view = view_of(batch, self.preprocessing, factor, flipped)
+                view = view_of(batch, self.preprocessing, factor, flipped, sizes)
                 found.append(seen_from(self.model(view), view.sizes, batch.sizes, flipped))
         return merge_views(found, self.nms_threshold)
 
 
-def view_of(batch: Batch, preprocessing: Preprocessing, factor: float, flipped: bool) -> Batch:
-    """The images of `batch`, without targets, `factor` times as large and, if `flipped`, mirrored left to right."""
-    sizes = [
-        (max(1, round(height * factor)), max(1, round(width * factor)))
-        for height, width in batch.sizes.tolist()
-    ]
+def view_of(
+    batch: Batch,
+    preprocessing: Preprocessing,
+    factor: float,
+    flipped: bool,
+    host_sizes: Sequence[Sequence[int]] | None = None,
+) -> Batch:
+    """The images of `batch`, without targets, `factor` times as large and, if `flipped`, mirrored left to right.
+
+    `host_sizes` are `batch.sizes`, for a caller that has fetched them.
+    """
+    old_sizes = batch.sizes.tolist() if host_sizes is None else host_sizes
+    sizes = [(max(1, round(height * factor)), max(1, round(width * factor))) for height, width in old_sizes]
     images = batch.images.new_zeros(len(batch), 3, *preprocessing.padded_size(sizes))
-    for view, image, old, new in zip(images, batch.images, batch.sizes.tolist(), sizes, strict=True):
+    for view, image, old, new in zip(images, batch.images, old_sizes, sizes, strict=True):
         pixels = image[:, : old[0], : old[1]]
         if new != tuple(old):
             resized = F.interpolate(pixels[None].float(), new, mode="bilinear", antialias=True)[0]
@@ -75,7 +87,7 @@ def view_of(batch: Batch, preprocessing: Preprocessing, factor: float, flipped: 
         view[:, : new[0], : new[1]] = pixels.flip(-1) if flipped else pixels
     return Batch(
         images=images.contiguous(memory_format=torch.channels_last),
-        sizes=torch.tensor(sizes, device=batch.sizes.device),
+        sizes=send(sizes, batch.sizes.device),
         original_sizes=batch.original_sizes,
         image_ids=batch.image_ids,
         boxes=batch.boxes[:, :0],
@@ -99,26 +111,31 @@ def seen_from(found: Detections, sizes: Tensor, batch_sizes: Tensor, flipped: bo
 def merge_views(found: Sequence[Detections], nms_threshold: float) -> Detections:
     """The best of all these detections of the same images, as many rows as each has. Of detections of one class
     that overlap more than `nms_threshold`, only the best stays."""
-    from torchvision.ops import batched_nms  # here, as importing torchvision takes seconds
-
     boxes, scores, labels = (
         torch.cat([getattr(one, name) for one in found], dim=1) for name in ("boxes", "scores", "labels")
     )
     all_masks = [one.masks for one in found if one.masks is not None]
     masks = torch.cat(all_masks, dim=1) if all_masks else None
     num_images, most = found[0].labels.shape
-    merged = Detections(
-        boxes=boxes.new_zeros(num_images, most, 4),
-        scores=scores.new_zeros(num_images, most),
-        labels=labels.new_full((num_images, most), -1),
-        masks=None if masks is None else masks.new_zeros(num_images, most, *masks.shape[2:]),
+    num_classes = 1 + int(fetch(labels.amax())[0]) if labels.numel() else 0
+    image = torch.arange(num_images, device=labels.device)[:, None]
+    groups = (image * num_classes + labels).where(labels >= 0, 0).flatten()
+    boxes = boxes.where((labels >= 0)[..., None], 0)  # padding suppresses nothing
+    kept = suppress(
+        boxes.flatten(0, 1), scores.flatten(), groups, max(1, num_images * num_classes), nms_threshold
     )
-    for i in range(num_images):
-        rows = (labels[i] >= 0).nonzero()[:, 0]
-        kept = rows[batched_nms(boxes[i, rows], scores[i, rows], labels[i, rows], nms_threshold)[:most]]
-        merged.boxes[i, : len(kept)] = boxes[i, kept]
-        merged.scores[i, : len(kept)] = scores[i, kept]
-        merged.labels[i, : len(kept)] = labels[i, kept]
-        if masks is not None and merged.masks is not None:
-            merged.masks[i, : len(kept)] = masks[i, kept]
+    keep = kept & (labels >= 0).flatten()
+    found_rows = torch.arange(len(keep), device=keep.device)
+    merged = best_of_each_image(
+        boxes.flatten(0, 1),
+        scores.flatten().where(keep, 0),
+        found_rows,
+        found_rows // labels.shape[1],
+        num_images,
+        most,
+    )
+    is_found, rows = merged.labels >= 0, merged.labels.clamp(min=0)
+    merged.labels = labels.flatten()[rows].where(is_found, -1)
+    if masks is not None:
+        merged.masks = masks.flatten(0, 1)[rows].where(is_found[..., None, None], 0)
     return merged

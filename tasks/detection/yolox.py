@@ -5,6 +5,7 @@ cell instead of anchors, SimOTA. The backbone is any of ours in place of the pap
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,14 +16,12 @@ from tasks.contracts import Batch
 from tasks.distributed import mean_count
 from tasks.preprocessing import Preprocessing
 
-from .arguments import takes_arguments_of
 from .boxes import Weights, decode, encode
-from .dense_detector import DenseDetector
-from .dense_head import RARE, DenseHead, DensePredictions
+from .dense_detector import AnchorGrid, DenseDetectionSettings, DenseDetector
+from .dense_head import PRIOR_LOGIT, DenseHead, DensePredictions
 from .losses import BoxLoss, ClassLoss, box_losses, dense_class_losses
-from .matching import trainable
+from .matching import valid_targets
 from .point_matching import assign_by_cost
-from .postprocess import DenseSelection
 from .pyramid import detector_pyramid
 
 _WEIGHTS: Weights = (1.0, 1.0, 1.0, 1.0)
@@ -30,22 +29,39 @@ _WIDTH, _LAYERS = 256, 2  # of the head, before the multipliers
 _BOX_WEIGHT = 5.0  # of the loss of boxes beside the others
 
 
-@takes_arguments_of(DenseSelection)
+@dataclass(frozen=True, kw_only=True)
+class YOLOXSettings(DenseDetectionSettings):
+    """Settings of a YOLOX. Scores are class times objectness."""
+
+    width: float = 1.0
+    """Times 256 are the channels of head and pyramid; the paper's sizes are 0.5 (S), 0.75 (M), 1 (L) and 1.25 (X),
+    here with a backbone to match."""
+    depth: float = 1.0
+    """Times 2, rounded and at least 1, are the convolutions of each of the two towers of a head."""
+    head_norm: str | None = "batch"
+    """Norm after each of them, or None."""
+    center_radius: float = 2.5
+    """Points this many strides around an object's centre may stand for it."""
+    class_loss: ClassLoss = "cross_entropy"
+    box_loss: BoxLoss = "iou"
+    score_threshold: float = 0.01
+    nms_threshold: float = 0.65
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.width > 0 and self.depth > 0):
+            raise ValueError(
+                f"model.width={self.width} and model.depth={self.depth} must be above 0 (0.5 and 0.33 for a small one)"
+            )
+
+
 def yolox(
     *,
     num_classes: int,
     backbone: Mapping[str, Any],
     pyramid: Mapping[str, Any] | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
-    width: float = 1.0,
-    depth: float = 1.0,
-    head_norm: str | None = "batch",
-    center_radius: float = 2.5,
-    class_loss: ClassLoss = "cross_entropy",
-    box_loss: BoxLoss = "iou",
-    score_threshold: float = 0.01,
-    nms_threshold: float = 0.65,
-    **selection: Any,
+    settings: YOLOXSettings = YOLOXSettings(),
 ) -> "YOLOX":
     """A YOLOX from plain values.
 
@@ -55,25 +71,12 @@ def yolox(
         pyramid: what `backbones.create_pyramid` takes, "pafpn" as in the paper or "fpn"; what it leaves open
             gives P3 to P5 with batch norm and as many channels as the head.
         preprocessing: how pixels reach the network, or its values; None for the defaults.
-        width: times 256 are the channels of head and pyramid; the paper's sizes are 0.5 (S), 0.75 (M), 1 (L) and
-            1.25 (X), here with a backbone to match.
-        depth: times 2, rounded and at least 1, are the convolutions of each of the two towers of a head.
-        head_norm: norm after each of them, or None.
-        center_radius: points this many strides around an object's centre may stand for it.
-        class_loss: of the sigmoids of points that stand for an object, "cross_entropy" or "focal".
-        box_loss: of boxes, "iou", "giou", "diou" or "ciou"; or of deltas, "l1" or "smooth_l1".
-        score_threshold: detections need a higher score, class times objectness.
-        nms_threshold: detections that overlap a better one of their class more than this are dropped.
-        **selection: the others of `DenseSelection`, what makes a box a detection.
+        settings: all else.
 
     Raises:
-        ValueError: an unknown backbone, pyramid, option or loss; a multiplier that is not positive.
+        ValueError: an unknown backbone, pyramid or option.
     """
-    if not (width > 0 and depth > 0):
-        raise ValueError(
-            f"model.width={width} and model.depth={depth} must be above 0 (0.5 and 0.33 for a small one)"
-        )
-    channels = max(8, round(_WIDTH * width / 8) * 8)
+    channels = max(8, round(_WIDTH * settings.width / 8) * 8)
     defaults = {"levels": ("c3", "c4", "c5"), "extra": "none", "norm": "batch", "channels": channels}
     pyramid = {"name": "pafpn", **(pyramid or {})}
     extractor, inputs, strides = detector_pyramid("yolox", backbone, pyramid, defaults)
@@ -82,9 +85,9 @@ def yolox(
             inputs,
             num_classes=num_classes,
             num_anchors=1,
-            layers=max(1, round(_LAYERS * depth)),
+            layers=max(1, round(_LAYERS * settings.depth)),
             width=channels,
-            norm=head_norm,
+            norm=settings.head_norm,
             bias=False,
             activation=nn.SiLU,
             stem=True,
@@ -95,21 +98,12 @@ def yolox(
     ]
     for head in heads:
         assert head.quality is not None and head.quality.bias is not None
-        nn.init.constant_(head.quality.bias, RARE)
-    return YOLOX(
-        extractor,
-        heads,
-        Preprocessing.of(preprocessing),
-        anchor_sizes=strides,
-        anchor_offset=0.5,
-        center_radius=center_radius,
-        class_loss=class_loss,
-        box_loss=box_loss,
-        selection=DenseSelection(score_threshold=score_threshold, nms_threshold=nms_threshold, **selection),
-    )
+        nn.init.constant_(head.quality.bias, PRIOR_LOGIT)
+    grid = AnchorGrid(strides, offset=0.5)
+    return YOLOX(extractor, heads, Preprocessing.of(preprocessing), grid, settings)
 
 
-class YOLOX(DenseDetector):
+class YOLOX(DenseDetector[YOLOXSettings]):
     """The network. Its losses are sums over the points of the batch, divided by those that stand for an object.
 
     Offsets are from the middle of the cell, where the paper's are from its corner: the same up to a constant.
@@ -117,10 +111,6 @@ class YOLOX(DenseDetector):
 
     closing: bool = False
     """Whether this is the end of the training, when L1 of the deltas is lost too (section 2.1). The task sets it."""
-
-    def __init__(self, *parts: Any, center_radius: float, **settings: Any):
-        super().__init__(*parts, **settings)
-        self.center_radius = center_radius
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
         return encode(boxes, anchors, _WEIGHTS)
@@ -132,8 +122,8 @@ class YOLOX(DenseDetector):
         assert found.quality is not None
         return found.logits.float().sigmoid() * found.quality.float().sigmoid()[..., None]
 
-    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        found = self.dense_predictions(features, batch)
+    def losses(self, features: DensePredictions, batch: Batch) -> dict[str, Tensor]:
+        found = features
         assert found.quality is not None
         with torch.no_grad():
             matches, overlaps = assign_by_cost(
@@ -142,8 +132,8 @@ class YOLOX(DenseDetector):
                 self.scores(found).sqrt(),
                 batch.boxes,
                 batch.labels,
-                trainable(batch.boxes, batch.labels, batch.is_crowd),
-                radius=self.center_radius,
+                valid_targets(batch.boxes, batch.labels, batch.is_crowd),
+                radius=self.settings.center_radius,
             )
             images, indices = (matches >= 0).nonzero().unbind(1)  # the one wait for the device
             rows = matches[images, indices]

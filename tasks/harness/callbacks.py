@@ -62,8 +62,8 @@ class ProgressLines(ProgressBar):
 
 
 class PredictionPictures(Callback):
-    """Writes the first `count` validation images with what the model finds in them, as one picture, and gives
-    the loggers the same."""
+    """Writes the first `count` images of a validation or test with what the model finds in them, as one picture,
+    and gives the loggers the same."""
 
     def __init__(self, folder: str | Path, *, count: int = 8, name: str = "predictions.jpg") -> None:
         self.folder = Path(folder)
@@ -84,7 +84,7 @@ class PredictionPictures(Callback):
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
-        split = data.split(data.eval_split)
+        split = data.split(data.test_split if trainer.testing else data.eval_split)
         positions = None
         for row, image_id in enumerate(batch.image_ids.tolist()):
             if len(self._pictures) >= self.count:
@@ -104,3 +104,6 @@ class PredictionPictures(Callback):
             for logger in trainer.loggers:
                 log_pictures(logger, sheet, self._found, names, step=trainer.global_step)  # type: ignore[arg-type]
         self._pictures, self._found = [], []
+
+    on_test_batch_end = on_validation_batch_end
+    on_test_epoch_end = on_validation_epoch_end

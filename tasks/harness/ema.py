@@ -5,6 +5,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 DEFAULT_DECAY = 0.999
@@ -30,13 +31,7 @@ class MovingAverage(WeightAveraging):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        average = AveragedModel(
-            pl_module, device=trainer.strategy.root_device, multi_avg_fn=self._update, use_buffers=True
-        )
-        average.n_averaged = (
-            average.n_averaged.cpu()
-        )  # read at every step, for which a GPU would be waited for
-        self._average_model = average
+        self._average_model = _Average(pl_module, self.decay, trainer.strategy.root_device)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Nothing yet: the last checkpoint is still to be written, with both kinds of weights."""
@@ -46,12 +41,32 @@ class MovingAverage(WeightAveraging):
         self._copy_average_to_current(pl_module)
         self._average_model = None
 
+
+class _Average(AveragedModel):
+    """The averaged copy of a module on `device`, which is not waited for: the number of updates, which decides about
+    each of them, stays on the CPU."""
+
+    def __init__(self, module: nn.Module, decay: float, device: torch.device) -> None:
+        super().__init__(module, device=device, use_buffers=True)
+        self.decay = decay
+        self.n_averaged = self.n_averaged.cpu()
+
     @torch.no_grad()
-    def _update(self, averages: Any, current: Any, num_averaged: Any) -> None:
-        assert self._average_model is not None
-        count = int(self._average_model.n_averaged)
+    def update_parameters(self, model: nn.Module) -> None:
+        count = int(self.n_averaged)
         weight = 1 - min(self.decay, (1 + count) / (10 + count))
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, current, weight)  # pyright: ignore[reportPrivateImportUsage]
-        else:  # batch norm's numbers of batches
-            torch._foreach_copy_(averages, current)  # pyright: ignore[reportPrivateImportUsage]
+        groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
+        for average, current in zip(_tensors(self.module), _tensors(model), strict=True):
+            averages, currents = groups.setdefault((average.device, average.dtype), ([], []))
+            averages.append(average)
+            currents.append(current.to(average.device))
+        for averages, currents in groups.values():
+            if count and averages[0].is_floating_point():
+                torch._foreach_lerp_(averages, currents, weight)  # pyright: ignore[reportPrivateImportUsage]
+            else:  # the first, and batch norm's numbers of batches
+                torch._foreach_copy_(averages, currents)  # pyright: ignore[reportPrivateImportUsage]
+        self.n_averaged += 1
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [tensor.detach() for tensor in (*module.parameters(), *module.buffers())]

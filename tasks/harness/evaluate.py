@@ -50,7 +50,7 @@ def evaluate(config: DictConfig) -> None:
     data = DataModule(
         source,
         Preprocessing(**header.preprocessing),
-        eval_split=config.split,
+        test_split=config.split,
         **lookup(TASKS, "task", header.task).data_options,
         **config.loader,
     )
@@ -70,7 +70,7 @@ def evaluate(config: DictConfig) -> None:
             use_distributed_sampler=False,  # the data module's samplers show every image exactly once
             default_root_dir=str(folder),
         )
-        trainer.validate(task, datamodule=data, verbose=False)
+        trainer.test(task, datamodule=data, verbose=False)
         if is_first():
             # Of published weights there is no model file yet; it is of the model alone, without further views.
             write_outcome(folder, task, model_file=config.checkpoint is None and views is model)

@@ -154,11 +154,22 @@ class Task(pl.LightningModule):
         self.metric = self.build_metric(data.split(data.eval_split).annotations)
         self._val_losses = []
 
+    def on_test_start(self) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.metric = self.build_metric(data.split(data.test_split).annotations)
+
     def validation_step(self, batch: Batch, batch_index: int) -> Any:
-        assert self.metric is not None
         features = self.model.features(batch)
         losses = self.model.losses(features, batch)
         self._val_losses.append((batch.image_ids, {k: v.detach().float() for k, v in losses.items()}))
+        return self._score(features, batch)
+
+    def test_step(self, batch: Batch, batch_index: int) -> Any:
+        return self._score(self.model.features(batch), batch)
+
+    def _score(self, features: Any, batch: Batch) -> Any:
+        """The predictions for a batch in original pixels, which the metric has counted."""
+        assert self.metric is not None
         predictions = self.to_original(self.model.predictions(features, batch), batch)
         self.metric.update(predictions, batch)
         return predictions
@@ -170,6 +181,11 @@ class Task(pl.LightningModule):
         losses = mean_losses(self._val_losses)
         # The same on every rank, as all have gathered: each knows what is best, and nothing is averaged again.
         self.log_dict({f"val/{name}": value for name, value in (losses | self.numbers).items()})
+
+    def on_test_epoch_end(self) -> None:
+        assert self.metric is not None
+        self.numbers = self.metric.compute()
+        self.log_dict({f"test/{name}": value for name, value in self.numbers.items()})
 
     def configure_optimizers(self) -> Any:
         assert self.optimizer is not None and self.schedule is not None, "training needs both"

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.optim import Optimizer
 
 from tasks.data.loading.loader import ResumableLoader
+from tasks.device_copies import fetch
 
 MUCH_WAITING = 0.2
 """Share of the time at which a word is said about it."""
@@ -58,7 +59,9 @@ class Pace(Callback):
             values["perf/memory_gib"] = memory(trainer.strategy.root_device)[0] / GIB
             losses = getattr(pl_module, "train_losses", {})
             values |= self._rates
-            values |= {f"train/{name}": float(loss) for name, loss in losses.items()}
+            if losses:
+                (numbers,) = fetch(torch.stack(list(losses.values())))
+                values |= {f"train/{name}": n for name, n in zip(losses, numbers.tolist(), strict=True)}
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=self._step - 1)
                 logger.save()  # a run that is killed loses no line

@@ -124,7 +124,8 @@ class Predictor:
 
     @torch.inference_mode()
     def _predict(self, images: list[np.ndarray]) -> list[Any]:
-        batch = batch_images(images, self.model.preprocessing).to(self.device)
+        batch = batch_images(images, self.model.preprocessing)
+        batch = (batch.pin_memory() if self.device.type == "cuda" else batch).to(self.device)
         with autocast(self.precision, self.device):
             found = self.model(batch)
         results = self._results(found, batch, self.header.class_names)

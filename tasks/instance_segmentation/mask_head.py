@@ -38,10 +38,9 @@ class MaskHead(nn.Module):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
 
-    def forward(self, table: PyramidTable, boxes: Tensor, valid: Tensor, labels: Tensor) -> Tensor:
-        """Logits (P, S, S) of the class `labels` (P,), for the P of `boxes` (B, R, 4) where `valid` (B, R), pooled
-        from `table`."""
-        pooled = multilevel_roi_align(table, boxes, self.roi_size)[valid.flatten()]
+    def forward(self, table: PyramidTable, boxes: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """Logits (P, S, S) of the class `labels` (P,), for `boxes` (P, 4) of `images` (P,), pooled from `table`."""
+        pooled = multilevel_roi_align(table, boxes, self.roi_size, images)
         logits = self.masks(F.relu(self.upsample(self.convs(pooled))))
         return logits[torch.arange(len(labels), device=labels.device), labels]
 

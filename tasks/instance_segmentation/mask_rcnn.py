@@ -1,5 +1,7 @@
 """Mask R-CNN (He et al., 2017): `mask_rcnn` builds it, `MaskRCNN` is the network."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,52 +10,67 @@ from torch import Tensor
 from backbones.checks import check_choice
 from backbones.layers import NORMS, Norm
 from tasks.contracts import Batch, Detections
-from tasks.detection.arguments import takes_arguments_of
-from tasks.detection.faster_rcnn import FasterRCNN, faster_rcnn
+from tasks.detection.faster_rcnn import FasterRCNN, FasterRCNNFeatures, FasterRCNNSettings, faster_rcnn
 from tasks.detection.matching import take_matched
 from tasks.detection.roi_align import PyramidTable
 from tasks.detection.roi_head import RoISamples
+from tasks.preprocessing import Preprocessing
 
 from .mask_head import MaskHead, mask_loss
 from .mask_targets import sample_masks
 
 
-@takes_arguments_of(faster_rcnn)
+@dataclass(frozen=True, kw_only=True)
+class MaskHeadSettings:
+    """Settings of the mask branch, under the names that users give them."""
+
+    mask_roi_size: int = 14
+    """Cells along each side of what is pooled from a box; its mask has twice as many."""
+    mask_layers: int = 4
+    """Convolutions before the upsampling."""
+    mask_width: int = 256
+    """Their channels."""
+    mask_norm: Norm | None = None
+    """Norm after each of them, "batch" in torchvision's `maskrcnn_resnet50_fpn_v2`; None for none."""
+
+    def __post_init__(self) -> None:
+        if self.mask_roi_size < 1 or self.mask_width < 1 or self.mask_layers < 0:
+            raise ValueError(
+                f"model.mask_roi_size={self.mask_roi_size} and model.mask_width={self.mask_width} must be at least 1, "
+                f"model.mask_layers={self.mask_layers} at least 0"
+            )
+        check_choice("model.mask_norm", self.mask_norm, (None, *NORMS))
+
+
 def mask_rcnn(
     *,
-    mask_roi_size: int = 14,
-    mask_layers: int = 4,
-    mask_width: int = 256,
-    mask_norm: Norm | None = None,
-    **detector: Any,
+    mask_head: MaskHeadSettings = MaskHeadSettings(),
+    num_classes: int,
+    backbone: Mapping[str, Any],
+    pyramid: Mapping[str, Any] | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    settings: FasterRCNNSettings = FasterRCNNSettings(),  # noqa: B008 (it is frozen)
 ) -> "MaskRCNN":
-    """A Mask R-CNN from plain values: those of `faster_rcnn`, and those of the mask branch.
-
-    Args:
-        mask_roi_size: cells along each side of what is pooled from a box; its mask has twice as many.
-        mask_layers: convolutions before the upsampling.
-        mask_width: their channels.
-        mask_norm: norm after each of them, "batch" in torchvision's `maskrcnn_resnet50_fpn_v2`; None for none.
-        **detector: the arguments of `tasks.detection.faster_rcnn.faster_rcnn`.
+    """A Mask R-CNN from plain values: the settings of the mask branch, and the arguments of `faster_rcnn`.
 
     Raises:
-        ValueError: what `faster_rcnn` raises, or a size below one.
+        ValueError: what `faster_rcnn` raises.
     """
-    if mask_roi_size < 1 or mask_width < 1 or mask_layers < 0:
-        raise ValueError(
-            f"model.mask_roi_size={mask_roi_size} and model.mask_width={mask_width} must be at least 1, "
-            f"model.mask_layers={mask_layers} at least 0"
-        )
-    check_choice("model.mask_norm", mask_norm, (None, *NORMS))
-    base = faster_rcnn(**detector)
+    base = faster_rcnn(
+        num_classes=num_classes,
+        backbone=backbone,
+        pyramid=pyramid,
+        preprocessing=preprocessing,
+        settings=settings,
+    )
     channels = next(iter(base.backbone.feature_info.values())).channels  # type: ignore[union-attr]
     head = MaskHead(
         channels,
-        num_classes=base.num_classes,
-        roi_size=mask_roi_size,
-        layers=mask_layers,
-        width=mask_width,
-        norm=mask_norm,
+        num_classes=num_classes,
+        roi_size=mask_head.mask_roi_size,
+        layers=mask_head.mask_layers,
+        width=mask_head.mask_width,
+        norm=mask_head.mask_norm,
     )
     return MaskRCNN(base, head)
 
@@ -67,21 +84,17 @@ class MaskRCNN(FasterRCNN):
             detector.rpn,
             detector.roi_head,
             detector.preprocessing,
-            proposals_train=detector.proposals_train,
-            proposals_test=detector.proposals_test,
         )
         self.mask_head = mask_head
 
     def class_layers(self) -> dict[str, int]:
         return {**super().class_layers(), "mask_head.masks": 1}
 
-    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        anchors = self.anchor_predictions(features, batch)
-        samples = self.sample(anchors, batch)
-        table = self.table(features)
+    def losses(self, features: FasterRCNNFeatures, batch: Batch) -> dict[str, Tensor]:
+        samples = self.sample(features, batch)
         return {
-            **self.box_losses(table, batch, anchors, samples),
-            "loss_mask": self.mask_loss(table, batch, samples),
+            **self.box_losses(features, batch, samples),
+            "loss_mask": self.mask_loss(features.table, batch, samples),
         }
 
     def mask_loss(self, table: PyramidTable, batch: Batch, samples: RoISamples) -> Tensor:
@@ -89,23 +102,20 @@ class MaskRCNN(FasterRCNN):
         assert batch.mask_pixels is not None and batch.mask_places is not None, "the batch has no masks"
         places = take_matched(batch.mask_places, samples.matches, 0)
         valid = samples.positive & (places[..., 3] > 0)
-        # Positives stand first in each image; those of all images fit into as many columns as the most of one.
-        most = int(samples.positive.sum(dim=1).amax())
-        boxes, valid = samples.boxes[:, :most], valid[:, :most]
-        sizes = batch.sizes[:, None].expand(-1, most, -1)
-        labels = samples.labels[:, :most][valid]
-        logits = self.mask_head(table, boxes, valid, labels)
+        images, columns = valid.nonzero().unbind(1)  # the one wait for the device
+        boxes, labels = samples.boxes[images, columns], samples.labels[images, columns]
+        logits = self.mask_head(table, boxes, images, labels)
         targets = sample_masks(
-            batch.mask_pixels, places[:, :most][valid], boxes[valid], sizes[valid], logits.shape[-1]
+            batch.mask_pixels, places[images, columns], boxes, batch.sizes[images], logits.shape[-1]
         )
         return mask_loss(logits, targets)
 
-    def predictions(self, features: dict[str, Tensor], batch: Batch) -> Detections:
-        table = self.table(features)
-        found = self.box_predictions(table, features, batch)
-        valid = found.labels >= 0
-        logits = self.mask_head(table, found.boxes, valid, found.labels[valid])
-        masks = torch.zeros(*valid.shape, *logits.shape[1:], device=logits.device)
-        masks[valid] = logits.float().sigmoid()
+    def predictions(self, features: FasterRCNNFeatures, batch: Batch) -> Detections:
+        found = super().predictions(features, batch)
+        images, columns = (found.labels >= 0).nonzero().unbind(1)  # the one wait for the device here
+        boxes, labels = found.boxes[images, columns], found.labels[images, columns]
+        logits = self.mask_head(features.table, boxes, images, labels)
+        masks = torch.zeros(*found.labels.shape, *logits.shape[1:], device=logits.device)
+        masks[images, columns] = logits.float().sigmoid()
         found.masks = masks
         return found

@@ -9,6 +9,7 @@ import numpy as np
 from tasks.contracts import Batch, Detections
 from tasks.detection import result as detection
 from tasks.detection.result import Objects
+from tasks.device_copies import fetch
 from tasks.metrics.run_lengths import bitmaps, encode
 from tasks.targets import ObjectMask
 from tasks.visualization.masks import draw_instances
@@ -79,12 +80,15 @@ def union(masks: Sequence[ObjectMask]) -> ObjectMask:
 def results(found: Detections, batch: Batch, class_names: list[str]) -> list[Instances]:
     """A result for each picture of the batch, in its original pixels."""
     assert found.masks is not None, "the model predicts no masks"
+    found = found.to_original(batch.sizes, batch.original_sizes)
+    assert found.masks is not None
+    boxes, scores, labels, masks, sizes = fetch(
+        found.boxes.float(), found.scores.float(), found.labels, found.masks, batch.original_sizes
+    )
     instances = []
-    sizes = batch.original_sizes.tolist()
-    for i, (objects, (height, width)) in enumerate(
-        zip(detection.results(found, batch, class_names), sizes, strict=True)
-    ):
-        boxes = found.to_original(batch.sizes, batch.original_sizes).boxes[i, found.labels[i] >= 0]
-        masks = list(bitmaps(found.masks[i, found.labels[i] >= 0], boxes, height, width))
-        instances.append(Instances(**vars(objects), bitmaps=masks, size=(height, width)))
+    every = detection.objects(Detections(boxes, scores, labels), class_names)
+    for i, (objects, (height, width)) in enumerate(zip(every, sizes.tolist(), strict=True)):
+        keep = labels[i] >= 0
+        own = list(bitmaps(masks[i, keep], boxes[i, keep], height, width))
+        instances.append(Instances(**vars(objects), bitmaps=own, size=(height, width)))
     return instances

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from tasks.device_copies import fetch
 from tasks.distributed import gathered
 from tasks.metrics.confusion import ConfusionMatrix, mean_of_known, shares
 
@@ -40,10 +40,12 @@ class AccuracyMetric:
             ValueError: when a score is nan or there are labels beyond the classes.
         """
         assert scores.shape == (len(labels), len(self.class_names)), scores.shape
-        if torch.isnan(scores).any():
-            raise ValueError("the model predicts nan; it has diverged: lower the learning rate")
         best = scores.argsort(dim=1, descending=True, stable=True)[:, :5]
-        self._confusion.update(labels, best[:, 0], image_ids)
+        # Four small tensors: what is counted of them is counted on the CPU.
+        is_nan, best, labels, image_ids = fetch(scores.isnan().any(), best, labels, image_ids)
+        if is_nan:
+            raise ValueError("the model predicts nan; it has diverged: lower the learning rate")
+        self._confusion.update([labels], [best[:, 0]], image_ids)
         self._in_top5 += int((best == labels[:, None]).sum())
 
     def compute(self) -> dict[str, float]:

@@ -39,10 +39,13 @@ class ClassificationMetric:
     def update(self, predictions: Classification, batch: Batch) -> None:
         """Adds the images of one batch."""
         assert batch.class_ids is not None, "the batch has no classes"
-        self.accuracy.update(predictions.logits, batch.class_ids, batch.image_ids)
         shares = predictions.probabilities()
         best = shares.topk(min(NUM_BEST, shares.shape[1]), dim=1)
-        self._seen.append([x.cpu().numpy() for x in (batch.image_ids, best.indices, best.values)])
+        # Copied while the device works; the accuracies, which wait for it, are behind in its queue.
+        is_cuda = shares.is_cuda
+        columns = [x.detach().to("cpu", non_blocking=is_cuda) for x in (best.indices, best.values)]
+        self.accuracy.update(predictions.logits, batch.class_ids, batch.image_ids)
+        self._seen.append([batch.image_ids.cpu().numpy(), *(column.numpy() for column in columns)])
         self._gathered = None
 
     def compute(self) -> dict[str, float]:

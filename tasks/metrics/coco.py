@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from tasks.contracts import Batch, Detections
+from tasks.device_copies import fetch
 from tasks.distributed import gathered
 from tasks.metrics.average_precision import Found, RunLengths, Truth, evaluator
 from tasks.metrics.coverage import check_each_once, some
@@ -125,11 +126,12 @@ class CocoMetric:
         Raises:
             ValueError: when a detection is not finite or has a label that the annotations do not have.
         """
-        labels = predictions.labels.detach().cpu().numpy()
+        columns = fetch(
+            predictions.labels, predictions.boxes.float(), predictions.scores.float(), batch.image_ids
+        )
+        labels, boxes, scores, image_ids = (column.numpy() for column in columns)
         valid = labels >= 0
-        boxes = predictions.boxes.detach().float().cpu().numpy()[valid]
-        scores = predictions.scores.detach().float().cpu().numpy()[valid]
-        labels = labels[valid].astype(np.int32)
+        boxes, scores, labels = boxes[valid], scores[valid], labels[valid].astype(np.int32)
         num_classes = len(self.annotations.category_ids)
         if (labels >= num_classes).any():
             raise ValueError(
@@ -141,7 +143,6 @@ class CocoMetric:
                 "the model predicts boxes or scores that are not finite; it has diverged: "
                 "lower the learning rate or start from an earlier checkpoint"
             )
-        image_ids = batch.image_ids.cpu().numpy()
         assert len(image_ids) == len(valid), (len(image_ids), len(valid))
         assert (run_lengths is not None) == self.masks
         masks = () if run_lengths is None else (_objects(run_lengths),)

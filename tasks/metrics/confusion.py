@@ -1,9 +1,12 @@
 """Counts of what was taken for what, kept where the predictions are and summed over ranks when read."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from tasks.device_copies import fetch
 from tasks.distributed import gathered
 from tasks.metrics.coverage import check_each_once
 
@@ -14,23 +17,67 @@ class ConfusionMatrix:
     def __init__(self, num_classes: int, image_ids: np.ndarray) -> None:
         self.num_classes = num_classes
         self.image_ids = np.asarray(image_ids)
-        self._counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self._counts: Tensor | None = None  # on the device of the first labels
         self._seen: list[np.ndarray] = []
 
-    def update(self, truth: Tensor, predicted: Tensor, image_ids: Tensor) -> None:
-        """Adds pairs, (P,) int64 each in 0 … K-1, that come from the images (B,) `image_ids`."""
-        assert truth.shape == predicted.shape, (truth.shape, predicted.shape)
-        for what, labels in (("the data set holds", truth), ("the model predicts", predicted)):
-            low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
-            if low < 0 or high >= self.num_classes:
-                raise ValueError(
-                    f"{what} label {low if low < 0 else high}, but with {self.num_classes} classes labels go from 0 to "
-                    f"{self.num_classes - 1}: check that the class names belong to this data and model"
-                )
-        pairs = truth.long() * self.num_classes + predicted.long()
-        counts = torch.bincount(pairs, minlength=self.num_classes**2)
-        self._counts = self._counts.to(counts.device) + counts.view_as(self._counts)
-        self._seen.append(image_ids.cpu().numpy())
+    def update(
+        self,
+        truth: Sequence[Tensor],
+        predicted: Sequence[Tensor],
+        image_ids: Tensor,
+        *,
+        ignore_label: int | None = None,
+    ) -> None:
+        """Adds pairs from the images (B,) `image_ids`: labels in 0 … K-1 of any integer type, several tensors of
+        them, each with one of the same shape. What is truly `ignore_label` is left out. A device is waited for once.
+
+        Raises:
+            ValueError: when there are labels beyond the classes; nothing is added then.
+        """
+        maps = []
+        for true, found in zip(truth, predicted, strict=True):
+            assert true.shape == found.shape, (true.shape, found.shape)
+            if true.numel():
+                maps.append((true, found))
+        seen = self._check(maps, image_ids, ignore_label)
+        for true, found in maps:
+            pairs = true.flatten().long() * self.num_classes + found.flatten()
+            if ignore_label is not None:
+                pairs = pairs.where(true.flatten() != ignore_label, self.num_classes**2)
+            counts = self._count(pairs)
+            self._counts = counts if self._counts is None else self._counts.to(counts.device) + counts
+        self._seen.append(seen)
+
+    def _check(
+        self, maps: Sequence[tuple[Tensor, Tensor]], image_ids: Tensor, ignore_label: int | None
+    ) -> np.ndarray:
+        """`image_ids` on the CPU, or ValueError where the `maps` of them have labels beyond the classes."""
+        extremes = []
+        for true, found in maps:
+            if ignore_label is not None:  # stands for any class
+                true, found = (labels.where(true != ignore_label, 0) for labels in (true, found))
+            extremes.append(torch.stack([edge.long() for edge in (*true.aminmax(), *found.aminmax())]))
+        ids, *found_extremes = fetch(image_ids, *extremes)
+        for true_low, true_high, low, high in (row.tolist() for row in found_extremes):
+            self._check_range("the data set holds", true_low, true_high)
+            self._check_range("the model predicts", low, high)
+        return ids.numpy()
+
+    def _check_range(self, what: str, low: int, high: int) -> None:
+        if low < 0 or high >= self.num_classes:
+            raise ValueError(
+                f"{what} label {low if low < 0 else high}, but with {self.num_classes} classes labels go from 0 to "
+                f"{self.num_classes - 1}: check that the class names belong to this data and model"
+            )
+
+    def _count(self, pairs: Tensor) -> Tensor:
+        """int64 (K, K): how often each of 0 … K * K - 1 is in `pairs`; K * K is not counted."""
+        size = self.num_classes**2
+        if pairs.device.type == "cpu":
+            counts = torch.bincount(pairs, minlength=size + 1)
+        else:  # which bincount would wait for
+            counts = pairs.new_zeros(size + 1).scatter_add_(0, pairs, torch.ones_like(pairs))
+        return counts[:size].view(self.num_classes, self.num_classes)
 
     def total(self) -> np.ndarray:
         """(K, K) int64 over all ranks, which call this together.
@@ -39,7 +86,8 @@ class ConfusionMatrix:
             ValueError: when an image of the data set was missed or seen more than once.
         """
         seen = np.concatenate([np.zeros(0, np.int64), *self._seen])
-        every = gathered((self._counts.cpu().numpy(), seen))
+        counts = np.zeros((self.num_classes,) * 2, np.int64)
+        every = gathered((counts if self._counts is None else self._counts.cpu().numpy(), seen))
         check_each_once(self.image_ids, np.concatenate([ids for _, ids in every]))
         return np.sum([counts for counts, _ in every], axis=0)
 

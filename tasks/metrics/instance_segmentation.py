@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tasks.contracts import Batch, Detections
+from tasks.device_copies import fetch
 from tasks.metrics.coco import CocoMetric, MaskAnnotations
 from tasks.metrics.run_lengths import bitmaps, encode
 
@@ -20,14 +21,20 @@ class InstanceSegmentationMetric:
     def update(self, predictions: Detections, batch: Batch) -> None:
         """Adds the detections, boxes in original pixels, of the images of one batch."""
         assert predictions.masks is not None, "the model predicts no masks"
-        found = predictions.labels >= 0
+        boxes, scores, labels, masks, sizes = fetch(
+            predictions.boxes.float(),
+            predictions.scores.float(),
+            predictions.labels,
+            predictions.masks,
+            batch.original_sizes,
+        )
+        predictions = Detections(boxes, scores, labels)
+        found = labels >= 0
         run_lengths = [
             counts
-            for i, (height, width) in enumerate(batch.original_sizes.tolist())
+            for i, (height, width) in enumerate(sizes.tolist())
             for counts in encode(
-                bitmaps(predictions.masks[i, found[i]], predictions.boxes[i, found[i]], height, width),
-                height,
-                width,
+                bitmaps(masks[i, found[i]], boxes[i, found[i]], height, width), height, width
             )
         ]
         self.coco.update(predictions, batch, run_lengths)

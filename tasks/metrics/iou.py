@@ -30,22 +30,20 @@ class IoUMetric:
         """Forgets every image seen."""
         self._confusion = ConfusionMatrix(len(self.class_names), self.image_ids)
 
-    def update(self, predicted: Tensor, truth: Tensor, image_ids: Tensor) -> None:
-        """Adds images; maps of different sizes come one by one.
+    def update(
+        self, predicted: Tensor | Sequence[Tensor], truth: Tensor | Sequence[Tensor], image_ids: Tensor
+    ) -> None:
+        """Adds images, whose maps may be of different sizes. A device is waited for once.
 
         Args:
-            predicted: (B, H, W) of any integer type, in 0 … K-1.
-            truth: (B, H, W), in 0 … K-1 or `ignore_label`.
+            predicted: (B, H, W) or B maps (H, W) of any integer type, in 0 … K-1.
+            truth: the same, in 0 … K-1 or `ignore_label`.
             image_ids: (B,) int64.
 
         Raises:
             ValueError: when there are labels beyond the classes.
         """
-        assert predicted.shape == truth.shape, (predicted.shape, truth.shape)
-        if self.ignore_label is not None:
-            counts = truth != self.ignore_label
-            truth, predicted = truth[counts], predicted[counts]
-        self._confusion.update(truth.reshape(-1), predicted.reshape(-1), image_ids)
+        self._confusion.update(list(truth), list(predicted), image_ids, ignore_label=self.ignore_label)
 
     def compute(self) -> dict[str, float]:
         """`mean_iou`, `pixel_accuracy` and `iou/<class name>`, each in 0 … 1.

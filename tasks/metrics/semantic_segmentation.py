@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from tasks.contracts import Batch
+from tasks.device_copies import send
 from tasks.metrics.confusion import shares
 from tasks.metrics.iou import IoUMetric
 from tasks.targets import IGNORE_LABEL
@@ -38,9 +38,11 @@ class SemanticSegmentationMetric:
 
     def update(self, predictions: Sequence[Tensor], batch: Batch) -> None:
         """Adds class maps, uint8 (height, width) in original pixels, of the images of one batch."""
-        for class_map, image_id in zip(predictions, batch.image_ids, strict=True):
-            truth = torch.from_numpy(self.annotations.read(self._rows[int(image_id)])).to(class_map.device)
-            self.iou.update(class_map[None], truth[None], image_id[None])
+        truth = [
+            send(self.annotations.read(self._rows[image_id]), class_map.device)
+            for class_map, image_id in zip(predictions, batch.image_ids.tolist(), strict=True)
+        ]
+        self.iou.update(predictions, truth, batch.image_ids)
         self._confusion = None
 
     def compute(self) -> dict[str, float]:

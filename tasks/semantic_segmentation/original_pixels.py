@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tasks.contracts import PixelScores
+from tasks.device_copies import fetch
 
 _MOST_VALUES = 2**23  # float32 of one band of rows: 32 MB, where 150 classes of 12 megapixels are 7 GB
 
@@ -18,6 +19,7 @@ def original_class_maps(scores: PixelScores, sizes: Tensor, original_sizes: Tens
 
     `sizes` and `original_sizes` are the batch's, (B, 2) as (height, width).
     """
+    sizes, original_sizes = fetch(sizes, original_sizes)
     return [
         class_map(logits, scores.image_size, size, original_size)
         for logits, size, original_size in zip(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tasks.contracts import Batch, PixelScores
+from tasks.device_copies import fetch
 from tasks.visualization.class_maps import draw_class_map, write_label_png
 
 from .original_pixels import original_class_maps
@@ -62,7 +63,5 @@ class ClassMap:
 
 def results(found: PixelScores, batch: Batch, class_names: list[str]) -> list[ClassMap]:
     """A result for each picture of the batch, in its original pixels."""
-    return [
-        ClassMap(class_map.cpu().numpy(), class_names)
-        for class_map in original_class_maps(found, batch.sizes, batch.original_sizes)
-    ]
+    class_maps = fetch(*original_class_maps(found, batch.sizes, batch.original_sizes))
+    return [ClassMap(class_map.numpy(), class_names) for class_map in class_maps]

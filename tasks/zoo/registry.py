@@ -1,13 +1,14 @@
 """The literal tables from a name to the code behind it: models, tasks, and their results.
 
-A model is described by a *spec*: `{"name": "faster_rcnn", "backbone": {…}, …}`, its builder's plain
-arguments. Configs, checkpoints and model files all hold a spec, and `build_model` is the one way from
-a spec to a network, so a file never names code to import: only a key of `MODELS`.
+A model is described by a *spec*: `{"name": "faster_rcnn", "backbone": {…}, …}`, its builder's plain arguments and the
+fields of its settings. Configs, checkpoints and model files all hold a spec, and `build_model` is the one way from a
+spec to a network, so a file never names code to import: only a key of `MODELS`.
 """
 
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from backbones.checks import suggest
@@ -72,6 +73,39 @@ def model_builder(name: object) -> Callable[..., Model]:
     return lookup(MODELS, "model", name)
 
 
+def known_options(builder: Callable[..., Model]) -> dict[str, Any]:
+    """What a spec may say to `builder`, with the defaults (`inspect.Parameter.empty` where there is none), in the
+    order of files: its parameters, and in place of those that are dataclasses of settings each of their fields."""
+    options: dict[str, Any] = {}
+    for name, parameter in inspect.signature(builder).parameters.items():
+        if name not in DATA_ARGUMENTS:
+            options |= (
+                _fields(parameter.default) if is_dataclass(parameter.default) else {name: parameter.default}
+            )
+    return options
+
+
+def _fields(settings: Any) -> dict[str, Any]:
+    """Fields by name, of settings inside settings too; what a class defines itself goes before what it inherits."""
+    options: dict[str, Any] = {}
+    own = inspect.get_annotations(type(settings))
+    for name in dict.fromkeys([*own, *(field.name for field in fields(settings))]):
+        value = getattr(settings, name)
+        options |= _fields(value) if is_dataclass(value) else {name: value}
+    return options
+
+
+def with_options(settings: Any, options: Mapping[str, Any]) -> Any:
+    """`settings`, and settings inside them, with those of `options` that are their fields; checked as always."""
+    changes = {}
+    for name, value in vars(settings).items():
+        if is_dataclass(value):
+            changes[name] = with_options(value, options)
+        elif name in options:
+            changes[name] = options[name]
+    return replace(settings, **changes)
+
+
 def build_model(spec: Mapping[str, Any], *, num_classes: int, preprocessing: Preprocessing) -> Model:
     """Builds the network that `spec` describes, for `num_classes` classes.
 
@@ -80,12 +114,14 @@ def build_model(spec: Mapping[str, Any], *, num_classes: int, preprocessing: Pre
     """
     arguments = dict(spec)
     builder = model_builder(arguments.pop("name", None))
-    known = inspect.signature(builder).parameters
+    known = known_options(builder)
     for option in arguments:
-        if option not in known or option in DATA_ARGUMENTS:
-            choices = known.keys() - set(DATA_ARGUMENTS)
-            raise ValueError(f"model {spec['name']} has no option {option!r}; {suggest(option, choices)}")
-    return builder(num_classes=num_classes, preprocessing=preprocessing, **arguments)
+        if option not in known:
+            raise ValueError(f"model {spec['name']} has no option {option!r}; {suggest(option, known)}")
+    parameters = inspect.signature(builder).parameters.values()
+    settings = {p.name: with_options(p.default, arguments) for p in parameters if is_dataclass(p.default)}
+    others = {p.name: arguments[p.name] for p in parameters if p.name in arguments}
+    return builder(num_classes=num_classes, preprocessing=preprocessing, **settings, **others)
 
 
 def with_settings(spec: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,7 +130,7 @@ def with_settings(spec: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[
     A `name` among them, as the choice of a task brings one, says nothing.
     """
     settings = {option: value for option, value in settings.items() if option != "name"}
-    known = inspect.signature(model_builder(spec.get("name"))).parameters.keys() & set(PREDICTION_SETTINGS)
+    known = known_options(model_builder(spec.get("name"))).keys() & set(PREDICTION_SETTINGS)
     for option in settings:
         if option not in known:
             choices = ", ".join(sorted(known)) or "nothing"
@@ -109,11 +145,10 @@ def resolved_spec(spec: Mapping[str, Any], model: Model) -> dict[str, Any]:
 
     The backbone and pyramid are described by the built `model`, without any pretrained weights.
     """
-    parameters = inspect.signature(model_builder(spec["name"])).parameters.values()
     defaults = {
-        p.name: list(p.default) if isinstance(p.default, tuple) else p.default
-        for p in parameters
-        if p.name not in DATA_ARGUMENTS and p.default is not inspect.Parameter.empty
+        name: list(default) if isinstance(default, tuple) else default
+        for name, default in known_options(model_builder(spec["name"])).items()
+        if default is not inspect.Parameter.empty
     }
     extractor = model.backbone.spec
     assert isinstance(extractor, dict)

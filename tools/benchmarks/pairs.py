@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,21 +107,20 @@ def use_every_sample(ours: Any, theirs: Any) -> Callable[[], None]:
     undoes it."""
     if not hasattr(ours, "rpn"):
         return lambda: None  # dense losses are of all anchors
-    places = [
-        (ours.rpn, "samples"),
-        (ours.roi_head, "samples"),
-        (theirs.rpn.fg_bg_sampler, "batch_size_per_image"),
-        (theirs.roi_heads.fg_bg_sampler, "batch_size_per_image"),
+    every_one = [
+        (ours.rpn, "settings", replace(ours.rpn.settings, rpn_samples=EVERY_ONE)),
+        (ours.roi_head, "settings", replace(ours.roi_head.settings, box_samples=EVERY_ONE)),
+        (theirs.rpn.fg_bg_sampler, "batch_size_per_image", EVERY_ONE),
+        (theirs.roi_heads.fg_bg_sampler, "batch_size_per_image", EVERY_ONE),
     ]
-    before = [(place, name, getattr(place, name)) for place, name in places]
-    for place, name in places:
-        setattr(place, name, EVERY_ONE)
+    before = [(place, name, getattr(place, name)) for place, name, _ in every_one]
 
-    def undo() -> None:
-        for place, name, value in before:
+    def put(values: list[tuple[Any, str, Any]]) -> None:
+        for place, name, value in values:
             setattr(place, name, value)
 
-    return undo
+    put(every_one)
+    return lambda: put(before)
 
 
 LOSSES = {  # torchvision's names of our losses

@@ -16,6 +16,8 @@ from tasks.detection.dense_detector import DenseDetector
 from tasks.detection.fcos import fcos
 from tasks.detection.retinanet import retinanet
 from tasks.detection.torchvision_dense_weights import load_torchvision_dense_weights
+from tasks.preprocessing import Preprocessing
+from tasks.zoo.registry import build_model
 
 NUM_CLASSES = 5
 ALL = 4000  # detections of an image: more than there are
@@ -27,13 +29,12 @@ OBJECTS = [
 ]
 BACKBONE = {"name": "resnet50", "norm": "batch"}
 KINDS = {
-    "retinanet": (oracle.retinanet_resnet50_fpn, retinanet, {}),
+    "retinanet": (oracle.retinanet_resnet50_fpn, {"name": "retinanet"}),
     "retinanet_v2": (
         oracle.retinanet_resnet50_fpn_v2,
-        retinanet,
-        {"pyramid": {"extra": "conv_c5"}, "head_norm": "group", "box_loss": "giou"},
+        {"name": "retinanet", "pyramid": {"extra": "conv_c5"}, "head_norm": "group", "box_loss": "giou"},
     ),
-    "fcos": (oracle.fcos_resnet50_fpn, fcos, {}),
+    "fcos": (oracle.fcos_resnet50_fpn, {"name": "fcos"}),
 }
 NAMES = {"loss_class": "classification", "loss_box": "bbox_regression", "loss_centerness": "bbox_ctrness"}
 
@@ -68,7 +69,7 @@ def to_torchvision(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]
 def pair(request, batch: Batch) -> tuple[nn.Module, DenseDetector]:
     """Torchvision's network, with statistics and heads that answer differently from place to place, and ours."""
     kind = request.param
-    build, ours, options = KINDS[kind]
+    build, options = KINDS[kind]
     torch.manual_seed(0)
     theirs = build(weights=None, weights_backbone=None, num_classes=NUM_CLASSES, detections_per_img=ALL)
     theirs.transform.resize = lambda image, target: (image, target)  # images come in their final size
@@ -97,7 +98,9 @@ def pair(request, batch: Batch) -> tuple[nn.Module, DenseDetector]:
         if kind == "fcos":
             theirs.head.regression_head.bbox_reg.bias += 2
             theirs.head.regression_head.bbox_ctrness.weight *= 5
-    model = ours(num_classes=NUM_CLASSES, backbone=BACKBONE, max_detections=ALL, **options)
+    spec = {"backbone": BACKBONE, "max_detections": ALL, **options}
+    model = build_model(spec, num_classes=NUM_CLASSES, preprocessing=Preprocessing())
+    assert isinstance(model, DenseDetector)
     load_torchvision_dense_weights(model, theirs.state_dict())
     return theirs, model
 

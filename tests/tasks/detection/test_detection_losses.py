@@ -4,6 +4,7 @@ from typing import get_args
 import pytest
 import torch
 from torch import Tensor
+from torchvision import ops
 
 from tasks.detection.losses import (
     BoxLoss,
@@ -14,6 +15,7 @@ from tasks.detection.losses import (
     objectness_loss,
     sampled_box_loss,
 )
+from tasks.detection.overlap_losses import ciou_loss, diou_loss, giou_loss
 
 
 def test_objectness_by_hand() -> None:
@@ -143,3 +145,29 @@ def test_nothing_sampled_is_zero_with_a_gradient() -> None:
     for tensor in (logits, deltas, classes):
         assert tensor.grad is not None
         assert tensor.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("own", "theirs"),
+    [
+        (giou_loss, ops.generalized_box_iou_loss),
+        (diou_loss, ops.distance_box_iou_loss),
+        (ciou_loss, ops.complete_box_iou_loss),
+    ],
+)
+def test_overlap_losses_are_torchvisions(own, theirs) -> None:
+    """Values and gradients, of boxes that overlap, only touch, lie apart or inside each other, or are the same."""
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(200, 2, 2, generator=generator) * 40
+    boxes = torch.cat((corners, corners + 1 + torch.rand(200, 2, 2, generator=generator) * 30), dim=-1)
+    boxes[:3] = torch.tensor([[0.0, 0, 4, 4], [4.0, 0, 8, 4]])
+    boxes[3] = torch.tensor([[0.0, 0, 4, 4], [1.0, 1, 2, 2]])
+    boxes[4, 1] = boxes[4, 0]
+    results = []
+    for function in (own, theirs):
+        box, gt_box = (rows.clone().requires_grad_() for rows in boxes.unbind(1))
+        losses = function(box, gt_box)
+        losses.sum().backward()
+        results.append((losses, box.grad, gt_box.grad))
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-7)

@@ -6,12 +6,12 @@ import torch
 from torchvision.ops import batched_nms, box_iou
 
 from tasks.detection.postprocess import (
-    Selection,
+    DetectionSettings,
     best_of_each_image,
     best_of_each_level,
     candidates,
-    detect,
-    soften,
+    postprocess,
+    soft_nms,
 )
 from tasks.detection.suppression import suppress
 
@@ -56,22 +56,26 @@ def test_classes_do_not_suppress_each_other_and_thin_boxes_are_dropped() -> None
     found = candidates(scores, 0.05)
     assert found.labels.tolist() == [0, 0, 0, 1]
     chosen = scores[found.images, found.indices, found.labels]
-    detections = detect(found, boxes[found.indices], chosen, 1, 2, Selection(max_detections=4))
+    detections = postprocess(found, boxes[found.indices], chosen, 1, 2, DetectionSettings(max_detections=4))
     assert detections.labels.tolist() == [[0, 1, -1, -1]]
     torch.testing.assert_close(detections.scores, torch.tensor([[0.9, 0.6, 0, 0]]))
 
 
 def test_no_candidates() -> None:
     found = candidates(torch.zeros(2, 5, 3), 0.05)
-    detections = detect(found, torch.zeros(0, 4), torch.zeros(0), 2, 3, Selection(max_detections=7))
+    detections = postprocess(
+        found, torch.zeros(0, 4), torch.zeros(0), 2, 3, DetectionSettings(max_detections=7)
+    )
     assert detections.boxes.shape == (2, 7, 4)
     assert (detections.labels == -1).all()
 
 
-def found_in(scores: torch.Tensor, boxes: torch.Tensor, selection: Selection) -> list[tuple[int, float]]:
+def found_in(
+    scores: torch.Tensor, boxes: torch.Tensor, selection: DetectionSettings
+) -> list[tuple[int, float]]:
     found = candidates(scores, selection.score_threshold)
     chosen = scores[found.images, found.indices, found.labels]
-    detections = detect(
+    detections = postprocess(
         found, boxes[found.images, found.indices], chosen, len(scores), scores.shape[2], selection
     )
     return [
@@ -87,7 +91,7 @@ PLACES = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 8], [40, 40, 50, 50]]]).rep
 
 def test_class_agnostic_suppression() -> None:
     """The second image is the same as the first and must not be suppressed by it."""
-    kept = Selection(max_detections=4, class_agnostic_nms=True)
+    kept = DetectionSettings(max_detections=4, class_agnostic_nms=True)
     assert found_in(TWO, PLACES, kept) == [(0, 0.9), (0, 0.7)]
     assert found_in(TWO.flip(0), PLACES.flip(0), kept) == [(0, 0.9), (0, 0.7)]
     assert found_in(TWO, PLACES, replace(kept, class_agnostic_nms=False)) == [(0, 0.9), (1, 0.8), (0, 0.7)]
@@ -95,7 +99,7 @@ def test_class_agnostic_suppression() -> None:
 
 def test_soft_suppression_by_hand() -> None:
     """Overlap 8/10 takes 0.8 to 0.8 exp(-0.64 / 0.5) = 0.2224; below the threshold nothing is left of it."""
-    soft = Selection(max_detections=4, class_agnostic_nms=True, soft_nms_sigma=0.5)
+    soft = DetectionSettings(max_detections=4, class_agnostic_nms=True, soft_nms_sigma=0.5)
     lowered = round(0.8 * math.exp(-0.64 / 0.5), 6)
     assert found_in(TWO, PLACES, soft) == [(0, 0.9), (0, 0.7), (1, pytest.approx(lowered, abs=2e-6))]
     assert found_in(TWO, PLACES, replace(soft, score_threshold=0.3)) == [(0, 0.9), (0, 0.7)]
@@ -106,7 +110,7 @@ def test_soft_suppression_by_hand() -> None:
 def test_soften_equals_the_plain_loop() -> None:
     boxes, scores = random_boxes(60)
     groups = torch.tensor([0] * 20 + [2] * 40)
-    softened = soften(boxes, scores, groups, 3, 0.5, 100)
+    softened = soft_nms(boxes, scores, groups, 3, 0.5, 100)
     for part in (slice(0, 20), slice(20, 60)):
         left, expected = scores[part].clone(), torch.zeros_like(scores[part])
         overlap = box_iou(boxes[part], boxes[part])
@@ -116,7 +120,7 @@ def test_soften_equals_the_plain_loop() -> None:
             left *= torch.exp(-(overlap[best] ** 2) / 0.5)
             left[expected > 0] = 0
         torch.testing.assert_close(softened[part], expected)
-    assert soften(boxes[:0], scores[:0], groups[:0], 3, 0.5, 10).shape == (0,)
+    assert soft_nms(boxes[:0], scores[:0], groups[:0], 3, 0.5, 10).shape == (0,)
 
 
 def test_best_of_each_level_by_hand() -> None:
@@ -137,6 +141,6 @@ def test_best_of_each_level_by_hand() -> None:
         ({"soft_nms_sigma": 0.0}, "soft_nms_sigma=0.0 must be above 0"),
     ],
 )
-def test_bad_selection(change: dict, message: str) -> None:
+def test_bad_settings(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Selection(**change)
+        DetectionSettings(**change)

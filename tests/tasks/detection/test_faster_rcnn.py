@@ -5,17 +5,19 @@ import torch
 from torch import Tensor
 
 from tasks.contracts import Batch
-from tasks.detection.faster_rcnn import FasterRCNN, faster_rcnn
+from tasks.detection.faster_rcnn import FasterRCNN
 from tasks.detection.roi_align import PyramidTable
 from tasks.preprocessing import Preprocessing
+from tasks.zoo.registry import build_model
 
 
 def build(**options) -> FasterRCNN:
     torch.manual_seed(0)
     small = {"backbone": {"name": "resnet18"}, "pyramid": {"name": "fpn", "channels": 16}}
-    preprocessing = Preprocessing(short_side=None)
-    options = {**small, "box_representation_size": 32, **options}
-    return faster_rcnn(num_classes=3, preprocessing=preprocessing, **options)
+    spec = {"name": "faster_rcnn", **small, "box_representation_size": 32, **options}
+    model = build_model(spec, num_classes=3, preprocessing=Preprocessing(short_side=None))
+    assert isinstance(model, FasterRCNN)
+    return model
 
 
 def make_batch(objects: list[list[tuple]], *, crowd: bool = False) -> Batch:
@@ -163,13 +165,13 @@ def test_training_learns_one_batch() -> None:
     [
         ({"anchor_sizes": [8, 16]}, "anchor_sizes has 2 values.*the pyramid has 5 levels"),
         ({"backbone": {"name": "resnet51"}}, "resnet51.*resnet50"),
-        ({"rpn_convs": 0}, "model.rpn_convs=0 and model.box_linears=2 must be at least 1"),
+        ({"rpn_convs": 0}, "model.rpn_convs=0 must be at least 1"),
+        ({"box_linears": 0}, "model.box_linears=0 must be at least 1, model.box_convs=0 at least 0"),
         ({"box_norm": "layer"}, "model.box_norm='layer' is unknown; choose one of None, 'batch'"),
         ({"pyramid": {"name": "fpm"}}, "fpm.*fpn"),
         ({"backbone": {"name": "resnet18", "nrom": "batch"}}, "nrom.*norm"),
     ],
 )
 def test_bad_options_are_one_sentence(options: dict, message: str) -> None:
-    arguments = {"num_classes": 2, "backbone": {"name": "resnet18"}, **options}
     with pytest.raises(ValueError, match=message):
-        faster_rcnn(**arguments)
+        build(**{"pyramid": {"name": "fpn"}, **options})

@@ -9,8 +9,10 @@ from torchvision.models import detection as oracle
 from torchvision.ops import box_iou
 
 from tasks.contracts import Batch
-from tasks.detection.faster_rcnn import FasterRCNN, faster_rcnn
+from tasks.detection.faster_rcnn import FasterRCNN
 from tasks.detection.torchvision_weights import load_torchvision_weights
+from tasks.preprocessing import Preprocessing
+from tasks.zoo.registry import build_model
 
 NUM_CLASSES = 5
 ALL = 10**6  # a budget so large that every candidate is sampled, on both sides
@@ -104,14 +106,10 @@ def livelier(model: oracle.FasterRCNN, batch: Batch) -> None:
 
 def build_ours(variant: str, weights: dict[str, Tensor], **options) -> FasterRCNN:
     backbone = {"name": "resnet50", "norm": "batch"}
-    model = faster_rcnn(
-        num_classes=NUM_CLASSES,
-        backbone=backbone,
-        rpn_post_nms_train=FEW,
-        rpn_post_nms_test=FEW,
-        **VARIANTS[variant][1],
-        **options,
-    )
+    few = {"rpn_post_nms_train": FEW, "rpn_post_nms_test": FEW}
+    spec = {"name": "faster_rcnn", "backbone": backbone, **few, **VARIANTS[variant][1], **options}
+    model = build_model(spec, num_classes=NUM_CLASSES, preprocessing=Preprocessing())
+    assert isinstance(model, FasterRCNN)
     load_torchvision_weights(model, weights)
     return model
 

@@ -4,7 +4,7 @@ from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
 from tasks.detection import matching
-from tasks.detection.matching import BACKGROUND, IGNORED, match, take_matched, trainable
+from tasks.detection.matching import BACKGROUND, IGNORED, match, take_matched, valid_targets
 
 # Widths along a strip one pixel high, so that overlaps are easy: IoU = shared length / joint length.
 OBJECTS = torch.tensor([[0.0, 0, 10, 1], [20, 0, 30, 1], [40, 0, 80, 1]])
@@ -75,7 +75,7 @@ def test_crowds_padding_and_empty_boxes_are_not_trainable() -> None:
     boxes = torch.tensor([[[0.0, 0, 5, 5], [0, 0, 5, 5], [0, 0, 0, 0], [3, 3, 3, 9]]])
     labels = torch.tensor([[1, 1, -1, 2]])
     is_crowd = torch.tensor([[False, True, False, False]])
-    assert trainable(boxes, labels, is_crowd).tolist() == [[True, False, False, False]]
+    assert valid_targets(boxes, labels, is_crowd).tolist() == [[True, False, False, False]]
 
 
 def test_take_matched_fills_where_nothing_matched() -> None:

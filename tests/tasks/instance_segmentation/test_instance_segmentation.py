@@ -18,9 +18,11 @@ from tasks.cli.compose import compose
 from tasks.contracts import Batch, Detections
 from tasks.data.formats.digits import DigitsData
 from tasks.data.loading.collate import collate
+from tasks.detection.faster_rcnn import FasterRCNNSettings
+from tasks.detection.roi_head import BoxHeadSettings
 from tasks.harness.evaluate import evaluate
 from tasks.harness.train import train
-from tasks.instance_segmentation.mask_rcnn import MaskRCNN, mask_rcnn
+from tasks.instance_segmentation.mask_rcnn import MaskHeadSettings, MaskRCNN, mask_rcnn
 from tasks.instance_segmentation.result import Instances
 from tasks.metrics.instance_segmentation import InstanceSegmentationMetric
 from tasks.preprocessing import Preprocessing
@@ -127,9 +129,8 @@ def model() -> MaskRCNN:
         num_classes=10,
         backbone={"name": "resnet18"},
         pyramid={"name": "fpn", "channels": 8},
-        box_representation_size=16,
-        mask_width=8,
-        mask_layers=1,
+        mask_head=MaskHeadSettings(mask_width=8, mask_layers=1),
+        settings=FasterRCNNSettings(box_head=BoxHeadSettings(box_representation_size=16)),
     )
 
 
@@ -167,10 +168,10 @@ def test_finite_losses_and_a_gradient_for_every_parameter(model: MaskRCNN, batch
 
 def test_predictions_of_nothing(model: MaskRCNN) -> None:
     head = model.eval().roi_head
-    usual, head.selection = head.selection, replace(head.selection, score_threshold=1.0)
+    usual, head.detection = head.detection, replace(head.detection, score_threshold=1.0)
     with torch.no_grad():
         found = model(batch_of(0, 1))
-    head.selection = usual
+    head.detection = usual
     assert found.labels.shape[1] == 0 or (found.labels < 0).all()
     assert found.masks is not None and found.masks.shape[:2] == found.labels.shape
 
@@ -183,4 +184,4 @@ def test_every_argument_of_the_detector_can_be_set() -> None:
     with pytest.raises(ValueError, match="model.mask_layer.*model.mask_layers"):
         compose("train", ["task=instance_segmentation", "model.mask_layer=2"])
     with pytest.raises(ValueError, match="mask_roi_size=0"):
-        mask_rcnn(num_classes=2, backbone={"name": "resnet18"}, pyramid={"name": "fpn"}, mask_roi_size=0)
+        MaskHeadSettings(mask_roi_size=0)

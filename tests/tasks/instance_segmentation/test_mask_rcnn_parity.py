@@ -19,6 +19,8 @@ from tasks.instance_segmentation.mask_rcnn import MaskRCNN, mask_rcnn
 from tasks.instance_segmentation.mask_targets import sample_masks
 from tasks.instance_segmentation.torchvision_weights import load_torchvision_weights
 from tasks.metrics.run_lengths import bitmaps
+from tasks.preprocessing import Preprocessing
+from tasks.zoo.registry import build_model
 
 NUM_CLASSES = 4
 ALL = 10**6  # a budget so large that every candidate is sampled, on both sides
@@ -141,14 +143,10 @@ def build_oracle(variant: str, batch: Batch, masks: list[np.ndarray], **options:
 
 def build_ours(variant: str, weights: dict[str, Tensor], **options: Any) -> MaskRCNN:
     backbone = {"name": "resnet50"}
-    model = mask_rcnn(
-        num_classes=NUM_CLASSES,
-        backbone=backbone,
-        rpn_post_nms_train=FEW,
-        rpn_post_nms_test=FEW,
-        **VARIANTS[variant][1],
-        **options,
-    )
+    few = {"rpn_post_nms_train": FEW, "rpn_post_nms_test": FEW}
+    spec = {"name": "mask_rcnn", "backbone": backbone, **few, **VARIANTS[variant][1], **options}
+    model = build_model(spec, num_classes=NUM_CLASSES, preprocessing=Preprocessing())
+    assert isinstance(model, MaskRCNN)
     load_torchvision_weights(model, weights)
     return model.eval()
 

@@ -205,7 +205,7 @@ def test_what_is_asked_for_goes_before_what_was_published(mirror: Path, monkeypa
     put(mirror, monkeypatch, "faster_rcnn", "COCO_V2")
     spec = {"name": "faster_rcnn", "score_threshold": 0.3, "backbone": {"name": "resnet18", "norm": "batch"}}
     model = published_model(spec, "COCO_V2", class_names=["dog", "cat"])
-    assert model.roi_head.selection.score_threshold == 0.3
+    assert model.roi_head.detection.score_threshold == 0.3
     assert model.header.model["backbone"]["norm"] == "batch"
     assert model.header.model["pyramid"]["norm"] == "batch"
     assert model.header.category_ids == [18, 17]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tasks.contracts import Batch, Detections
 from tasks.data.formats.voc import VOC_CLASSES, VocData
-from tasks.detection.matching import trainable
+from tasks.detection.matching import valid_targets
 from tasks.metrics.coco import CocoMetric
 from tasks.targets import IGNORE_LABEL
 from tests.tasks.data.coco_on_disk import picture
@@ -92,7 +92,7 @@ def test_difficult_objects_are_neither_taught_nor_held_against_anyone(tmp_path: 
     annotations = VocData(write(tmp_path)).split("train").annotations
     target = annotations.target(0)
     columns = (torch.from_numpy(x)[None] for x in (target.boxes, target.labels, target.is_crowd))
-    assert trainable(*columns).tolist() == [[True, False]]
+    assert valid_targets(*columns).tolist() == [[True, False]]
 
     def average_precision(boxes: list, labels: list) -> float:
         metric = CocoMetric(annotations)
