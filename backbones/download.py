@@ -66,7 +66,7 @@ def fetch(url: str, *, cache: str | Path | None = None, mirror: str | None = Non
                 return target
             _say(f"{target} is damaged (its SHA-256 does not begin with {digest}); downloading it again")
             target.unlink()
-        reasons = []
+        reasons: list[str] = []
         for source in sources:
             try:
                 _download(source, target, digest)

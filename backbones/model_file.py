@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,8 +34,9 @@ def load_backbone(path: str | Path, *, pyramid: bool = True) -> FeatureExtractor
             f"there is no file at {path}; give a model file (.safetensors) or a checkpoint (.ckpt)"
         )
     header, weights = _read(path)
-    model = header.get("model")
-    if not isinstance(model, Mapping) or not isinstance(model.get("backbone"), Mapping):
+    described = header.get("model")
+    model: Mapping[str, Any] = cast(Mapping[str, Any], described) if isinstance(described, Mapping) else {}
+    if not isinstance(model.get("backbone"), Mapping):
         raise ValueError(f"{path} describes no backbone; it was not written by this project's tools")
     if header.get("format_version") != FORMAT_VERSION:
         raise ValueError(
@@ -64,10 +65,11 @@ def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
     """The description and the extractor's own tensors."""
     if path.suffix == ".safetensors":
         try:
-            with safe_open(path, "pt") as file:
-                text = (file.metadata() or {}).get(METADATA_KEY)
-                keys = [key for key in file.keys() if key.startswith(PREFIX)]  # noqa: SIM118 (no mapping)
-                weights = {key.removeprefix(PREFIX): file.get_tensor(key) for key in keys}
+            with cast(Any, safe_open)(path, "pt") as file:
+                metadata: Mapping[str, str] = file.metadata() or {}
+                text = metadata.get(METADATA_KEY)
+                keys: list[str] = [key for key in file.keys() if key.startswith(PREFIX)]  # noqa: SIM118 (no mapping)
+                weights: dict[str, Tensor] = {key.removeprefix(PREFIX): file.get_tensor(key) for key in keys}
                 header = None if text is None else json.loads(text)
         except (SafetensorError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is no readable model file ({error}); copy or write it again") from None
@@ -77,9 +79,9 @@ def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
         except Exception as error:  # torch raises five kinds, by where the damage is
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ValueError(f"{path} is no checkpoint that can be read as data alone ({reason})") from None
-        state, header = ({}, None)
-        if isinstance(contents, dict):
-            state, header = contents.get("state_dict", {}), contents.get(METADATA_KEY)
+        entries: Mapping[str, Any] = cast(Mapping[str, Any], contents) if isinstance(contents, dict) else {}
+        state = cast(Mapping[str, Tensor], entries.get("state_dict", {}))
+        header = entries.get(METADATA_KEY)
         weights = {
             key.removeprefix(CHECKPOINT_PREFIX): value
             for key, value in state.items()
@@ -90,4 +92,4 @@ def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
             f"{path} is no model file or checkpoint of this project (it has no {METADATA_KEY!r} entry); for "
             "other weights use backbones.create(name, pretrained=path)"
         )
-    return header, weights
+    return cast(Mapping[str, Any], header), weights
