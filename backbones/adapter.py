@@ -1,10 +1,13 @@
 """What networks of other libraries need to keep the contract of a `FeatureExtractor`."""
 
+from collections.abc import Iterator
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from .features import FeatureExtractor
+from .layers import BatchNorm
 
 
 class AdaptedExtractor(FeatureExtractor):
@@ -36,7 +39,8 @@ class AdaptedExtractor(FeatureExtractor):
 
     def freeze_norms(self) -> None:
         """Keeps every batch norm at its running statistics, scale and shift, as ``norm="frozen"`` would."""
-        names = [name for name, module in self.named_modules() if isinstance(module, _BatchNorm)]
+        modules = cast(Iterator[tuple[str, nn.Module]], self.named_modules())
+        names = [name for name, module in modules if isinstance(module, BatchNorm)]
         for name in names:
             self.get_submodule(name).requires_grad_(False)
         self.frozen_modules = (*self.frozen_modules, *names)

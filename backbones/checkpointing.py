@@ -1,12 +1,13 @@
 """Activation checkpointing of one stage: its maps are computed again in the backward pass, not stored."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
+
+from .layers import BatchNorm
 
 
 def run_checkpointed(stage: nn.Module, x: Tensor) -> Tensor:
@@ -26,11 +27,11 @@ def run_checkpointed(stage: nn.Module, x: Tensor) -> Tensor:
 
 
 @contextmanager
-def _statistics_kept(stage: nn.Module) -> Iterator[None]:
+def _statistics_kept(stage: nn.Module) -> Generator[None]:
     """Stops batch norms from counting the same batch a second time when a stage runs again."""
     # by momentum, not by track_running_stats: without statistics the kernel would save other tensors for the
     # backward pass than the first time, which checkpoint refuses
-    norms = [m for m in stage.modules() if isinstance(m, _BatchNorm) and m.num_batches_tracked is not None]
+    norms = [m for m in stage.modules() if isinstance(m, BatchNorm) and m.num_batches_tracked is not None]
     before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm, _, count in before:
         assert count is not None

@@ -5,7 +5,7 @@ import inspect
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, cast, get_args, get_origin
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -46,7 +46,8 @@ def check_positive(option: str, value: object) -> None:
 
 def check_counts(option: str, values: object) -> None:
     """Raises ValueError unless `values` is a list, possibly empty, of whole numbers from 1 up."""
-    counts = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [None]
+    is_list = isinstance(values, Iterable) and not isinstance(values, str)
+    counts: list[object] = list(cast(Iterable[object], values)) if is_list else [None]
     if any(not isinstance(count, int) or isinstance(count, bool) or count < 1 for count in counts):
         raise ValueError(f"{option}={values!r} must be a list of whole numbers of at least 1")
 

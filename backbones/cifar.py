@@ -23,7 +23,8 @@ def cifar_resnet(
 
     Maps c0, c1, c2 have 16, 32, 64 channels at strides 1, 2, 4. The other options are those of `ResNet`.
     """
-    if not isinstance(depth, int) or depth < 8 or (depth - 2) % 6:
+    # A configuration file may give anything.
+    if not isinstance(depth, int) or depth < 8 or (depth - 2) % 6:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"depth={depth!r} must be 6n + 2 with n from 1 up, as 20, 32, 44, 56 or 110 are")
     return ResNet(
         blocks=((depth - 2) // 6,) * 3,

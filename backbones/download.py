@@ -80,7 +80,7 @@ def fetch(url: str, *, cache: str | Path | None = None, mirror: str | None = Non
             raise ValueError(
                 f"{target} is not the file that is wanted: its SHA-256 does not begin with {digest}; move it away"
             )
-        reasons = []
+        reasons: list[str] = []
         for source in sources:
             try:
                 _download(source, target, digest)

@@ -18,7 +18,8 @@ def freeze(extractor: FeatureExtractor, num_stages: int | None) -> None:
             f"frozen_stages={num_stages}: {type(extractor).__name__} has no stages to freeze one by one; of a "
             "pyramid, freeze the .backbone"
         )
-    if not isinstance(num_stages, int) or isinstance(num_stages, bool) or not 0 <= num_stages <= most:
+    is_whole = isinstance(num_stages, int) and not isinstance(num_stages, bool)  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not is_whole or not 0 <= num_stages <= most:  # a configuration file may give anything
         raise ValueError(
             f"frozen_stages={num_stages!r} must be None, or 0 (the stem) to {most} (every stage)"
         )

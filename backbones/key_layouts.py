@@ -11,10 +11,12 @@ Names only: detectron2's weights expect BGR images (and those it took from Caffe
 """
 
 import re
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, cast
 
 from torch import Tensor
+
+Rename = tuple[str, str | Callable[[re.Match[str]], str]]  # a pattern, and what takes the place of its match
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "model_state")
 PREFIXES = (
@@ -35,7 +37,7 @@ PREFIXES = (
     "module.encoder_q.",
     "module.model.",
 )
-DETECTRON2 = (
+DETECTRON2: tuple[Rename, ...] = (
     (r"^stem\.conv1\.norm\.", "bn1."),
     (r"^stem\.conv1\.", "conv1."),
     (r"^res(\d)\.(\d+)\.conv(\d)\.norm\.", lambda m: f"layer{int(m[1]) - 1}.{m[2]}.bn{m[3]}."),
@@ -43,7 +45,7 @@ DETECTRON2 = (
     (r"^res(\d)\.(\d+)\.shortcut\.", lambda m: f"layer{int(m[1]) - 1}.{m[2]}.downsample.0."),
     (r"^res(\d)\.", lambda m: f"layer{int(m[1]) - 1}."),
 )
-CIFAR = ((r"^(layer\d\.\d+)\.shortcut\.", r"\1.downsample."),)
+CIFAR: tuple[Rename, ...] = ((r"^(layer\d\.\d+)\.shortcut\.", r"\1.downsample."),)
 # EfficientNet-PyTorch to timm; a block without expansion has one norm less, and timm counts its layers from there
 EFFICIENTNET_BLOCK = {
     "_depthwise_conv": "conv_dw",
@@ -71,11 +73,12 @@ def unwrap(loaded: Any) -> dict[str, Tensor]:
     """The state dict in what a file held: itself, or inside ``{"state_dict": …}`` and the like."""
     for _ in range(2):
         if isinstance(loaded, Mapping):
-            inner = next((loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), Mapping)), None)
-            loaded = loaded if inner is None else inner
-    tensors = (
-        {k: v for k, v in loaded.items() if isinstance(v, Tensor)} if isinstance(loaded, Mapping) else {}
-    )
+            entries = cast(Mapping[str, Any], loaded)
+            loaded = next(
+                (entries[key] for key in WRAPPERS if isinstance(entries.get(key), Mapping)), entries
+            )
+    entries: Mapping[str, Any] = cast(Mapping[str, Any], loaded) if isinstance(loaded, Mapping) else {}
+    tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
     if not tensors:
         raise ValueError("the file holds no weights: expected tensors by name, or a dict with 'state_dict'")
     return tensors
@@ -114,7 +117,7 @@ def from_efficientnet_pytorch(weights: Mapping[str, Tensor], known: Collection[s
         {(int(m[1]), int(m[2])) for key in known if (m := re.search(r"\bblocks\.(\d+)\.(\d+)\.", key))}
     )
     weights = {key.removeprefix("module."): value for key, value in weights.items()}
-    renamed = {}
+    renamed: dict[str, Tensor] = {}
     for key, value in weights.items():
         name, _, rest = key.partition(".")
         if name == "_blocks":
@@ -130,7 +133,7 @@ def from_efficientnet_pytorch(weights: Mapping[str, Tensor], known: Collection[s
     return renamed
 
 
-def _rename(key: str, renames: Any) -> str:
+def _rename(key: str, renames: Sequence[Rename]) -> str:
     for pattern, replacement in renames:
         key, count = re.subn(pattern, replacement, key)
         if count:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from .checks import check_choice
 from .kernels import compiles_kernels
@@ -46,7 +46,7 @@ class FrozenBatchNorm2d(nn.Module):
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         state_dict.pop(prefix + "num_batches_tracked", None)  # only a trained batch norm counts batches
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # pyright: ignore[reportUnknownMemberType]
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}"
@@ -80,7 +80,7 @@ class GroupNorm(nn.GroupNorm):
         return result
 
 
-NORM_LAYERS = (_BatchNorm, FrozenBatchNorm2d, nn.GroupNorm)
+NORM_LAYERS = (BatchNorm, FrozenBatchNorm2d, nn.GroupNorm)
 
 
 class _GroupNorm(torch.autograd.Function):
@@ -138,7 +138,7 @@ def _convolve(
         result = _ConvReLU.apply(*parts, conv.stride, conv.padding, conv.dilation)
         assert isinstance(result, Tensor)
         return result
-    y = conv._conv_forward(x, weight, bias)
+    y = conv._conv_forward(x, weight, bias)  # pyright: ignore[reportPrivateUsage]
     if residual is not None:
         y += residual
     return F.relu_(y) if relu else y
@@ -218,7 +218,7 @@ class ConvNormSequential(nn.Sequential):
 
 
 def _has_fixed_statistics(norm: nn.Module | None) -> bool:
-    if isinstance(norm, _BatchNorm):
+    if isinstance(norm, BatchNorm):
         return not norm.training and norm.running_var is not None and norm.affine
     return isinstance(norm, FrozenBatchNorm2d)
 

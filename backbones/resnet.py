@@ -206,7 +206,7 @@ class ResNet(FeatureExtractor):
             if net_stride * stride > output_stride:  # keep the resolution, spread the kernels instead
                 stride, dilation = 1, dilation * stride
             net_stride *= stride
-            layers = []
+            layers: list[nn.Module] = []
             for index in range(num_blocks):
                 block_stride = stride if index == 0 else 1
                 out_channels = width * EXPANSION[block]
@@ -234,7 +234,7 @@ class ResNet(FeatureExtractor):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         self.check_images(images)
         x = self.maxpool(conv_then_norm(self.conv1, self.bn1, images, relu=True))
-        features = {}
+        features: dict[str, Tensor] = {}
         for stage, level in enumerate(self.feature_info, start=1):
             layer = self.get_submodule(f"layer{stage}")
             x = run_checkpointed(layer, x) if stage in self.checkpoint_stages else layer(x)

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from .checks import check_types, nearest
@@ -35,8 +35,8 @@ def default_options(builder: Callable[..., Any]) -> dict[str, Any]:
 
     An option that a `functools.partial` has fixed is part of what the name means, so it is left out.
     """
-    fixed = builder.keywords if isinstance(builder, functools.partial) else {}
-    parameters = inspect.signature(builder).parameters.values()
+    fixed: Mapping[str, Any] = builder.keywords if isinstance(builder, functools.partial) else {}
+    parameters = inspect.signature(cast(Callable[..., Any], builder)).parameters.values()
     return {p.name: p.default for p in parameters if p.kind == p.KEYWORD_ONLY and p.name not in fixed}
 
 
@@ -58,7 +58,7 @@ def resolve(name: str, builder: Callable[..., Any], options: Mapping[str, Any]) 
 def plain(value: Any) -> Any:
     """`value` with tuples as lists and mappings as dicts, as JSON would bring it back."""
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in cast(Mapping[Any, Any], value).items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [plain(item) for item in cast(Sequence[Any], value)]
     return value

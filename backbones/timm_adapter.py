@@ -158,16 +158,15 @@ def _probe(model: str, options: dict[str, Any]) -> tuple[list[Level], dict[str, 
 
 def _stages(network: nn.Module, indices: list[int]) -> list[list[str]]:
     """Names of the modules of the stem and of each stage; empty where they do not follow one another."""
-    feature_info = network.feature_info
-    assert not isinstance(feature_info, Tensor | nn.Module)
-    ends = [feature_info.module_name()[index] for index in indices]
+    feature_info: Any = network.feature_info
+    ends: list[str] = [feature_info.module_name()[index] for index in indices]
     children = [name for name, _ in network.named_children()]
-    units = []
+    units: list[str] = []
     for child in children:
         inside = [end for end in ends if end.startswith(f"{child}.")]
         blocks = [name for name, _ in network.get_submodule(child).named_children()] if inside else []
         units += [f"{child}.{block}" for block in blocks] or [child]
-    positions = []
+    positions: list[int] = []
     for end in ends:
         found = [n for n, unit in enumerate(units) if unit in (end, end.replace(".", "_"))]
         if not found:

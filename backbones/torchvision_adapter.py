@@ -3,8 +3,9 @@
 Works for every network that is a chain of modules; its ResNets and VGGs are this package's own.
 """
 
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,8 @@ class TorchvisionBackbone(AdaptedExtractor):
         freeze(self, frozen_stages)
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        maps, x = [], images
+        maps: list[Tensor] = []
+        x = images
         for index, link in enumerate(self.links):
             x = self.network.get_submodule(link)(x)
             if index in self.ends:
@@ -69,18 +71,21 @@ class TorchvisionBackbone(AdaptedExtractor):
         return maps
 
     def published_weights(self, pretrained: bool | str) -> dict[str, Tensor]:
-        from torchvision.models import get_model_weights
-
-        entries = get_model_weights(self.model)
+        entries = _models().get_model_weights(self.model)
         best = entries["DEFAULT"]  # not always the last one; pretrained=True takes the last of the table
         table = {entry.name: entry.url for entry in sorted(entries, key=lambda entry: entry is best)}
         state = published_state(self.model, table, pretrained)
         return {f"network.{key}": value for key, value in state.items()}
 
 
-def _network(model: str) -> nn.Module:
-    from torchvision import models
+def _models() -> Any:
+    from torchvision import models  # pyright: ignore[reportMissingTypeStubs]
 
+    return models
+
+
+def _network(model: str) -> nn.Module:
+    models = _models()
     known = models.list_models(module=models)
     if model not in known:
         raise ValueError(f"torchvision has no classification model {model!r}{nearest(model, known)}")
@@ -110,7 +115,7 @@ def _probe(network: nn.Module, model: str) -> tuple[list[str], list[int], dict[s
     was_training = network.training
     network.eval()  # keeps batch norms as they are
     x = torch.zeros(1, 3, PROBE, PROBE, device=next(network.parameters()).device)
-    links = []
+    links: list[str] = []
     for name, child in network.named_children():
         if name in CONTAINERS:
             links += [f"{name}.{inner}" for inner, _ in child.named_children()]
@@ -156,7 +161,7 @@ def _keep_only(network: nn.Module, links: list[str]) -> None:
 
 def _change_input(network: nn.Module, in_channels: int, model: str) -> None:
     """Replaces the first convolution by one for `in_channels` channels."""
-    for name, module in network.named_modules():
+    for name, module in cast(Iterator[tuple[str, nn.Module]], network.named_modules()):
         if isinstance(module, nn.Conv2d):
             parent, _, child = name.rpartition(".")
             conv = nn.Conv2d(

@@ -57,7 +57,7 @@ class VGG(FeatureExtractor):
         self.in_channels = in_channels
         self.checkpoint_stages = frozenset(checkpoint_stages)
         layers: list[nn.Module] = []
-        ends = []  # one past the last layer of each stage, its pooling left out
+        ends: list[int] = []  # one past the last layer of each stage, its pooling left out
         channels = in_channels
         for count, width in zip(convolutions, WIDTHS, strict=True):
             for _ in range(count):
@@ -89,7 +89,7 @@ class VGG(FeatureExtractor):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         self.check_images(images)
         x, start = images, 0
-        features = {}
+        features: dict[str, Tensor] = {}
         for stage, (level, end) in enumerate(zip(self.feature_info, self.ends, strict=True), start=1):
             layers = self.features[start:end]
             x = run_checkpointed(layers, x) if stage in self.checkpoint_stages else layers(x)

@@ -4,14 +4,17 @@ The data pipeline and prediction resize by `output_size` and pad to `padded_size
 `normalize` on its own device. A model file carries the description, so all of them agree.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 from backbones.checks import check_types, suggest
 
@@ -64,7 +67,7 @@ class Preprocessing:
             )
 
     @classmethod
-    def of(cls, value: "Preprocessing | Mapping[str, Any] | None") -> "Preprocessing":
+    def of(cls, value: Preprocessing | Mapping[str, Any] | None) -> Preprocessing:
         """From itself or its values; None for the defaults."""
         if isinstance(value, Preprocessing):
             return value
@@ -97,6 +100,8 @@ class Preprocessing:
 
     def normalize(self, images: Tensor, sizes: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) to float32 (x / 255 - mean) / std, exactly 0 outside each valid (h, w) in `sizes`."""
+        import torch  # here, as whoever only reads files of data needs none
+
         scale, shift = _scale_and_shift(self.mean, self.std, images.device)
         normalized = images.float().mul_(scale).sub_(shift)
         height, width = images.shape[-2:]
@@ -112,10 +117,12 @@ class Preprocessing:
 # Cached because a constant sent to a GPU waits for it; outside inference mode because a tensor made inside it
 # cannot take part in training later.
 @lru_cache(maxsize=8)
-@torch.inference_mode(False)
 def _scale_and_shift(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Two (3, 1, 1) tensors with normalised = pixel * scale - shift."""
-    means, stds = (torch.tensor(values, device=device)[:, None, None] for values in (mean, std))
-    return 1 / (255 * stds), means / stds
+    import torch
+
+    with torch.inference_mode(False):
+        means, stds = (torch.tensor(values, device=device)[:, None, None] for values in (mean, std))
+        return 1 / (255 * stds), means / stds

@@ -17,9 +17,10 @@ import tasks
 from tasks.cli.compose import compose
 from tasks.cli.evaluate import evaluate
 from tasks.cli.train import train
-from tasks.contracts import Batch, Classification, Detections, Model, ObjectMask, PixelScores, Target
+from tasks.contracts import Batch, Classification, Detections, Model, PixelScores
 from tasks.data.loading.collate import collate
 from tasks.preprocessing import Preprocessing
+from tasks.targets import ObjectMask, Target
 from tasks.zoo.model_file import Header, load_model, save_model
 from tasks.zoo.registry import build_model, resolved_spec
 from tasks.zoo.transfer import transfer

@@ -21,9 +21,11 @@ CONTRACTS = {
     "tasks.devices",
     "tasks.device_copies",
     "tasks.files",
+    "tasks.targets",
 }
 MAY_IMPORT = {
     "backbones": set(),
+    "tasks.targets": set(),
     "tasks.preprocessing": {"backbones"},  # its checks of values
     "tasks.distributed": set(),
     "tasks.devices": set(),
@@ -32,9 +34,15 @@ MAY_IMPORT = {
     "tasks.folders": set(),
     "tasks.contracts": {"tasks.preprocessing"},
     "tasks.data": CONTRACTS - {"tasks.devices", "tasks.device_copies"},
-    "tasks.metrics": {"tasks.contracts", "tasks.distributed", "tasks.device_copies", "tasks.files"},
+    "tasks.metrics": {
+        "tasks.contracts",
+        "tasks.targets",
+        "tasks.distributed",
+        "tasks.device_copies",
+        "tasks.files",
+    },
     "tasks.zoo": {"tasks.contracts", "tasks.preprocessing", "tasks.files", "backbones"},
-    "tasks.visualization": {"tasks.contracts", "tasks.files", "tasks.data"},
+    "tasks.visualization": {"tasks.contracts", "tasks.targets", "tasks.files", "tasks.data"},
 }
 MAY_IMPORT["tasks.harness"] = {*MAY_IMPORT}
 MAY_IMPORT["tasks.inference"] = CONTRACTS | {

@@ -18,6 +18,7 @@ from typing import Any
 from tasks.cli.compose import compose
 from tasks.cli.folders import CONFIGS, config_groups, put_on_top, take_config_dirs
 from tasks.cli.groups import settings_text
+from tasks.cli.startup import import_less
 
 EXIT_USER_ERROR = 2
 
@@ -163,6 +164,7 @@ def _run(name: str, words: list[str], program: str, script: list[str]) -> None:
     command, config_name = COMMANDS[name], name.replace("-", "_")
     traceback = "--traceback" in words
     words = [word for word in words if word != "--traceback"]
+    import_less()
     try:
         words, folders = take_config_dirs(words)
         put_on_top(folders)

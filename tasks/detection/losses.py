@@ -14,7 +14,6 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import sigmoid_focal_loss
 
 from tasks.distributed import mean_count
 
@@ -70,6 +69,8 @@ def dense_class_losses(
     if quality is not None:
         targets = targets * quality[..., None]
     if kind == "focal":
+        from torchvision.ops import sigmoid_focal_loss  # here, as importing torchvision takes seconds
+
         return sigmoid_focal_loss(logits, targets, gamma=_GAMMA).sum(dim=-1)
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=-1)
 

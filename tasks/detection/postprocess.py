@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_area
 
 from tasks.contracts import Detections
 
@@ -174,7 +173,7 @@ def soft_nms(
     filled = (place < sizes[:, None]).to(boxes.device)
     source = ((sizes.cumsum(0) - sizes)[:, None] + place).clamp(max=len(boxes) - 1).to(boxes.device)
     source = groups.argsort(stable=True)[source]
-    left, areas = boxes[source], box_area(boxes)[source]
+    left, areas = boxes[source], (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)[source]
     waiting = scores[source].where(filled, -1)
     done = torch.zeros_like(waiting)
     for _ in range(min(longest, most)):

@@ -8,9 +8,9 @@ import math
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms
 
 from .kernels import kernels_for
+from .nms import nms
 
 # Without kernels of our own, a call of nms on a GPU compares all pairs of its boxes and then goes through them one
 # after another: the time of both grows with the square of this number.

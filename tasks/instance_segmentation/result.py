@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from tasks.contracts import Batch, Detections, ObjectMask
+from tasks.contracts import Batch, Detections
 from tasks.detection import result as detection
 from tasks.detection.result import Objects
 from tasks.device_copies import fetch
 from tasks.metrics.run_lengths import bitmaps, encode
+from tasks.targets import ObjectMask
 from tasks.visualization.masks import draw_instances
 from tasks.visualization.result import MIN_SCORE, DrawablePrediction
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tasks.contracts import ObjectMask
+from tasks.targets import ObjectMask
 
 THRESHOLD = 0.5
 """A pixel belongs to the object where its probability is higher."""

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from tasks.contracts import IGNORE_LABEL, Batch
+from tasks.contracts import Batch
 from tasks.device_copies import send
 from tasks.files import write_csv
 from tasks.metrics.confusion import shares
 from tasks.metrics.iou import IoUMetric
+from tasks.targets import IGNORE_LABEL
 
 if TYPE_CHECKING:
     from tasks.data.annotations.class_maps import ClassMaps

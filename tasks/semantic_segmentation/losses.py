@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tasks.contracts import IGNORE_LABEL
 from tasks.distributed import mean_count
+from tasks.targets import IGNORE_LABEL
 
 
 def cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:

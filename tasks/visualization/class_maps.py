@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tasks.contracts import IGNORE_LABEL
 from tasks.data.annotations.class_maps import BACKGROUND
 from tasks.files import write_whole
+from tasks.targets import IGNORE_LABEL
 from tasks.visualization.boxes import Color, class_color
 
 OPACITY = 0.55

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tasks.contracts import ObjectMask
+from tasks.targets import ObjectMask
 from tasks.visualization.boxes import class_color, draw_detections
 
 OPACITY = 0.45

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from tasks.contracts import IGNORE_LABEL, Batch
+from tasks.contracts import Batch
+from tasks.targets import IGNORE_LABEL
 from tasks.visualization.boxes import class_color, draw_detections
 
 OPACITY = 0.45

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from tasks.contracts import Batch, Model, ObjectMask, Target
+from tasks.contracts import Batch, Model
 from tasks.data.loading.collate import collate
 from tasks.preprocessing import Preprocessing
+from tasks.targets import ObjectMask, Target
 from tasks.zoo.registry import build_model
 
 NUM_CLASSES = 3

@@ -16,7 +16,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from tasks.contracts import Batch, Model, ObjectMask
+from tasks.contracts import Batch, Model
 from tasks.data.loading.collate import join_masks
 from tasks.detection import torchvision_weights as box_weights
 from tasks.detection.faster_rcnn import faster_rcnn
@@ -25,6 +25,7 @@ from tasks.detection.retinanet import retinanet
 from tasks.detection.torchvision_dense_weights import load_torchvision_dense_weights
 from tasks.instance_segmentation import torchvision_weights as mask_weights
 from tasks.instance_segmentation.mask_rcnn import mask_rcnn
+from tasks.targets import ObjectMask
 
 NUM_CLASSES = 80
 EVERY_ONE = 10**6  # a number of samples so large that none is left out

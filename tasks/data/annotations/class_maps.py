@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from tasks.contracts import IGNORE_LABEL, Target
 from tasks.data.annotations.objects import Annotations
+from tasks.targets import IGNORE_LABEL, Target
 
 BACKGROUND = "background"
 """Name of class 0 where class maps are painted from objects: what belongs to none of them."""

@@ -9,7 +9,7 @@ from typing import Self
 
 import numpy as np
 
-from tasks.contracts import Target
+from tasks.targets import Target
 
 
 @dataclass

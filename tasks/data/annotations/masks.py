@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from tasks.contracts import ObjectMask
+from tasks.targets import ObjectMask
 
 NO_MASK = ObjectMask(0, 0, np.zeros((0, 0), np.uint8))
 

@@ -9,9 +9,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from tasks.contracts import Target
 from tasks.data.annotations.masks import decode_mask
 from tasks.data.annotations.segmentations import Segmentations
+from tasks.targets import Target
 
 
 @dataclass

@@ -13,8 +13,8 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from tasks.contracts import ObjectMask, Target
 from tasks.data.annotations.masks import cropped, mask_box, resize_mask
+from tasks.targets import ObjectMask, Target
 
 MIN_VISIBILITY = 0.1
 """An object goes when a transform leaves less than this share of its box, or of its mask, to be seen."""

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from tasks.contracts import IGNORE_LABEL, Target
 from tasks.data.augmentation.geometry import (
     Sample,
     covered_by_mask,
@@ -22,6 +21,7 @@ from tasks.data.augmentation.geometry import (
 from tasks.data.augmentation.pipeline import Surroundings, Transform
 from tasks.data.augmentation.scale import interval, random_window, zoomed
 from tasks.preprocessing import Preprocessing
+from tasks.targets import IGNORE_LABEL, Target
 
 
 class Mosaic(Transform):

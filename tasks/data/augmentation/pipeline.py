@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import cv2
 import numpy as np
 
-from tasks.contracts import IGNORE_LABEL, Target
 from tasks.data.annotations.masks import flip_mask, from_planes, mask_box, to_planes
 from tasks.data.augmentation.geometry import MIN_SIDE, MIN_VISIBILITY, Sample
 from tasks.preprocessing import Preprocessing
+from tasks.targets import IGNORE_LABEL, Target
 
 # Before albumentations is imported, here or by a config that names one of its transforms: importing it
 # would otherwise ask the network for a newer version.

@@ -5,9 +5,9 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
-from tasks.contracts import Target
 from tasks.data.augmentation.geometry import Sample, cut, resized
 from tasks.data.augmentation.pipeline import Surroundings, Transform
+from tasks.targets import Target
 
 Keep = Literal["one", "all"]
 

@@ -6,11 +6,13 @@ The handwriting is the UCI digits (1,797 scans of 8 x 8 pixels) and the photogra
 
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 from pycocotools import mask as coco_mask
-from sklearn.datasets import load_digits, load_sample_images
 
 from tasks.data.annotations.image_labels import ImageLabels
 from tasks.data.annotations.objects import Annotations
@@ -117,16 +119,29 @@ class DigitsData(ObjectSource):
 
 
 @cache
+def _scikit_learns_files() -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """What its `load_digits` and `load_sample_images` give: scans (1797, 64) of ink 0 … 16, their digits (1797,) and
+    photographs, uint8 (427, 640, 3) RGB. Importing it, and scipy with it, takes longer than drawing scenes."""
+    package = find_spec("sklearn")  # imports nothing
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("the embedded data needs scikit-learn", name="sklearn")
+    folder = Path(package.origin).parent / "datasets"
+    table = np.loadtxt(folder / "data" / "digits.csv.gz", delimiter=",")
+    photographs = [np.asarray(Image.open(file)) for file in sorted((folder / "images").glob("*.jpg"))]
+    return table[:, :-1], table[:, -1].astype(int), photographs
+
+
+@cache
 def material(name: SplitName) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """The split's handwriting, float32 (P, 10, 10) of ink 0 … 1 with an empty border, its labels (P,), and
     its strips of the photographs, uint8 (H, W, 3). The division never changes, whatever the seed."""
     start, stop = SHARES[name]
-    scans, targets = load_digits(return_X_y=True)
+    scans, targets, photographs = _scikit_learns_files()
     order = np.random.default_rng(0).permutation(len(targets))
     chosen = order[round(start * len(order)) : round(stop * len(order))]
     glyphs = np.pad(scans[chosen].reshape(-1, 8, 8) / 16, ((0, 0), (1, 1), (1, 1))).astype(np.float32)
     strips = []
-    for photograph in load_sample_images().images:
+    for photograph in photographs:
         width = photograph.shape[1]
         strips.append(photograph[:, round(start * width) : round(stop * width)])
     return glyphs, targets[chosen].astype(np.int64), strips

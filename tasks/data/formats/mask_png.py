@@ -12,12 +12,12 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image
 
-from tasks.contracts import IGNORE_LABEL
 from tasks.data.annotations.class_maps import ClassMaps
 from tasks.data.loading.images import EXIF_ORIENTATION, ON_ITS_SIDE, SUFFIXES
 from tasks.data.loading.storage import is_file, is_folder, is_store, open_store, opened, read_lines
 from tasks.data.sources import ClassMapSource
 from tasks.data.splits import FileSplit, Split, SplitName
+from tasks.targets import IGNORE_LABEL
 
 Unlisted = Literal["error", "ignore"]
 _NO_CLASS = -1

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from tasks.contracts import IGNORE_LABEL, Batch, ObjectMask, Target
+from tasks.contracts import Batch
 from tasks.data.augmentation.geometry import Sample
 from tasks.data.loading.images import resize
 from tasks.preprocessing import Preprocessing
+from tasks.targets import IGNORE_LABEL, ObjectMask, Target
 
 
 def collate(samples: Sequence[Sample], preprocessing: Preprocessing) -> Batch:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tasks.cli.compose import MOVED, compose, load_config
-from tasks.cli.main import help_text
+from tasks.cli.folders import config_groups, put_on_top, take_config_dirs
+from tasks.cli.main import as_settings, help_text
 from tasks.cli.settings import data_of, record_of, settings_of, spec_of, transforms_of
 from tasks.cli.targets import build
 from tasks.harness.settings import TrainSettings
@@ -233,3 +234,36 @@ def test_python_and_command_line_start_from_the_same(task: str) -> None:
     composed_spec = spec_of(config)
     composed_spec["backbone"].pop("pretrained")
     assert {**composed_spec, "pyramid": composed_spec["pyramid"] or None} == spec
+
+
+def test_a_folder_of_ones_own_configurations_on_top(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 7\n")
+    (tmp_path / "data" / "coco.yaml").write_text("_target_: tasks.data.formats.coco.CocoData\nroot: mine\n")
+    words, folders = take_config_dirs(["data=coco", "--config-dir", str(tmp_path), "experiment=mine"])
+    assert (words, folders) == (["data=coco", "experiment=mine"], [tmp_path])
+    with pytest.raises(ValueError, match="experiment=mine is not in configs/experiment/"):
+        compose("train", words)
+    try:
+        put_on_top(folders)
+        config = compose("train", words)
+        assert "mine" in config_groups()["experiment"] and "nuclei" in config_groups()["experiment"]
+    finally:
+        put_on_top([])
+    assert config.seed == 7
+    assert config.data.root == "mine"  # theirs has no root until it is given
+    with pytest.raises(ValueError, match="--config-dir nowhere is not a folder"):
+        take_config_dirs(["--config-dir=nowhere"])
+
+
+@pytest.mark.parametrize(
+    ("words", "settings"),
+    [
+        (["a", "b,c=1", "--json", "x y.json", "size=2"], ["size=2", "runs=['a','b,c=1']", "json='x y.json'"]),
+        (["--size", "224", "64x96", "--batch=8", "it's"], ["runs=['it\\'s']", "size=[224,64x96]", "batch=8"]),
+        (["runs=[a,b]", "device=cpu"], ["runs=[a,b]", "device=cpu"]),
+    ],
+)
+def test_plain_words_and_options_as_settings(words: list[str], settings: list[str]) -> None:
+    assert list(as_settings(words, "runs", ("size",))) == settings

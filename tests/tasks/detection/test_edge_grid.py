@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks.contracts import Model, ObjectMask, Target
+from tasks.contracts import Model
 from tasks.data.loading.collate import collate
 from tasks.preprocessing import Preprocessing
+from tasks.targets import ObjectMask, Target
 from tasks.zoo.registry import build_model
 
 PREPROCESSING = Preprocessing(short_side=None)

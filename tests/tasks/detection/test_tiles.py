@@ -8,12 +8,13 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from tasks.contracts import Batch, Detections, Model, ObjectMask
+from tasks.contracts import Batch, Detections, Model
 from tasks.detection.result import Objects
 from tasks.detection.tiles import cut_by_tile, cut_tiles, group_views, merge_tiles, overlaps
 from tasks.inference.predictor import Predictor
 from tasks.instance_segmentation.result import Instances, union
 from tasks.preprocessing import Preprocessing
+from tasks.targets import ObjectMask
 from tasks.zoo.model_file import Header
 
 SMALLEST = 12  # pixels that the detector below needs to see of an object

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from tasks.contracts import ObjectMask
 from tasks.metrics.run_lengths import bitmaps, encode
+from tasks.targets import ObjectMask
 
 
 def full_size(mask: ObjectMask, height: int, width: int) -> np.ndarray:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.contracts import IGNORE_LABEL, Batch
+from tasks.contracts import Batch
 from tasks.data.annotations.class_maps import ClassMaps
 from tasks.metrics.semantic_segmentation import SemanticSegmentationMetric
 from tasks.semantic_segmentation.task import iou_table
+from tasks.targets import IGNORE_LABEL
 
 NAMES = ["sky", "sea", "ship"]
 TRUTH = [

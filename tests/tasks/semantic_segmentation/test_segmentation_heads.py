@@ -11,12 +11,13 @@ from torchvision.models.segmentation import deeplabv3_resnet50
 import backbones
 from backbones import FeatureInfo
 from tasks.cli.compose import compose
-from tasks.contracts import IGNORE_LABEL, Batch
+from tasks.contracts import Batch
 from tasks.preprocessing import Preprocessing
 from tasks.semantic_segmentation.aspp_head import valid_cells
 from tasks.semantic_segmentation.fpn_head import FPNHead
 from tasks.semantic_segmentation.segmenter import deeplabv3, semantic_fpn
 from tasks.semantic_segmentation.torchvision_weights import load_torchvision_weights
+from tasks.targets import IGNORE_LABEL
 from tasks.zoo.registry import build_model, resolved_spec
 
 NUM_CLASSES = 4

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tasks.contracts import IGNORE_LABEL
 from tasks.semantic_segmentation.losses import cross_entropy, dice
+from tasks.targets import IGNORE_LABEL
 
 LOSSES = (cross_entropy, dice)
 

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tasks.contracts import IGNORE_LABEL, Batch, PixelScores
+from tasks.contracts import Batch, PixelScores
 from tasks.data.formats.mask_png import read_mask
 from tasks.semantic_segmentation.result import ClassMap, predicted_results
+from tasks.targets import IGNORE_LABEL
 from tasks.visualization.boxes import class_color
 from tasks.visualization.class_maps import OPACITY, draw_class_map, label_colors, write_label_png
 

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.contracts import IGNORE_LABEL, Target
 from tasks.data.annotations.class_maps import ClassMaps, paint
 from tasks.data.annotations.objects import Annotations
 from tasks.data.annotations.segmentations import Segmentations
@@ -16,6 +15,7 @@ from tasks.data.formats.coco import CocoData
 from tasks.data.formats.digits import DigitsData, SingleDigitsData
 from tasks.data.loading.collate import collate
 from tasks.preprocessing import Preprocessing
+from tasks.targets import IGNORE_LABEL, Target
 
 
 def square(x: int, y: int, side: int) -> list[list[float]]:

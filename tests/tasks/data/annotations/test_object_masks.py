@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from tasks.contracts import Target
 from tasks.data.annotations.masks import (
     cropped,
     decode_mask,
@@ -21,6 +20,7 @@ from tasks.data.datamodule import DataModule
 from tasks.data.formats.digits import DigitsData, SingleDigitsData
 from tasks.data.loading.collate import collate
 from tasks.preprocessing import Preprocessing
+from tasks.targets import Target
 
 
 def full_size(mask, height: int, width: int) -> np.ndarray:

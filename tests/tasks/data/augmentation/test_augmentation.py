@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from tasks.cli.compose import compose, config_groups
 from tasks.cli.settings import transforms_of
-from tasks.contracts import Target
 from tasks.data.annotations.masks import cropped, mask_box
 from tasks.data.augmentation.multi_image import CopyPaste, CutMix, MixUp, Mosaic
 from tasks.data.augmentation.pipeline import Augmentation
@@ -21,6 +20,7 @@ from tasks.data.augmentation.scale import CropKeepingBoxes, LargeScaleJitter, Mu
 from tasks.data.datamodule import DataModule
 from tasks.data.formats.digits import DigitsData
 from tasks.preprocessing import Preprocessing
+from tasks.targets import Target
 
 PREPROCESSING = Preprocessing(short_side=48, max_size=80)
 OWN: dict[str, Callable[[], Any]] = {

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.contracts import IGNORE_LABEL, ObjectMask, Target
 from tasks.data.annotations.masks import NO_MASK, cropped, mask_box
 from tasks.data.augmentation.geometry import covered_by_mask, covered_by_window, cut, resized
 from tasks.data.augmentation.multi_image import CopyPaste, CutMix, MixUp, Mosaic
@@ -17,6 +16,7 @@ from tasks.data.augmentation.scale import CropKeepingBoxes, LargeScaleJitter, Mu
 from tasks.data.datamodule import DataModule
 from tasks.data.formats.digits import DigitsData
 from tasks.preprocessing import Preprocessing
+from tasks.targets import IGNORE_LABEL, ObjectMask, Target
 
 PREPROCESSING = Preprocessing(short_side=48, max_size=80)
 

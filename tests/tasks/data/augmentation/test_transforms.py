@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.contracts import Target
 from tasks.data.augmentation.geometry import scale_boxes
 from tasks.data.augmentation.pipeline import Augmentation, flip
+from tasks.targets import Target
 from tests.tasks.data.coco_on_disk import picture
 
 HEIGHT, WIDTH = 40, 60

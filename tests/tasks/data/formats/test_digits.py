@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
-from sklearn.datasets import load_sample_images
+from sklearn.datasets import load_digits, load_sample_images
 
+from tasks.data.formats import digits
 from tasks.data.formats.digits import (
     MAX_OVERLAP,
     MIN_CONTRAST,
@@ -120,3 +121,12 @@ def test_options() -> None:
         DigitsData(size=8)
     with pytest.raises(ValueError, match=r"data\.num_val=0"):
         DigitsData(num_val=0)
+
+
+def test_scikit_learns_files_are_what_it_loads() -> None:
+    scans, labels, photographs = digits._scikit_learns_files()
+    expected, targets = load_digits(return_X_y=True)
+    assert np.array_equal(scans, expected) and scans.dtype == expected.dtype
+    assert np.array_equal(labels, targets) and labels.dtype == targets.dtype
+    for photograph, other in zip(photographs, load_sample_images().images, strict=True):
+        assert np.array_equal(photograph, other)

@@ -8,8 +8,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from tasks.cli.compose import CONFIGS
-from tasks.contracts import IGNORE_LABEL
 from tasks.data.formats.mask_png import MaskPngData, read_mask
+from tasks.targets import IGNORE_LABEL
 from tests.tasks.data.coco_on_disk import picture, save_rotated
 
 NAMES = ["background", "cat", "dog"]

@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks.contracts import IGNORE_LABEL, Batch, Detections
+from tasks.contracts import Batch, Detections
 from tasks.data.formats.voc import VOC_CLASSES, VocData
 from tasks.detection.matching import valid_targets
 from tasks.metrics.coco import CocoMetric
+from tasks.targets import IGNORE_LABEL
 from tests.tasks.data.coco_on_disk import picture
 
 DATA = Path(os.environ.get("VERTEBRA_DATA", Path(__file__).parents[4] / "../shared/data"))

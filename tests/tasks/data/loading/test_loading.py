@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.connectors import data_connector
 from PIL import Image
 from torch import nn
 
-from tasks.contracts import Batch, Target
+from tasks.contracts import Batch
 from tasks.data.augmentation.pipeline import Augmentation
 from tasks.data.datamodule import DataModule
 from tasks.data.formats.coco import CocoData
@@ -22,6 +22,7 @@ from tasks.data.formats.digits import DigitsData
 from tasks.data.loading.collate import batch_images, collate
 from tasks.data.loading.samplers import EpochSampler
 from tasks.preprocessing import Preprocessing
+from tasks.targets import Target
 from tests.tasks.data.coco_on_disk import categories, picture, write_json
 
 PREPROCESSING = Preprocessing(short_side=None)
