@@ -93,6 +93,11 @@ def fetch(url: str, *, cache: str | Path | None = None, mirror: str | None = Non
     )
 
 
+def with_digest(url: str, sha256: str) -> str:
+    """The address together with what the file's SHA-256 begins with, as `fetch` reads it; alone where that is ""."""
+    return f"{url}#sha256={sha256}" if sha256 else url
+
+
 def expected_digest(name: str, fragment: str = "") -> str:
     """The hex digits that the SHA-256 of a file called `name` begins with, or "" where nothing says.
 

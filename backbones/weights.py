@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .adapter import AdaptedExtractor
 from .checks import nearest
-from .download import expected_digest, fetch
+from .download import expected_digest, fetch, with_digest
 from .features import FeatureExtractor
 from .loading import LoadReport, load_weights, read_weights
 
@@ -140,7 +140,7 @@ def load_pretrained(extractor: FeatureExtractor, name: str, pretrained: bool | s
     them, the path of a file, or a URL."""
     if isinstance(extractor, AdaptedExtractor):
         return load_weights(extractor, extractor.published_weights(pretrained))
-    urls = {tag: f"{entry.url}#sha256={entry.sha256}" for tag, entry in WEIGHTS.get(name, {}).items()}
+    urls = {tag: with_digest(entry.url, entry.sha256) for tag, entry in WEIGHTS.get(name, {}).items()}
     return load_weights(extractor, published_state(name, urls, pretrained))
 
 

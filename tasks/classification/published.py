@@ -8,6 +8,7 @@ from typing import Any
 from torchvision.models import get_model_weights, list_models
 
 from backbones import WEIGHTS, Published
+from backbones.download import with_digest
 from backbones.weights import published_state
 from tasks.contracts import Model
 from tasks.preprocessing import Preprocessing
@@ -42,7 +43,7 @@ def published_classifier(
     entry = find_entry(table, pretrained)
     if entry is not None:
         preprocessing = recorded_preprocessing(entry)
-    urls = {tag: f"{published.url}#sha256={published.sha256}" for tag, published in table.items()}
+    urls = {tag: with_digest(published.url, published.sha256) for tag, published in table.items()}
     weights = published_state(name, urls, pretrained)
     if "fc.weight" not in weights or "fc.bias" not in weights:
         raise ValueError(

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 from tasks.cli.compose import plain
 from tasks.cli.published import published_model_of, published_on_backbone
 from tasks.cli.settings import data_of, settings_of
-from tasks.cli.terminal import Terminal, prepare, run_folder
+from tasks.cli.terminal import Terminal, folder_of_run, prepare
 from tasks.contracts import Model
 from tasks.data.sources import Source
 from tasks.harness.evaluate import evaluate as evaluate_model
@@ -34,8 +34,11 @@ def evaluate(config: DictConfig) -> None:
                 "task=, which the file knows itself"
             )
     model = config.checkpoint if config.checkpoint is not None else _published(config, source, task)
-    folder = run_folder(config, f"evaluate-{Path(config.checkpoint or config.backbone.name).stem}")
-    evaluate_model(model, source, split=config.split, settings=settings, folder=folder, reporter=Terminal())
+    name = f"evaluate-{Path(config.checkpoint or config.backbone.name).stem}"
+    with folder_of_run(config, name) as folder:
+        evaluate_model(
+            model, source, split=config.split, settings=settings, folder=folder, reporter=Terminal()
+        )
 
 
 def _published(config: DictConfig, source: Source, task: str | None) -> Model:

@@ -1,6 +1,5 @@
 """What the command line does to its process: what is printed and where, warnings, memory, the folder of a run."""
 
-import atexit
 import contextlib
 import logging
 import os
@@ -75,17 +74,24 @@ def run_folder(config: DictConfig, name: str) -> Path:
     if config.run_dir is not None or not is_first():
         folder = Path(config.run_dir or "runs")
     else:
-        folder = new_folder(
-            name
-        )  # made now, so that no other run of this second has the name; gone if nothing came
-        atexit.register(_remove_empty, folder)
+        folder = new_folder(name)  # made now, so that no other run of this second has the name
     os.environ[RUN_DIR] = str(folder)
     return folder
 
 
-def _remove_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # which it is not: a run has begun
-        folder.rmdir()
+@contextlib.contextmanager
+def folder_of_run(config: DictConfig, name: str) -> Iterator[Path]:
+    """`run_folder`, which goes again where an error comes before anything lies in it."""
+    is_made = config.run_dir is None and is_first()
+    folder = run_folder(config, name)
+    try:
+        yield folder
+    except BaseException:
+        if is_made:
+            with contextlib.suppress(OSError):  # of one that is not empty: a run has begun
+                folder.rmdir()
+                folder.parent.rmdir()
+        raise
 
 
 @contextlib.contextmanager

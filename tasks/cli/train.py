@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from tasks.cli.compose import plain
 from tasks.cli.settings import data_of, record_of, settings_of
-from tasks.cli.terminal import Terminal, prepare, run_folder
+from tasks.cli.terminal import Terminal, folder_of_run, prepare
 from tasks.harness.settings import TrainSettings
 from tasks.harness.train import Run
 from tasks.harness.train import train as train_model
@@ -22,19 +22,19 @@ def train(config: DictConfig) -> None:
 
 def run_config(config: DictConfig, words: Sequence[str] = ()) -> Run:
     """The run itself; `words` are kept in its folder."""
+    settings_of(TrainSettings, config)  # says what means nothing before anything is made
     prepare(str(config.trainer.get("accelerator", "auto")).replace("gpu", "cuda"))
     config = config.copy()
-    folder = run_folder(config, config.task.name)
-    config.run_dir = str(folder)
-    settings = settings_of(TrainSettings, config)
-    return train_model(
-        config.task.name,
-        data_of(config),
-        model=plain(config.model),
-        backbone=plain(config.backbone),
-        pyramid=plain(config.pyramid),
-        settings=settings,
-        folder=folder,
-        reporter=Terminal(),
-        record=record_of(config, words),
-    )
+    with folder_of_run(config, config.task.name) as folder:
+        config.run_dir = str(folder)
+        return train_model(
+            config.task.name,
+            data_of(config),
+            model=plain(config.model),
+            backbone=plain(config.backbone),
+            pyramid=plain(config.pyramid),
+            settings=settings_of(TrainSettings, config),
+            folder=folder,
+            reporter=Terminal(),
+            record=record_of(config, words),
+        )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.checks import suggest
-from backbones.download import expected_digest, fetch
+from backbones.download import expected_digest, fetch, with_digest
 from backbones.loading import read_weights
 from backbones.weights import TORCHVISION
 from tasks.contracts import Model
@@ -192,7 +192,7 @@ def published_model(
         )
     preprocessing = preprocessing or Preprocessing()
     path = Path(str(pretrained))
-    file = path if path.is_file() and path.name == entry.file else fetch(f"{entry.url}#sha256={entry.sha256}")
+    file = path if path.is_file() and path.name == entry.file else fetch(with_digest(entry.url, entry.sha256))
     category_ids = [coco[name] for name in names]
     model = new_model(
         task_of(spec["name"]),

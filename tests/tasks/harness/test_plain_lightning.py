@@ -64,9 +64,9 @@ def test_fit_validate_test_and_predict(tmp_path: Path) -> None:
     assert float(best.best_model_score) <= float(metrics["train/loss"])
 
     (validated,) = runner.validate(task, datamodule=data, verbose=False)
-    assert validated["val/AP"] == task.numbers["AP"] and validated["val/loss"] > 0
+    assert validated["val/AP"] == pytest.approx(task.numbers["AP"]) and validated["val/loss"] > 0
     (tested,) = runner.test(task, datamodule=data, verbose=False)
-    assert tested["test/AP"] == task.numbers["AP"] and "test/loss" not in tested
+    assert tested["test/AP"] == pytest.approx(task.numbers["AP"]) and "test/loss" not in tested
     batches = runner.predict(task, datamodule=data)
     assert batches is not None
     found = [result for batch in batches for result in batch]
@@ -82,7 +82,9 @@ def test_fit_with_loaders_alone(tmp_path: Path) -> None:
     runner.fit(task, data.train_dataloader(), data.val_dataloader())
     assert runner.global_step == 2
     numbers = dict(task.numbers)
-    assert numbers and runner.validate(task, datamodule=data, verbose=False)[0]["val/AP"] == numbers["AP"]
+    assert numbers and runner.validate(task, datamodule=data, verbose=False)[0]["val/AP"] == pytest.approx(
+        numbers["AP"]
+    )
 
 
 def test_a_loader_without_a_split_says_so(tmp_path: Path) -> None:
