@@ -5,7 +5,7 @@ import inspect
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, Literal, Union, cast, get_args, get_origin
+from typing import Any, Literal, TypeGuard, Union, cast, get_args, get_origin
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -80,24 +80,27 @@ def _is_of(value: Any, annotation: Any) -> bool:
     if origin is Literal:
         return isinstance(value, tuple(map(type, inner)))  # which of them, the builder says
     if annotation is float:
-        return isinstance(value, Real) and not isinstance(value, bool)
+        return not isinstance(value, bool) and isinstance(value, Real)
     if annotation is int:
-        return isinstance(value, Integral) and not isinstance(value, bool)
+        return not isinstance(value, bool) and isinstance(value, Integral)
     if annotation in (bool, str):
         return isinstance(value, annotation)
     if origin is tuple:
-        if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        if not _is_list(value):
             return False
         if inner[-1:] == (Ellipsis,):
             return all(_is_of(item, inner[0]) for item in value)
         return len(value) == len(inner) and all(map(_is_of, value, inner))
     if origin in (list, Sequence):
-        return isinstance(value, Sequence) and not isinstance(value, str | bytes) and all(
-            _is_of(item, inner[0]) for item in value
-        )  # fmt: skip
+        return _is_list(value) and all(_is_of(item, inner[0]) for item in value)
     if origin in (dict, Mapping):
         return isinstance(value, Mapping)
     return True
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    """Whether `value` is a sequence other than text."""
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
 def _in_words(annotation: Any) -> str:

@@ -160,7 +160,7 @@ def build(spec: Mapping[str, Any]) -> FeatureExtractor:
     return create(**{key: value for key, value in spec.items() if key != "pretrained"})
 
 
-def find_builder(name: str) -> Callable[..., FeatureExtractor]:
+def find_builder(name: object) -> Callable[..., FeatureExtractor]:
     """The builder called `name`; ValueError with the nearest names if there is none."""
     if not isinstance(name, str) or name not in BUILDERS:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeGuard
 
 from .create import build
 from .features import FeatureExtractor
@@ -29,13 +30,13 @@ def load_backbone(path: str | Path, *, pyramid: bool = True) -> FeatureExtractor
         )
     stored = open_stored(find_model(path))
     header = stored.header
-    if not isinstance(header, Mapping):
+    if not _is_mapping(header):
         raise ValueError(
             f"{path} is not a model file or checkpoint of this project (it has no {METADATA_KEY!r} entry); for "
             "other weights use backbones.create(name, pretrained=path)"
         )
     model = header.get("model")
-    if not isinstance(model, Mapping) or not isinstance(model.get("backbone"), Mapping):
+    if not _is_mapping(model) or not _is_mapping(model.get("backbone")):
         raise ValueError(f"{path} describes no backbone; it was not written by this project's tools")
     if header.get("format_version") != FORMAT_VERSION:
         raise ValueError(
@@ -59,3 +60,8 @@ def load_backbone(path: str | Path, *, pyramid: bool = True) -> FeatureExtractor
         assert isinstance(bare, FeatureExtractor)
         return bare
     return extractor
+
+
+def _is_mapping(value: object) -> TypeGuard[Mapping[str, Any]]:
+    """Whether a part of a description, whose keys `check_plain` has found to be text, is a mapping."""
+    return isinstance(value, Mapping)

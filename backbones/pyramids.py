@@ -47,15 +47,21 @@ def create_pyramid(backbone: FeatureExtractor, name: str = "fpn", **options: Any
     Raises:
         ValueError: unknown pyramid or option; names the nearest known ones.
     """
-    if not isinstance(name, str) or name not in PYRAMIDS:
-        raise ValueError(
-            f"no pyramid is called {name!r}{nearest(name, PYRAMIDS)}; there are {', '.join(PYRAMIDS)}"
-        )
-    options = resolve(name, PYRAMIDS[name], options)
-    extractor = PyramidExtractor(backbone, PYRAMIDS[name](backbone.feature_info, **options))
+    builder = _find_pyramid(name)
+    options = resolve(name, builder, options)
+    extractor = PyramidExtractor(backbone, builder(backbone.feature_info, **options))
     if backbone.described:
         extractor.spec = {"backbone": backbone.spec, "pyramid": {"name": name, **plain(options)}}
     return extractor
+
+
+def _find_pyramid(name: object) -> Callable[..., nn.Module]:
+    """The builder called `name`; ValueError with the nearest names if there is none."""
+    if not isinstance(name, str) or name not in PYRAMIDS:
+        raise ValueError(
+            f"no pyramid is called {name!r}{nearest(str(name), PYRAMIDS)}; there are {', '.join(PYRAMIDS)}"
+        )
+    return PYRAMIDS[name]
 
 
 def with_fpn(

@@ -10,10 +10,10 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self, TypeGuard, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -89,9 +89,28 @@ def open_stored(path: Path) -> StoredModel:
     )
 
 
+class _Slice(Protocol):
+    def get_shape(self) -> Iterable[int]: ...
+
+
+class _SafetensorsFile(Protocol):
+    """An open file as safetensors documents it; the package's own annotations give no types."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *error: object) -> None: ...
+    def metadata(self) -> Mapping[str, str] | None: ...
+    def keys(self) -> Iterable[str]: ...
+    def get_slice(self, name: str) -> _Slice: ...
+    def get_tensor(self, name: str) -> Tensor: ...
+
+
+def _open_file(path: Path) -> _SafetensorsFile:
+    return cast(_SafetensorsFile, safe_open(path, "pt"))
+
+
 def _open_safetensors(path: Path) -> StoredModel:
     try:
-        with safe_open(path, "pt") as file:
+        with _open_file(path) as file:
             text = (file.metadata() or {}).get(METADATA_KEY)
             keys = list(file.keys())
             _check_count(len(keys), path)
@@ -101,7 +120,7 @@ def _open_safetensors(path: Path) -> StoredModel:
 
     def read() -> dict[str, Tensor]:
         try:
-            with safe_open(path, "pt") as file:
+            with _open_file(path) as file:
                 return check_tensors({key: file.get_tensor(key) for key in keys}, path)
         except (SafetensorError, OSError, RuntimeError, AttributeError, TypeError) as error:
             raise ValueError(f"{path} holds tensors that cannot be read ({first_line(error)})") from None
@@ -154,7 +173,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} holds a {type(contents).__name__}, not a checkpoint; give one of tools/train.py"
         )
-    return contents
+    return cast(dict[str, Any], contents)
 
 
 def _check_archive(path: Path) -> None:
@@ -179,9 +198,7 @@ def check_tensors(state: Any, path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: it does not, as in a file where few numbers are spread over a tensor of any size.
     """
-    if not isinstance(state, Mapping) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
-    ):
+    if not _holds_tensors(state):
         raise ValueError(f"{path} is refused: its state_dict does not hold tensors by name")
     _check_count(len(state), path)
     for key, value in state.items():
@@ -197,6 +214,13 @@ def check_tensors(state: Any, path: Path) -> dict[str, Tensor]:
             f"{path} is refused: its tensors would take {total / 1e6:.0f} MB, more than the file can hold"
         )
     return {key: value.detach() for key, value in state.items()}
+
+
+def _holds_tensors(state: object) -> TypeGuard[Mapping[str, Tensor]]:
+    return isinstance(state, Mapping) and all(
+        isinstance(key, str) and isinstance(value, Tensor)
+        for key, value in cast(Mapping[Any, Any], state).items()
+    )
 
 
 def _check_count(count: int, path: Path) -> None:
@@ -250,10 +274,11 @@ def check_plain(value: Any, what: str) -> None:
         if count > MAX_VALUES or len(waiting) > MAX_VALUES:
             raise ValueError(f"{what} holds more than {MAX_VALUES} values")
         if type(item) is dict:
-            for key in item:
+            entries = cast(dict[Any, Any], item)
+            for key in entries:
                 if type(key) is not str:
                     raise ValueError(f"{what} has the key {key!r:.40}, which is not text")
-            waiting += [(inner, depth + 1) for inner in item.values()]
+            waiting += [(inner, depth + 1) for inner in entries.values()]
         elif type(item) in (list, tuple):
             waiting += [(inner, depth + 1) for inner in item]
         elif type(item) is int and abs(item) > 2**63:
