@@ -29,7 +29,6 @@ def genuine(tmp_path_factory) -> str:
     return str(run)
 
 
-@pytest.mark.xfail(strict=False, reason="what a configuration may name is not a literal list yet")
 @pytest.mark.parametrize("target", TARGETS, ids=lambda text: text.split(",")[0][1:])
 @pytest.mark.parametrize("place", PLACES)
 def test_a_configuration_runs_nothing_that_it_names(

@@ -224,7 +224,7 @@ def test_checkpoint_with_another_number_of_classes(run: Path, tmp_path, monkeypa
 
 
 def test_source_that_matches_nothing(run: Path, tmp_path: Path) -> None:
-    result = tool("predict", f"checkpoint={run / 'model.safetensors'}", "source='*.gif'", cwd=tmp_path)
+    result = tool("predict", f"checkpoint={run / 'model.safetensors'}", "source=*.gif", cwd=tmp_path)
     assert result.returncode == 2
-    assert "*.gif is no picture, folder or glob" in result.stderr
+    assert "*.gif is not a picture, folder or glob" in result.stderr
     assert list(tmp_path.iterdir()) == []

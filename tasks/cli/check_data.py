@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from tasks.cli.settings import data_of
+from tasks.cli.data import data_of
 from tasks.data.quality.html_report import page
 from tasks.data.quality.issues import FAULTS, Finding
 from tasks.data.quality.report import Report, examine

@@ -62,7 +62,7 @@ def measure(run: Path, device_name: str, batch_size: int) -> dict[str, Any]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from tasks.cli.compose import load_config
-    from tasks.cli.settings import data_of
+    from tasks.cli.data import data_of
     from tasks.data.datamodule import DataModule
     from tasks.devices import autocast, resolve_device, resolve_precision
     from tasks.preprocessing import Preprocessing

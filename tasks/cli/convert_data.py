@@ -5,7 +5,7 @@ from typing import get_args
 
 from omegaconf import DictConfig
 
-from tasks.cli.settings import data_of
+from tasks.cli.data import data_of
 from tasks.data.formats.convert import Crowd, Format, Split, convert
 from tasks.data.splits import SPLITS, SplitName
 

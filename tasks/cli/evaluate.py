@@ -5,8 +5,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from tasks.cli.compose import plain
+from tasks.cli.data import data_of
 from tasks.cli.published import published_model_of, published_on_backbone
-from tasks.cli.settings import data_of, settings_of
+from tasks.cli.settings import settings_of
 from tasks.cli.terminal import Terminal, folder_of_run, prepare
 from tasks.contracts import Model
 from tasks.data.sources import Source

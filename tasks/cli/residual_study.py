@@ -5,7 +5,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from tasks.cli.settings import data_of, record_of, settings_of
+from tasks.cli.data import data_of
+from tasks.cli.settings import record_of, settings_of
 from tasks.cli.terminal import Terminal, prepare
 from tasks.studies.residual_study import StudySettings, study
 

@@ -3,15 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from tasks.cli.compose import ALLOW_CODE, plain
+from tasks.cli.data import allowed_modules
 from tasks.cli.targets import build, find
-from tasks.data.sources import Source
-from tasks.harness.loggers import LOGGERS
 from tasks.harness.record import Record
 from tasks.harness.settings import (
     EvaluateSettings,
@@ -19,12 +17,16 @@ from tasks.harness.settings import (
     PredictSettings,
     TrainerSettings,
     TrainSettings,
+    with_values,
 )
-from tasks.harness.start import with_values
-from tasks.studies.residual_study import StudySettings
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+    from tasks.studies.residual_study import StudySettings
 
 TRAINER = "lightning.pytorch.Trainer"
-S = TypeVar("S", TrainSettings, EvaluateSettings, PredictSettings, StudySettings)
+S = TypeVar("S", TrainSettings, EvaluateSettings, PredictSettings, "StudySettings")
 
 
 def settings_of(kind: type[S], config: DictConfig) -> S:
@@ -47,19 +49,14 @@ def settings_of(kind: type[S], config: DictConfig) -> S:
     for key in ("task", "model"):
         if key in own:
             own[key] = {name: value for name, value in own[key].items() if name != "name"}
-    base = kind(optimizer=OptimizerSettings()) if kind in (TrainSettings, StudySettings) else kind()
+    build_settings: Any = kind
+    base = (
+        build_settings(optimizer=OptimizerSettings())
+        if "optimizer" in {field.name for field in fields(kind)}
+        else build_settings()
+    )
     nothing = {key: None for key in values if values[key] is None and key in {f.name for f in fields(kind)}}
     return with_values(base, {**{k: v for k, v in nothing.items() if _may_be_none(base, k)}, **own})
-
-
-def data_of(config: DictConfig) -> Source:
-    """The data set that a configuration names."""
-    return build(plain(config.data), allowed_modules(config))
-
-
-def transforms_of(config: DictConfig) -> list[Any]:
-    """The transforms of training images."""
-    return build(plain(config.augmentation.transforms), allowed_modules(config))
 
 
 def trainer_of(config: DictConfig) -> TrainerSettings:
@@ -76,11 +73,6 @@ def spec_of(config: DictConfig) -> dict[str, Any]:
     """The network that a configuration describes, as `build_model` takes it."""
     parts = {part: plain(config.get(part)) or {} for part in ("model", "backbone", "pyramid")}
     return {**parts.pop("model"), **parts}
-
-
-def allowed_modules(config: DictConfig) -> list[str]:
-    """The modules that the command line trusts."""
-    return list(config.get(ALLOW_CODE, ()))
 
 
 def _may_be_none(settings: Any, key: str) -> bool:
@@ -103,12 +95,14 @@ def _named(
 
 def _logger(
     node: Mapping[str, Any], folder: str | None, allowed: Sequence[str]
-) -> str | Callable[[Path], Logger]:
+) -> "str | Callable[[Path], Logger]":
     """A logger as settings name it; its folder is the run's but where the configuration says another."""
     make = find(str(node["_target_"]), allowed)
     options = {key: value for key, value in node.items() if not key.startswith("_")}
     if options.get("folder") in (None, folder):
         options.pop("folder", None)
+    from tasks.harness.loggers import LOGGERS
+
     if make in LOGGERS.values() and not options:
         return next(name for name, known in LOGGERS.items() if known is make)
     if make in LOGGERS.values():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from tasks.cli.settings import data_of, transforms_of
+from tasks.cli.data import data_of, transforms_of
 from tasks.cli.terminal import run_folder
 from tasks.data.annotations.image_labels import ImageLabels
 from tasks.data.annotations.objects import Annotations

@@ -13,7 +13,6 @@ from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
-from backbones.checks import suggest
 from tasks.data import FORMATS
 
 TARGETS: dict[str, str] = {
@@ -92,6 +91,8 @@ def _transform(target: str) -> Callable[..., Any]:
     }
     name = target.rpartition(".")[2]
     if name not in known:
+        from backbones.checks import suggest
+
         raise ValueError(f"_target_={target} is not a transform of albumentations; {suggest(name, known)}")
     return known[name]
 

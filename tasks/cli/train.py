@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from omegaconf import DictConfig
 
 from tasks.cli.compose import plain
-from tasks.cli.settings import data_of, record_of, settings_of
+from tasks.cli.data import data_of
+from tasks.cli.settings import record_of, settings_of
 from tasks.cli.terminal import Terminal, folder_of_run, prepare
 from tasks.harness.settings import TrainSettings
 from tasks.harness.train import Run

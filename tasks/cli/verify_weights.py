@@ -12,8 +12,9 @@ from backbones import WEIGHTS
 from backbones.checks import suggest
 from tasks.classification.published import published_classifier
 from tasks.cli.compose import plain
+from tasks.cli.data import data_of
 from tasks.cli.main import user_error
-from tasks.cli.settings import data_of, settings_of
+from tasks.cli.settings import settings_of
 from tasks.cli.terminal import Terminal, prepare
 from tasks.data.annotations.objects import Annotations
 from tasks.data.sources import Source

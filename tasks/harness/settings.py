@@ -6,8 +6,8 @@ Importing this costs nothing. `replace(settings, seed=1)` makes other settings; 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tasks.data.loading.settings import LoaderSettings
 
@@ -307,3 +307,29 @@ class PredictSettings:
     """cpu, cuda, cuda:1, …"""
     precision: str = "auto"
     """bf16 where the device computes in it; or 32-true, bf16-mixed, 16-mixed."""
+
+
+S = TypeVar("S")
+
+
+def with_values(settings: S, values: Mapping[str, Any]) -> S:
+    """`settings`, a dataclass, with other values, nested as its fields are; checked as always.
+
+    What an optimiser or a schedule has no field for is one of its options. ValueError with the nearest for any other
+    unknown name.
+    """
+    assert is_dataclass(settings) and not isinstance(settings, type)
+    names = [field.name for field in fields(settings)]
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in names:
+            if not isinstance(settings, OptimizerSettings | ScheduleSettings):
+                from backbones.checks import suggest
+
+                raise ValueError(f"unknown setting {key!r}; {suggest(key, names)}")
+            changes.setdefault("options", dict(settings.options))[key] = value
+            continue
+        old = getattr(settings, key)
+        nested = is_dataclass(old) and isinstance(value, Mapping)
+        changes[key] = with_values(old, value) if nested else value
+    return replace(settings, **changes)

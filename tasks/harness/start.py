@@ -2,17 +2,16 @@
 
 import platform
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from backbones.checks import suggest
 from tasks.contracts import Model
 from tasks.data import FORMATS
 from tasks.data.datamodule import DataModule
 from tasks.data.sources import Source
-from tasks.harness.settings import OptimizerSettings, ScheduleSettings, TrainSettings
+from tasks.harness.settings import TrainSettings, with_values
 from tasks.harness.task import Task
 from tasks.zoo.model_file import Header, load_model
 from tasks.zoo.pretrained import published_model, starting_spec
@@ -24,7 +23,6 @@ USUAL = "usual"
 """As a pyramid: the task's and model's usual one, which may be none."""
 BACKBONE = "resnet50"
 """Where nothing else is said."""
-S = TypeVar("S")
 NETWORK = ("model", "backbone", "pyramid", "data")
 """What a recipe says beside settings."""
 
@@ -178,27 +176,6 @@ def task_module(task: str, model: Model, settings: TrainSettings) -> Task:
         metric=settings.metric.options(),
         **settings.task,
     )
-
-
-def with_values(settings: S, values: Mapping[str, Any]) -> S:
-    """`settings`, a dataclass, with other values, nested as its fields are; checked as always.
-
-    What an optimiser or a schedule has no field for is one of its options. ValueError with the nearest for any other
-    unknown name.
-    """
-    assert is_dataclass(settings) and not isinstance(settings, type)
-    names = [field.name for field in fields(settings)]
-    changes: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in names:
-            if not isinstance(settings, OptimizerSettings | ScheduleSettings):
-                raise ValueError(f"unknown setting {key!r}; {suggest(key, names)}")
-            changes.setdefault("options", dict(settings.options))[key] = value
-            continue
-        old = getattr(settings, key)
-        nested = is_dataclass(old) and isinstance(value, Mapping)
-        changes[key] = with_values(old, value) if nested else value
-    return replace(settings, **changes)
 
 
 def _recipe(task: str, data: Source, model: str) -> dict[str, Any]:

@@ -51,7 +51,9 @@ def find_pictures(source: str) -> list[Path]:
     else:
         found = [Path(p) for p in glob.glob(str(source), recursive=True) if Path(p).is_file()]
     if not found:
-        what = "holds no pictures" if path.is_dir() else "is no picture, folder or glob that matches anything"
+        what = (
+            "holds no pictures" if path.is_dir() else "is not a picture, folder or glob that matches anything"
+        )
         raise FileNotFoundError(f"source={source} {what} (known endings: {', '.join(sorted(SUFFIXES))})")
     return sorted(found)
 

@@ -20,7 +20,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from tasks.cli.compose import compose
-from tasks.cli.settings import data_of, settings_of, transforms_of
+from tasks.cli.data import data_of, transforms_of
+from tasks.cli.settings import settings_of
 from tasks.contracts import Batch, Detections
 from tasks.data.datamodule import DataModule
 from tasks.harness.settings import TrainSettings

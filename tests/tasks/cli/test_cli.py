@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tasks.cli.compose import MOVED, compose, load_config
+from tasks.cli.data import data_of, transforms_of
 from tasks.cli.folders import config_groups, put_on_top, take_config_dirs
 from tasks.cli.main import as_settings, help_text
-from tasks.cli.settings import data_of, record_of, settings_of, spec_of, transforms_of
+from tasks.cli.settings import record_of, settings_of, spec_of
 from tasks.cli.targets import build
 from tasks.harness.settings import TrainSettings
 from tasks.harness.start import recipe_settings, resolve

@@ -5,11 +5,11 @@ from collections import Counter
 import lightning.pytorch as pl
 import pytest
 
+from tasks.cli.terminal import prepare
 from tasks.contracts import Model
 from tasks.data.datamodule import DataModule
 from tasks.data.formats.digits import DigitsData
 from tasks.detection.task import DetectionTask
-from tasks.harness.session import quiet
 from tasks.harness.task import Task
 from tasks.instance_segmentation.task import InstanceSegmentationTask
 from tasks.preprocessing import Preprocessing
@@ -78,7 +78,7 @@ def trainer(tmp_path) -> pl.Trainer:
 def test_heads_run_once_a_batch_and_a_test_computes_no_losses(
     name: str, trainer: pl.Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quiet()
+    prepare("cpu")
     preprocessing = Preprocessing(short_side=None)
     source = DigitsData(num_train=1, num_val=2 * NUM_BATCHES, num_test=1, size=64, masks=name == "mask_rcnn")
     data = DataModule(

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tasks.cli.compose import compose
-from tasks.cli.settings import transforms_of
+from tasks.cli.data import transforms_of
 from tasks.data.augmentation.pipeline import Augmentation
 from tasks.data.datamodule import DataModule
 from tasks.data.formats.cifar10 import Cifar10Data, read_packed

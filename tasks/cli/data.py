@@ -1,0 +1,24 @@
+"""The data set and the transforms that a composed configuration names; imports nothing that trains."""
+
+from typing import Any
+
+from omegaconf import DictConfig
+
+from tasks.cli.compose import ALLOW_CODE, plain
+from tasks.cli.targets import build
+from tasks.data.sources import Source
+
+
+def data_of(config: DictConfig) -> Source:
+    """The data set that a configuration names."""
+    return build(plain(config.data), allowed_modules(config))
+
+
+def transforms_of(config: DictConfig) -> list[Any]:
+    """The transforms of training images."""
+    return build(plain(config.augmentation.transforms), allowed_modules(config))
+
+
+def allowed_modules(config: DictConfig) -> list[str]:
+    """The modules that the command line trusts."""
+    return list(config.get(ALLOW_CODE, ()))
