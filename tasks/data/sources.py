@@ -50,7 +50,10 @@ def with_masks(source: Source) -> Source:
             f"instance segmentation needs a mask for each object, which {type(source).__name__} does not have; use "
             "objects with masks (data=coco, data=digits), or task=detection for boxes alone"
         )
-    return make()
+    made = make()
+    if hasattr(made, "requires_masks"):
+        made.requires_masks = True  # then an object without one is a fault
+    return made
 
 
 def check_masks(annotations: Annotations, name: str) -> None:

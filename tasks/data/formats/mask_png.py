@@ -9,12 +9,30 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from PIL import Image
 
 from tasks.contracts import IGNORE_LABEL
 from tasks.data.annotations.class_maps import ClassMaps
-from tasks.data.loading.images import EXIF_ORIENTATION, ON_ITS_SIDE, SUFFIXES
-from tasks.data.loading.storage import is_file, is_folder, is_store, open_store, opened, read_lines
+from tasks.data.loading.images import (
+    DEFAULT_READING,
+    EXIF_ORIENTATION,
+    MAX_PIXELS,
+    ON_ITS_SIDE,
+    SUFFIXES,
+    ImageError,
+    Reading,
+    open_image,
+    reading_of,
+)
+from tasks.data.loading.storage import (
+    ImageStore,
+    in_archive,
+    is_file,
+    is_folder,
+    is_store,
+    open_store,
+    read_file,
+    read_lines,
+)
 from tasks.data.sources import SplitName
 
 Unlisted = Literal["error", "ignore"]
@@ -31,6 +49,7 @@ class MaskPngSplit:
         masks: Sequence[Path],
         classes: Mapping[str, int],
         other: Unlisted,
+        reading: Reading = DEFAULT_READING,
     ):
         """
         Args:
@@ -39,11 +58,13 @@ class MaskPngSplit:
             masks: (I,) mask PNG of each.
             classes: the value that stands for each class in the masks, by name, ascending.
             other: what values beyond them are, `IGNORE_LABEL` apart: an error, or ignored.
+            reading: how image files are read.
 
         Raises:
             ValueError: a mask that is not of its image's size, or an image or mask that cannot be read.
         """
-        self.store = open_store(folder)
+        self.store = open_store(folder, reading)
+        self.reading = reading
         self.masks = masks
         values = np.array(list(classes.values()))
         self.labels = np.full(256, _NO_CLASS if other == "error" else IGNORE_LABEL, np.int16)
@@ -53,11 +74,11 @@ class MaskPngSplit:
             class_names=list(classes),
             category_ids=values,
             image_ids=np.arange(len(files)),
-            file_names=np.array([file.encode() for file in files]),
+            file_names=np.array([os.fsencode(file) for file in files]),
             read=self.class_map,
         )
         for file, mask in zip(files, masks, strict=True):
-            check_sizes(folder / file, mask)
+            check_sizes(self.store, file, mask, reading)
 
     def __len__(self) -> int:
         return len(self.masks)
@@ -69,7 +90,7 @@ class MaskPngSplit:
     def class_map(self, index: int) -> np.ndarray:
         """uint8 (H, W) of labels; ValueError, with the mask's name, for a value that stands for no class."""
         mask = self.masks[index]
-        values = read_mask(mask)
+        values = read_mask(mask, self.reading)
         class_map = self.labels[values]
         if (beyond := values[class_map == _NO_CLASS]).size:
             names = self.annotations.class_names
@@ -103,6 +124,9 @@ class MaskPngData:
         mask_suffix: str = "",
         unlisted: Unlisted = "error",
         max_images: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+        value_range: Sequence[float] | None = None,
+        allow_outside: bool = False,
     ):
         """
         Args:
@@ -119,6 +143,9 @@ class MaskPngData:
             mask_suffix: how those of masks end where images have `image_suffix`.
             unlisted: whether a value of no class, other than 255, is an "error", or is to "ignore" as 255 is.
             max_images: keep only the first so many images of each split, to try something out.
+            max_pixels: of the largest picture that is read.
+            value_range: values that are black and white in pictures of more than 8 bits.
+            allow_outside: read files that a symbolic link leads to outside the data set too.
 
         Raises:
             FileNotFoundError: `root` is missing.
@@ -127,6 +154,7 @@ class MaskPngData:
         self.root = Path(root).expanduser()
         if not is_store(self.root):
             raise FileNotFoundError(f"data.root={root} does not exist or is no folder; wanted the data set's")
+        self.reading = reading_of(self.root, max_pixels, value_range, allow_outside)
         self.classes = class_values(classes, self.root)
         if unlisted not in get_args(Unlisted):
             raise ValueError(
@@ -179,7 +207,7 @@ class MaskPngData:
         found = [mask_name(file, self.image_suffix, self.mask_suffix) for file in files]
         check_masks_exist(files, masks, found)
         paths = [masks / file for file in found]
-        return MaskPngSplit(images, files, paths, self.classes, self.unlisted)
+        return MaskPngSplit(images, files, paths, self.classes, self.unlisted, self.reading)
 
 
 def class_values(classes: Sequence[str] | Mapping[str, int] | None, root: Path) -> dict[str, int]:
@@ -232,16 +260,17 @@ def check_masks_exist(files: Sequence[str], folder: Path, masks: Sequence[str]) 
         )
 
 
-def read_mask(path: Path) -> np.ndarray:
+def read_mask(path: Path, reading: Reading = DEFAULT_READING) -> np.ndarray:
     """uint8 (H, W): the numbers in a palette, grey or black-and-white PNG, not the colours they stand for.
 
     Raises ValueError, which names the file, where it has colours instead of numbers, or numbers past 255.
     """
     try:
-        with Image.open(opened(path)) as image:
+        content = read_file(path, reading.max_bytes)
+        with open_image(content, str(path), reading) as image:
             mode = image.mode
             values = np.asarray(image)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (OSError, ImageError) as error:
         raise ValueError(f"mask '{path}' cannot be decoded ({error}); replace it or leave it out") from error
     if mode not in ("P", "L", "1") and not mode.startswith("I"):
         raise ValueError(
@@ -253,24 +282,29 @@ def read_mask(path: Path) -> np.ndarray:
     return values.astype(np.uint8)
 
 
-def check_sizes(image: Path, mask: Path) -> None:
-    """Raises ValueError unless both files have as many pixels each way; reads no more than their headers."""
-    (height, width), (mask_height, mask_width) = upright_size(image), upright_size(mask)
+def check_sizes(store: ImageStore, file: str, mask: Path, reading: Reading) -> None:
+    """Raises ValueError unless the image `file` in `store` and its mask have as many pixels each way; reads no more
+    than their headers."""
+    source = store.source(file)
+    name = str(source) if isinstance(source, Path) else file
+    height, width = upright_size(source, name, reading)
+    of_mask = mask if in_archive(mask) is None else read_file(mask, reading.max_bytes)
+    mask_height, mask_width = upright_size(of_mask, str(mask), reading)
     if (height, width) != (mask_height, mask_width):
         raise ValueError(
-            f"mask '{mask}' is {mask_width} wide and {mask_height} high, but its image '{image}' is {width} wide "
+            f"mask '{mask}' is {mask_width} wide and {mask_height} high, but its image '{name}' is {width} wide "
             f"and {height} high; a mask needs the pixels of its image: make it again, and do not resize it"
         )
 
 
-def upright_size(path: Path) -> tuple[int, int]:
-    """(height, width) of the image in the file after its EXIF orientation, from its header alone."""
+def upright_size(source: Path | bytes, name: str, reading: Reading) -> tuple[int, int]:
+    """(height, width) of the image after its EXIF orientation, from its header alone."""
     try:
-        with Image.open(opened(path)) as image:
+        with open_image(source, name, reading) as image:
             width, height = image.size
             turned = image.getexif().get(EXIF_ORIENTATION, 1) in ON_ITS_SIDE
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, ImageError) as error:
         raise ValueError(
-            f"'{path}' cannot be read as an image ({error}); replace it or leave it out"
+            f"'{name}' cannot be read as an image ({error}); replace it or leave it out"
         ) from error
     return (width, height) if turned else (height, width)

@@ -2,27 +2,55 @@
 
 <root>/images/train/a.jpg  labels/train/a.txt        or        <root>/train/images/a.jpg  train/labels/a.txt
 A line of labels is a class number and then cx, cy, width, height of a box or x, y, x, y, … of a polygon, all in
-fractions of the image's sides. An image without a file of labels shows nothing.
+fractions of the image's sides. An image without a file of labels shows nothing. With `kpt_shape: [N, D]` in data.yaml
+(pose) a line is a class number, the box, and N times D numbers of key points, which are left out.
 """
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 import numpy as np
 import yaml
 
 from tasks.data.annotations.class_maps import PaintedClassMaps
+from tasks.data.formats.cache import cached
 from tasks.data.formats.coco import CocoSplit
+from tasks.data.formats.file_names import fit_file_names, is_file_name
 from tasks.data.formats.raw import RawSplit
 from tasks.data.formats.splitting import parse_partition
-from tasks.data.loading.images import SUFFIXES
-from tasks.data.loading.storage import in_archive, is_file, is_folder, open_store, read_file, read_lines
-from tasks.data.quality.image_checks import CheckImages, check_check_images, image_size
+from tasks.data.formats.values import to_integer, to_number
+from tasks.data.loading.images import MAX_PIXELS, SUFFIXES, reading_of
+from tasks.data.loading.storage import (
+    ImageStore,
+    decode_text,
+    in_archive,
+    is_file,
+    is_folder,
+    open_store,
+    read_file,
+    read_lines,
+)
+from tasks.data.quality.image_checks import CheckImages, check_check_images, image_sizes
+from tasks.data.quality.issues import ODD_POLYGON, WRONG_COLUMNS, Fault
 from tasks.data.quality.policy import OnBad, check_on_bad, usable_annotations
 from tasks.data.sources import SplitName
+
+MAX_YAML_BYTES = 2**20
+"""Of a data.yaml; one of a thousand classes has a fiftieth of it."""
+UNREADABLE_YAML = (
+    yaml.YAMLError,
+    ValueError,
+    RecursionError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    OSError,
+)
+"""What PyYAML raises over what is none: also its constructors of dates and numbers."""
 
 
 @dataclass
@@ -35,6 +63,21 @@ class YoloLabels:
     """(N, 4) float64 x, y, width, height in fractions; NaN where the line is neither a box nor a polygon."""
     rings: list[list[float] | None]
     """(N,) polygons in fractions; None for a box alone."""
+    faults: dict[Fault, dict[int, str]] = field(default_factory=dict)
+    """Lines that are neither, by index, and why."""
+
+
+class DataYamlLoader(yaml.SafeLoader):
+    """Plain YAML without aliases of lists and mappings: some hundred bytes of those stand for more values than fit
+    into any memory."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """A node; raises YAMLError for an alias of anything but a single value."""
+        is_alias = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        if is_alias and not isinstance(node, yaml.ScalarNode):
+            raise yaml.YAMLError("an alias of a list or a mapping, which is not read: write it out")
+        return node
 
 
 def read_data_yaml(path: Path) -> dict[str, Any]:
@@ -43,47 +86,94 @@ def read_data_yaml(path: Path) -> dict[str, Any]:
     Raises FileNotFoundError or ValueError, naming the file, where it is not there or not of that kind.
     """
     try:
-        content = yaml.safe_load(read_file(path).decode("utf-8"))
+        text = decode_text(read_file(path, MAX_YAML_BYTES), path)
+        content = yaml.load(text, DataYamlLoader)  # a SafeLoader
     except FileNotFoundError:
         raise FileNotFoundError(
             f"there is no '{path}', which says where the images of a YOLO data set are and names its classes; give "
             "the folder that holds it with data.root=, or its name with data.file="
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
+    except IsADirectoryError:
+        raise ValueError(f"'{path}' is a folder; data.file= wants the data.yaml of a YOLO data set") from None
+    except UNREADABLE_YAML as error:
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise ValueError(f"'{path}' is no YAML that can be read ({reason}); correct it") from None
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise ValueError(f"'{path}' numbers its names {sorted(names)[:8]}; wanted 0, 1, … without gaps")
-        names = [names[number] for number in range(len(names))]
+        numbers = {to_integer(number): name for number, name in names.items()}
+        if set(numbers) != set(range(len(names))):
+            raise ValueError(
+                f"'{path}' numbers its names {list(names)[:8]}; wanted 0, 1, … without gaps"
+            )
+        names = [numbers[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:
         raise ValueError(
             f"'{path}' has no 'names', a list of the classes in the order of their numbers; add it"
         )
+    if not all(isinstance(name, str | int | float) for name in names):
+        raise ValueError(f"'{path}' has 'names' that are no names; wanted a list of texts")
     names = [str(name) for name in names]
     if len(set(names)) < len(names):
         raise ValueError(f"'{path}' names a class twice: {', '.join(names)}; each needs a name of its own")
-    return {**content, "names": names}
+    return {**content, "names": names, "kpt_shape": key_points(content.get("kpt_shape"), path)}
 
 
-def list_images(base: Path, entry: Any, folder: Path, option: str) -> list[str]:
+def key_points(shape: Any, path: Path) -> int:
+    """How many numbers the key points of an object are, by `kpt_shape`: 0 without any. ValueError for no such shape."""
+    if shape is None:
+        return 0
+    sides = [to_integer(side) for side in shape] if isinstance(shape, list) else []
+    if len(sides) != 2 or None in sides or not 1 <= (sides[0] or 0) <= 10_000 or sides[1] not in (2, 3):
+        raise ValueError(
+            f"'{path}' has kpt_shape {shape!s:.40}; wanted the number of key points and 2 or 3 numbers for each, such "
+            "as [17, 3]"
+        )
+    return (sides[0] or 0) * (sides[1] or 0)
+
+
+def find_place(base: Path, place: Any) -> Path:
+    """Where a place that data.yaml names is. Roboflow writes `../train/images` for the folder train/images beside its
+    data.yaml: where there is nothing, the path without its leading `..` counts."""
+    text = str(place)
+    path = base / text
+    if is_folder(path) or is_file(path):
+        return path
+    for spelled in dict.fromkeys((text, text.replace("\\", "/"))):
+        parts = [part for part in PurePosixPath(spelled).parts if part not in ("..", "/")]
+        inside = base.joinpath(*parts)
+        if parts and (is_folder(inside) or is_file(inside)):
+            return inside
+    return path
+
+
+def list_images(
+    base: Path, entry: Any, folder: Path, option: str, store: ImageStore, notes: list[str]
+) -> list[str]:
     """Images of what data.yaml says of a split: a folder, a text file of paths, or several, relative to `base`.
 
     The images' paths are relative to `folder`, or absolute where they lie outside. Raises FileNotFoundError or
-    ValueError, naming `option`, where there are none.
+    ValueError, naming `option`, where there are none, or they are not in the data set.
     """
     files: list[str] = []
     for place in entry if isinstance(entry, list) else [entry]:
-        path = base / str(place)
+        path = find_place(base, place)
+        if not store.is_inside(str(path.absolute())):
+            raise ValueError(
+                f"'{path}', the place of {option} in data.yaml, is outside the data set; move it there, or pass "
+                "data.allow_outside=true to read it where it is"
+            )
         if is_folder(path):
             found = (name for name in open_store(path).names() if Path(name).suffix.lower() in SUFFIXES)
             files += sorted(_relative(path / name, folder) for name in found)
         elif is_file(path):
-            places = (
-                path.parent / line if line.startswith("./") else base / line for line in read_lines(path)
-            )
-            files += [_relative(p, folder) for p in places]
+            lines = read_lines(path)
+            if bad := [line for line in lines if not is_file_name(line)]:
+                raise ValueError(f"'{path}' lists {bad[0]!r:.40}, which is no name of a file")
+            places = (path.parent / line if line.startswith("./") else base / line for line in lines)
+            listed = [_relative(p, folder) for p in places]
+            files += fit_file_names(listed, store, notes)
         else:
             raise FileNotFoundError(
                 f"'{path}', the place of {option} in data.yaml, does not exist; correct it there (relative to its "
@@ -116,33 +206,54 @@ def _in_labels(image: Path) -> Path:
     return Path(*parts)
 
 
-def read_labels(path: Path) -> YoloLabels:
-    """What the file says; nothing where there is none. Raises ValueError for one that is no text."""
+def read_labels(path: Path, num_key_points: int = 0) -> YoloLabels:
+    """What the file says, of objects with so many numbers of key points; nothing where there is none. Raises
+    ValueError for one that is no text."""
     labels = YoloLabels([], np.zeros((0, 4)), [])
     if not is_file(path):
         return labels
     try:
         lines = [line.split() for line in read_lines(path)]
-    except (UnicodeDecodeError, OSError) as error:
+    except OSError as error:
         raise ValueError(f"labels '{path}' cannot be read ({error})") from None
     boxes = []
-    for words in lines:
-        labels.classes.append(int(words[0]) if words[0].isdigit() else words[0])
-        try:
-            values = [float(word) for word in words[1:]]
-        except ValueError:
-            values = []
+    for row, words in enumerate(lines):
+        number = to_integer(words[0])
+        labels.classes.append(words[0] if number is None else number)
+        values = [to_number(word) for word in words[1:]]
         box, ring = [float("nan")] * 4, None
-        if len(values) == 4:
-            box = [values[0] - values[2] / 2, values[1] - values[3] / 2, values[2], values[3]]
-        elif len(values) > 5:
+        fault, why = None, ""
+        is_pose = num_key_points > 0
+        if len(values) == 4 or (is_pose and len(values) == 4 + num_key_points):
+            box = to_corner(values[:4])
+        elif len(values) == 5 and not is_pose:
+            fault, why, box = WRONG_COLUMNS, "6 columns, a confidence?", to_corner(values[:4])
+        elif len(values) > 5 and not is_pose and len(values) % 2:
+            fault, why = ODD_POLYGON, f"{len(values)} numbers, and its box would come from them"
+        elif len(values) > 5 and not is_pose:
             ring = values
             xs, ys = values[0::2], values[1::2]
             box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+            if not np.isfinite(values).all():
+                box = [float("nan")] * 4
+        else:
+            wanted = (
+                f"5, or {5 + num_key_points} by kpt_shape"
+                if is_pose
+                else "5 of a box, 7 or more of a polygon"
+            )
+            fault, why = WRONG_COLUMNS, f"{len(words)} columns, wanted {wanted}"
+        if fault is not None:
+            labels.faults.setdefault(fault, {})[row] = why
         boxes.append(box)
         labels.rings.append(ring)
     labels.boxes = np.array(boxes, np.float64).reshape(-1, 4)
     return labels
+
+
+def to_corner(values: list[float]) -> list[float]:
+    """Centre and size to x, y, width, height."""
+    return [values[0] - values[2] / 2, values[1] - values[3] / 2, values[2], values[3]]
 
 
 def ring_area(ring: list[float]) -> float:
@@ -172,6 +283,9 @@ class YoloData:
         split: str | Sequence[float] | None = None,
         group_pattern: str | None = None,
         split_seed: int = 0,
+        max_pixels: int = MAX_PIXELS,
+        value_range: Sequence[float] | None = None,
+        allow_outside: bool = False,
     ):
         """
         Args:
@@ -186,6 +300,9 @@ class YoloData:
             split: shares such as "0.8/0.1/0.1": part the images of "train" (tasks/data/formats/splitting.py).
             group_pattern: a regular expression; images from whose path it takes the same text stay together.
             split_seed: another one parts them otherwise.
+            max_pixels: of the largest picture that is read.
+            value_range: values that are black and white in pictures of more than 8 bits.
+            allow_outside: read what data.yaml, a list or a link names outside `root` too.
 
         Raises:
             FileNotFoundError: there is no data.yaml.
@@ -195,8 +312,10 @@ class YoloData:
         check_check_images(check_images)
         self.root = Path(root).expanduser()
         self.content = read_data_yaml(self.root / file)
-        base = self.root / str(self.content.get("path") or "")
-        self.base = base if is_folder(base) else self.root
+        self.reading = reading_of(self.root, max_pixels, value_range, allow_outside)
+        self.requires_masks = False
+        self.file = file
+        self.base = self._find_base()
         self.on_bad: OnBad = on_bad
         self.check_images: CheckImages = check_images
         self.masks = masks
@@ -230,21 +349,77 @@ class YoloData:
         Raises FileNotFoundError or ValueError, with one sentence, for whatever is missing or malformed.
         """
         if name not in self._splits:
-            annotations = usable_annotations(self, name, self.on_bad, self.check_images)
-            self._splits[name] = CocoSplit(self._folder(name), annotations)
+            annotations = cached(
+                self.root / self.file,
+                partial(usable_annotations, self, name, self.on_bad, self.check_images),
+                choices={
+                    "format": "yolo",
+                    "split": name,
+                    "on_bad": self.on_bad,
+                    "check_images": self.check_images,
+                    "masks": self.masks,
+                    "requires_masks": self.requires_masks,
+                    "max_images": self.max_images,
+                    "partition": repr(self.partition),
+                    "reading": repr(self.reading),
+                },
+                beside=self._files(),
+            )
+            self._splits[name] = CocoSplit(self._folder(name), annotations, self.reading)
         return self._splits[name]
+
+    def _find_base(self) -> Path:
+        """What the places in data.yaml are relative to: its "path", where that is a folder here; else its own."""
+        named = self.content.get("path")
+        if not isinstance(named, str) or not is_file_name(named):
+            return self.root
+        base = self.root / named
+        if not is_folder(base):
+            return self.root
+        if not open_store(self.root, self.reading).is_inside(str(base.absolute())):
+            raise ValueError(
+                f"'{self.root / self.file}' says that its images are in '{base}', outside the data set; give that "
+                "folder as data.root=, or pass data.allow_outside=true to read it where it is"
+            )
+        return base
+
+    def _files(self) -> list[Path]:
+        """All files that annotations are made of: the images too, whose sizes are read."""
+        found: list[Path] = []
+        for name in ("train", "val", "test"):
+            entry = self.content.get(name)
+            for place in (entry if isinstance(entry, list) else [entry]) if entry else []:
+                path = find_place(self.base, place)
+                if is_file(path) and not is_folder(path):
+                    found.append(path)
+            try:
+                folder, notes = self._folder(name) if entry else self.base, []
+                store = open_store(folder, self.reading)
+                files = list_images(self.base, entry, folder, name, store, notes) if entry else []
+            except (OSError, ValueError):
+                continue
+            found += [path for file in files for path in (folder / file, label_file(folder / file))]
+        return found
 
     def _folder(self, name: str) -> Path:
         """What the names of a split's images are relative to: its folder, where it is one."""
         place = self.content[name if self.partition is None else "train"]
-        folder = self.base / str(place)
+        folder = find_place(self.base, place)
         return folder if not isinstance(place, list) and is_folder(folder) else self.base
 
     def declares(self, name: str) -> bool:
         """Whether data.yaml says where such a split is."""
         if self.partition is not None:
             return self.partition.declares(name)
-        return bool(self.content.get(name))
+        entry = self.content.get(name)
+        if name != "test" or isinstance(entry, list):
+            return bool(entry)
+        # Roboflow's data.yaml names a test split that is often not there.
+        return bool(entry) and (is_folder(path := find_place(self.base, entry)) or is_file(path))
+
+    def expects(self, name: str) -> bool:
+        """Whether there must be such a split."""
+        return self.declares(name) if self.partition is not None or name == "test" else True
 
     def raw(self, name: str, *, segmentations: bool = False) -> RawSplit:
         """The split as its files say, unchecked; `segmentations` reads polygons even without `masks`. Objects are
@@ -254,25 +429,43 @@ class YoloData:
             raise ValueError(
                 f"the data set has no {entry} split; say where its images are in data.yaml: '{entry}: …'"
             )
-        folder = self._folder(name)
-        files = list_images(self.base, self.content[entry], folder, entry)
+        folder, notes = self._folder(name), []
+        store = open_store(folder, self.reading)
+        files = list_images(self.base, self.content[entry], folder, entry, store, notes)
         if self.partition is None:
             files = files[: self.max_images]  # before their labels are read
         labels: list[YoloLabels] = []
         unreadable: dict[int, str] = {}
         for index, file in enumerate(files):
             try:
-                labels.append(read_labels(label_file(folder / file)))
+                path = label_file(folder / file)
+                if not store.is_inside(file):
+                    raise ValueError("its image is outside the data set")
+                if not store.is_inside(str(path.absolute())):
+                    raise ValueError(f"labels '{path}' are outside the data set")
+                labels.append(read_labels(path, self.content["kpt_shape"]))
             except ValueError as error:
                 unreadable[index] = str(error)
                 labels.append(YoloLabels([], np.zeros((0, 4)), []))
-        sizes = np.array([image_size(folder / file) for file in files], np.int64)
+        sizes = image_sizes(store, files)
+        first = np.cumsum([0, *(len(item.classes) for item in labels)]).tolist()
+        faults: dict[Fault, dict[int, str]] = {}
+        for start, item in zip(first, labels, strict=False):
+            for fault, found in item.faults.items():
+                faults.setdefault(fault, {}).update({start + row: why for row, why in found.items()})
         rows = np.repeat(np.arange(len(files)), [len(item.classes) for item in labels])
         classes = [number for item in labels for number in item.classes]
         known = range(len(self.content["names"]))
+        looked_for = ""
+        if not classes and not unreadable and not any(is_file(label_file(folder / file)) for file in files):
+            looked_for = (
+                f"there is no file of labels for any of its {len(files)} images; that of '{files[0]}' was looked for "
+                f"at '{label_file(folder / files[0])}'"
+            )
         scale = np.tile(sizes[rows, ::-1], 2).astype(np.float64)
         scale[scale == 0] = 1  # of an image that cannot be read; it is told of for that
-        boxes = np.concatenate([item.boxes for item in labels]) * scale
+        with np.errstate(over="ignore", invalid="ignore"):
+            boxes = np.concatenate([item.boxes for item in labels]) * scale
         rings = [ring for item in labels for ring in item.rings]
         masks: list[Any] = [
             [] if ring is None else [[value * scale[row, i % 2] for i, value in enumerate(ring)]]
@@ -296,7 +489,7 @@ class YoloData:
             boxes=boxes,
             areas=np.array(
                 [
-                    box[2] * box[3] if not mask else ring_area(mask[0])
+                    (ring_area(mask[0]) if mask else 0) or box[2] * box[3]
                     for box, mask in zip(boxes, masks, strict=True)
                 ]
             ),
@@ -304,6 +497,10 @@ class YoloData:
             segmentations=masks if self.masks or segmentations else None,
             is_normalised=True,
             unreadable=unreadable,
+            row_faults=faults,
+            notes=notes,
+            reading=self.reading,
+            looked_for=looked_for,
         )
         if self.partition is not None:
             raw = self.partition.part(raw, name)

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tasks.data.loading.storage import open_store
 from tasks.data.quality.issues import FAULTS, Finding
 from tasks.data.quality.report import Report
 
@@ -54,10 +53,13 @@ def page(report: Report, num_pictures: int) -> str:
         f"{html.escape(name)}: {len(raw)} images, {len(raw.ids)} annotations"
         for name, raw in report.splits.items()
     )
+    notes = "".join(
+        f"<p>{html.escape(f'{n}: {note}')}</p>" for n, raw in report.splits.items() for note in raw.notes
+    )
     table = f"<table><tr><th>fault</th><th></th><th>count</th></tr>{''.join(rows)}</table>"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Data report</title><style>{STYLE}</style>'
-        f"<h1>Data report</h1><p>{splits}</p>{table if rows else '<p>No fault found.</p>'}"
+        f"<h1>Data report</h1><p>{splits}</p>{notes}{table if rows else '<p>No fault found.</p>'}"
         "<p>In italics: what <code>data.on_bad=fix</code> does about it.</p>"
         f"{''.join(sections)}</html>\n"
     )
@@ -78,7 +80,7 @@ def draw(report: Report, group: list[Finding]) -> Image.Image | None:
     raw = report.splits[first.split]
     assert first.file_name is not None
     try:
-        image = Image.fromarray(open_store(raw.folder).image(first.file_name))
+        image = Image.fromarray(raw.store.image(first.file_name))
     except (ValueError, FileNotFoundError):
         return None
     scale = min(1.0, MAX_SIDE / max(image.size)) if max(image.size) > 64 else MAX_SIDE / 2 / max(image.size)
