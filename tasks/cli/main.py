@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import sys
 
 from tasks.cli.compose import CONFIGS, compose, config_groups
 
 EXIT_USER_ERROR = 2
+OF_DISKS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+"""Errors of a disk that is full or takes nothing; the system names no file with them."""
 
 
 def run_tool(config_name: str, run: str, usage: str) -> None:
@@ -40,7 +43,7 @@ def run_tool(config_name: str, run: str, usage: str) -> None:
         cause = user_error(error)
         if traceback or cause is None:
             raise
-        print(f"error: {cause}\n(--traceback shows where this came from)", file=sys.stderr)
+        print(f"error: {sentence(cause)}\n(--traceback shows where this came from)", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
 
 
@@ -64,5 +67,15 @@ def user_error(error: BaseException) -> BaseException | None:
 
     while isinstance(error, HydraException) and error.__cause__ is not None:
         error = error.__cause__
-    kinds = (ValueError, FileNotFoundError, FileExistsError, HydraException, OmegaConfBaseException)
-    return error if isinstance(error, kinds) else None
+    if isinstance(error, OSError):  # of a file that a setting names, or of a disk that takes no more
+        return error if error.filename is not None or error.errno in OF_DISKS or error.errno is None else None
+    return error if isinstance(error, ValueError | HydraException | OmegaConfBaseException) else None
+
+
+def sentence(error: BaseException) -> str:
+    """What the error says, without Python's number in front of what the system said."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    what = error.strerror[:1].lower() + error.strerror[1:]
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    return f"{' and '.join(map(repr, names))}: {what}" if names else what

@@ -137,6 +137,7 @@ class DataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Full batches of shuffled, augmented images."""
+        self._check_trainable("train")
         loader = self._loader("train", is_training=True)
         if len(loader) == 0:
             num_ranks = self._rank_and_num_ranks()[1]
@@ -149,11 +150,31 @@ class DataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Every image of `eval_split` exactly once over all ranks."""
+        if self.trainer is not None and self.trainer.state.fn == "fit":
+            self._check_trainable(self.eval_split)
         return self._loader(self.eval_split, is_training=False)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Every image of the test split exactly once over all ranks."""
         return self._loader("test", is_training=False)
+
+    def _check_trainable(self, name: SplitName) -> None:
+        """Raises ValueError, with the reason, for a split of objects without one that can be learned."""
+        split = self.split(name)
+        objects = getattr(split, "split", split).annotations  # those that class maps are painted from
+        if not isinstance(objects, Annotations) or not objects.is_crowd.all():
+            return
+        source = getattr(self.source, "source", self.source)
+        why = source.raw(name).why_untrainable() if hasattr(source, "raw") else ""
+        if not why:
+            why = (
+                "bad annotations apart (data.on_bad), it has no object"
+                if hasattr(source, "raw")
+                else "it has no object"
+            )
+        raise ValueError(
+            f"nothing can be learned from the {name} split: {why}; correct the data (tools/check_data.py)"
+        )
 
     def _rank_and_num_ranks(self) -> tuple[int, int]:
         if self.trainer is None:

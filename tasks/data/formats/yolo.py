@@ -104,9 +104,7 @@ def read_data_yaml(path: Path) -> dict[str, Any]:
     if isinstance(names, dict):
         numbers = {to_integer(number): name for number, name in names.items()}
         if set(numbers) != set(range(len(names))):
-            raise ValueError(
-                f"'{path}' numbers its names {list(names)[:8]}; wanted 0, 1, … without gaps"
-            )
+            raise ValueError(f"'{path}' numbers its names {list(names)[:8]}; wanted 0, 1, … without gaps")
         names = [numbers[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:
         raise ValueError(

@@ -276,9 +276,10 @@ def decode_jpeg(content: bytes, image: Image.Image) -> np.ndarray | None:
 
 def is_deep_colour(image: Image.Image) -> bool:
     """Whether the file has 16 bits a channel of a colour picture, of which PIL keeps the upper 8."""
-    if image.mode.startswith(("I", "F")) or not image.tile:
+    tile = getattr(image, "tile", None)
+    if image.mode.startswith(("I", "F")) or not tile:
         return False
-    arguments = image.tile[0][3]
+    arguments = tile[0][3]
     raw = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return isinstance(raw, str) and ";16" in raw
 

@@ -133,7 +133,9 @@ class FolderStore:
         parent = os.path.dirname(path)
         if parent not in self._is_inside:
             self._is_inside[parent] = self._holds(parent)
-        return self._is_inside[parent] and not (os.path.islink(path) and not self._holds(path))
+        if self._is_inside[parent]:
+            return not os.path.islink(path) or self._holds(path)
+        return os.path.realpath(path) in self._bases  # one of the folders themselves
 
     def _holds(self, path: str) -> bool:
         real = os.path.realpath(path)

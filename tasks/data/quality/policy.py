@@ -131,7 +131,9 @@ class Diagnosis:
         if image >= 0:
             height, width = raw.sizes[image]
             where += f", '{raw.file_names[image]}', {width} wide and {height} high"
-        category = as_written(raw, "categories", raw.written_categories[row].item())
+        category = raw.written_categories[row].item()
+        if not isinstance(category, str):
+            category = as_written(raw, "categories", category)
         box = raw.boxes[row].tolist()
         named = f"category '{category}'" if isinstance(category, str) else f"category_id {category}"
         detail = f"{named}, bbox x, y, width, height = {numbers(box)}"
@@ -169,9 +171,9 @@ class Diagnosis:
         return f"bbox {numbers(mended.boxes[row].tolist())}"
 
 
-def as_written(raw: RawSplit, kind: str, number: Any) -> int | str:
+def as_written(raw: RawSplit, kind: str, number: Any) -> Any:
     """An id in the file's own words; `kind` as in `Annotations.written_ids`."""
-    return raw.written_ids.get(kind, {}).get(number, number)
+    return raw.written_ids.get(kind, {}).get(int(number), number) if raw.written_ids else number
 
 
 def numbers(values: Sequence[float]) -> str:
