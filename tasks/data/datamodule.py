@@ -165,13 +165,9 @@ class DataModule(LightningDataModule):
         if not isinstance(objects, Annotations) or not objects.is_crowd.all():
             return
         source = getattr(self.source, "source", self.source)
-        why = source.raw(name).why_untrainable() if hasattr(source, "raw") else ""
-        if not why:
-            why = (
-                "bad annotations apart (data.on_bad), it has no object"
-                if hasattr(source, "raw")
-                else "it has no object"
-            )
+        raw = getattr(source, "raw", None)
+        why = "" if raw is None else raw(name).why_untrainable()
+        why = why or "it has no object, or none that data.on_bad leaves"
         raise ValueError(
             f"nothing can be learned from the {name} split: {why}; correct the data (tools/check_data.py)"
         )

@@ -192,7 +192,7 @@ def sync_folder(folder: Path) -> None:
 def checksum(array: np.ndarray) -> str:
     """A digest of an array: its values, shape and type."""
     digest = hashlib.blake2b(f"{array.dtype.str} {array.shape} ".encode(), digest_size=16)
-    digest.update(memoryview(np.ascontiguousarray(array)).cast("B") if array.size else b"")
+    digest.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
     return digest.hexdigest()
 
 

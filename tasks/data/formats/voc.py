@@ -412,7 +412,8 @@ class VocData:
             first[i] + row: text for i, image in enumerate(images) for row, text in image.unclear.items()
         }
         masks = self._object_masks(listed) if self.masks else None
-        areas = boxes[:, 2:].prod(axis=1)
+        with np.errstate(invalid="ignore", over="ignore"):
+            areas = boxes[:, 2:].prod(axis=1)
         if masks is not None:
             for row, mask in enumerate(masks):
                 if mask is not None:

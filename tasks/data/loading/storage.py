@@ -411,27 +411,40 @@ def is_file(path: Path) -> bool:
     """Whether there is such a file, which may lie in an archive."""
     place = in_archive(path)
     if place is None or not place[1]:
-        try:
-            return path.is_file()
-        except (OSError, ValueError):  # a name that is too long, or none to the system
-            return False
+        return is_plain_file(path)
     return not open_store(place[0]).missing([place[1]])
 
 
 def is_folder(path: Path) -> bool:
     """Whether there is such a folder, or an archive or a folder in one with anything in it."""
-    return path.is_dir() or (in_archive(path) is not None and bool(open_store(path).names()))
+    return is_dir(path) or (in_archive(path) is not None and bool(open_store(path).names()))
+
+
+def is_dir(path: Path) -> bool:
+    """Whether there is such a folder; not where the name is too long, or none to the system."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def is_plain_file(path: Path) -> bool:
+    """Whether there is such a file on its own; not where the name is too long, or none to the system."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def is_store(path: Path) -> bool:
     """Whether `path` is a folder, or leads to or into an archive."""
-    return path.is_dir() or in_archive(path) is not None
+    return is_dir(path) or in_archive(path) is not None
 
 
 def in_archive(path: Path) -> tuple[Path, str] | None:
     """The archive that `path` leads to or into, and the folder inside it, "" for all of it; None for no archive."""
     for place in (path, *path.parents):
-        if place.suffix.lower() in ARCHIVES and place.is_file():
+        if place.suffix.lower() in ARCHIVES and is_plain_file(place):
             folder = path.relative_to(place).as_posix()
             return place, "" if folder == "." else folder
     return None

@@ -91,7 +91,9 @@ def diagnose_annotations(raw: RawSplit) -> AnnotationDiagnosis:
         if not problems:
             break
         for fault, rows in problems.items():
-            is_mended[rows] = good = mend(fault, mended, masks, rows)
+            with np.errstate(invalid="ignore", over="ignore"):
+                good = mend(fault, mended, masks, rows)
+            is_mended[rows] = good
             alive[rows[~good]] = False
         problems = find_faults(mended, masks, alive)
     for rows in problems.values():
