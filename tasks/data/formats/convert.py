@@ -319,9 +319,21 @@ def yolo_lines(found: Annotations, index: int, losses: Losses, crowd: Crowd) -> 
             losses.add("boxes replaced by that of their mask, more than half a pixel off", bool(off > 0.5))
             values = (points / [width, height]).reshape(-1).tolist()
         else:
-            values = [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height]
+            (cx, w), (cy, h) = (
+                within((x + w / 2) / width, w / width),
+                within((y + h / 2) / height, h / height),
+            )
+            values = [cx, cy, w, h]
         lines.append(f"{found.labels[row]} {' '.join(f'{value:.10g}' for value in values)}\n")
     return lines
+
+
+def within(centre: float, extent: float) -> tuple[float, float]:
+    """Both as they are written, with ten digits, the extent made smaller by what rounding puts outside 0 … 1."""
+    centre, extent = float(f"{centre:.10g}"), float(f"{extent:.10g}")
+    while (excess := max(centre + extent / 2 - 1, extent / 2 - centre)) > 0:
+        extent = float(f"{extent - 2 * excess - 1e-10:.10g}")
+    return centre, extent
 
 
 WRITERS: Mapping[str, Callable[[list[Split], Path, Losses, Crowd], None]] = {

@@ -147,17 +147,18 @@ def find_place(base: Path, place: Any) -> Path:
 
 
 def list_images(
-    base: Path, entry: Any, folder: Path, option: str, store: ImageStore, notes: list[str]
+    base: Path, entry: Any, folder: Path, option: str, store: ImageStore, root: ImageStore, notes: list[str]
 ) -> list[str]:
     """Images of what data.yaml says of a split: a folder, a text file of paths, or several, relative to `base`.
 
-    The images' paths are relative to `folder`, or absolute where they lie outside. Raises FileNotFoundError or
+    The images' paths are relative to `folder`, whose files are `store`, or absolute where they lie outside. `root` is
+    the data set, and all of it. Raises FileNotFoundError or
     ValueError, naming `option`, where there are none, or they are not in the data set.
     """
     files: list[str] = []
     for place in entry if isinstance(entry, list) else [entry]:
         path = find_place(base, place)
-        if not store.is_inside(str(path.absolute())):
+        if not root.is_inside(str(path.absolute())):
             raise ValueError(
                 f"'{path}', the place of {option} in data.yaml, is outside the data set; move it there, or pass "
                 "data.allow_outside=true to read it where it is"
@@ -392,8 +393,8 @@ class YoloData:
                     found.append(path)
             try:
                 folder, notes = self._folder(name) if entry else self.base, []
-                store = open_store(folder, self.reading)
-                files = list_images(self.base, entry, folder, name, store, notes) if entry else []
+                store, root = open_store(folder, self.reading), open_store(self.root, self.reading)
+                files = list_images(self.base, entry, folder, name, store, root, notes) if entry else []
             except (OSError, ValueError):
                 continue
             found += [path for file in files for path in (folder / file, label_file(folder / file))]
@@ -428,8 +429,8 @@ class YoloData:
                 f"the data set has no {entry} split; say where its images are in data.yaml: '{entry}: …'"
             )
         folder, notes = self._folder(name), []
-        store = open_store(folder, self.reading)
-        files = list_images(self.base, self.content[entry], folder, entry, store, notes)
+        store, root = open_store(folder, self.reading), open_store(self.root, self.reading)
+        files = list_images(self.base, self.content[entry], folder, entry, store, root, notes)
         if self.partition is None:
             files = files[: self.max_images]  # before their labels are read
         labels: list[YoloLabels] = []
