@@ -150,7 +150,7 @@ class DataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Every image of `eval_split` exactly once over all ranks."""
-        if self.trainer is not None and self.trainer.state.fn == "fit":
+        if getattr(getattr(self.trainer, "state", None), "fn", None) == "fit":
             self._check_trainable(self.eval_split)
         return self._loader(self.eval_split, is_training=False)
 
