@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 import backbones
 from tasks.cli.compose import CONFIGS, compose, config_groups
 from tasks.cli.settings import TRAINER
+from tasks.cli.targets import arguments
 from tasks.harness.settings import TrainerSettings
 from tasks.preprocessing import Preprocessing
 from tasks.zoo.registry import TASKS, known_options, lookup, model_builder

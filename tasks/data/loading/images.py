@@ -59,7 +59,7 @@ class Reading:
 
     def __post_init__(self) -> None:
         if self.max_pixels < 1:
-            raise ValueError(f"data.max_pixels={self.max_pixels} must be at least 1")
+            raise ValueError(f"max_pixels={self.max_pixels} must be at least 1")
         if self.value_range is not None:
             try:
                 low, high = (float(value) for value in self.value_range)
