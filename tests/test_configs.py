@@ -1,6 +1,5 @@
 """Every shipped configuration composes, and what it names exists and takes what it is given."""
 
-import inspect
 from dataclasses import fields
 
 import pytest
@@ -9,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 import backbones
 from tasks.cli.compose import CONFIGS, compose, config_groups
 from tasks.cli.settings import TRAINER
-from tasks.cli.targets import find
+from tasks.cli.targets import arguments
 from tasks.harness.settings import TrainerSettings
 from tasks.preprocessing import Preprocessing
 from tasks.zoo.registry import TASKS, known_options, lookup, model_builder
@@ -41,9 +40,7 @@ def check(config: DictConfig) -> None:
     for node in nodes(config):
         target = str(node._target_)
         parameters = (
-            {field.name for field in fields(TrainerSettings)}
-            if target == TRAINER
-            else inspect.signature(find(target)).parameters
+            {field.name for field in fields(TrainerSettings)} if target == TRAINER else arguments(target)
         )
         unknown = set(node) - {"_target_", "_partial_"} - set(parameters)
         assert not unknown, f"{node._target_} takes no {unknown}"

@@ -59,6 +59,7 @@ def to_json(report: Report) -> dict[str, Any]:
     }
     return {
         "splits": splits,
+        "notes": {name: raw.notes for name, raw in report.splits.items() if raw.notes},
         "summary": summary(report),
         "findings": [finding_to_json(finding) for finding in report.findings],
     }
@@ -75,9 +76,11 @@ def finding_to_json(finding: Finding) -> dict[str, Any]:
 
 def print_report(report: Report) -> None:
     """The table, and the first findings in words."""
-    console = Console(width=None if os.isatty(1) else 160, highlight=False)
+    console = Console(width=None if os.isatty(1) else 160, highlight=False, markup=False, emoji=False)
     for name, raw in report.splits.items():
         print(f"{name}: {len(raw)} images, {len(raw.ids)} annotations, {len(raw.class_names)} categories")
+        for note in raw.notes:
+            print(f"note: {name}: {note}")
     rows = summary(report)
     if not rows:
         print("no fault found")

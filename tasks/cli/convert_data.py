@@ -7,7 +7,6 @@ from omegaconf import DictConfig
 
 from tasks.cli.data import data_of
 from tasks.data.formats.convert import Crowd, Format, Split, convert
-from tasks.data.splits import SPLITS, SplitName
 
 READ_WITH = {
     "coco": "data=coco data.root={out}",
@@ -17,20 +16,28 @@ READ_WITH = {
 """How each format is read again."""
 
 
-def convert_data(config: DictConfig) -> None:
-    """Writes `config.data` into the folder `config.out` as format `config.to`, and says what that cannot hold."""
-    for key, choices in (("to", get_args(Format)), ("crowd", get_args(Crowd))):
-        if config[key] not in choices:
-            raise ValueError(f"{key}={config[key]} is unknown; wanted one of {', '.join(choices)}")
+def convert_data(config: DictConfig) -> int:
+    """Writes `config.data` into the folder `config.out` as format `config.to`, and says what that cannot hold.
+
+    The exit status is 1 where objects were lost that no setting said to lose: `crowd=drop` or `crowd=keep` says what
+    becomes of crowds, `allow_loss=true` that anything may be lost.
+    """
+    if config.to not in get_args(Format):
+        raise ValueError(f"to={config.to} is unknown; wanted one of {', '.join(get_args(Format))}")
+    if config.crowd is not None and config.crowd not in get_args(Crowd):
+        raise ValueError(f"crowd={config.crowd} is unknown; wanted one of {', '.join(get_args(Crowd))}")
     source = data_of(config).with_files()
-    names: list[SplitName] = [name for name in SPLITS if source.has_split(name)]
-    if not names:
-        source.raw("train")  # says what is missing
     if source.masks_with_boxes:
         source = source.with_masks()
-    splits = [Split(name, source.image_folder(name), source.split(name).annotations) for name in names]
+    names = source.expected_splits()
+    if not names:
+        source.raw("train")  # says what is missing
+    splits = [
+        Split(name, source.image_folder(name), source.split(name).annotations, source.reading)
+        for name in names
+    ]
     out = Path(config.out)
-    losses = convert(splits, config.to, out, crowd=config.crowd)
+    losses = convert(splits, config.to, out, crowd=config.crowd or "drop")
     for split in splits:
         print(f"{split.name}: {len(split.annotations)} images, {len(split.annotations.ids)} annotations")
     for line in losses.lines():
@@ -39,3 +46,12 @@ def convert_data(config: DictConfig) -> None:
     print(
         f"read it with {READ_WITH[config.to].format(out=out)}{extra if config.to == 'coco' and 'test' in names else ''}"
     )
+    lost = 0 if config.crowd is not None else losses.dropped.total()
+    if (lost or losses.unread) and not config.allow_loss:
+        total = sum(len(split.annotations.ids) for split in splits)
+        print(
+            f"lost: {lost} of {total} objects are not written and {losses.unread} are not as their reader wants them; "
+            "crowd=drop or crowd=keep says what becomes of crowds, allow_loss=true that this is meant"
+        )
+        return 1
+    return 0

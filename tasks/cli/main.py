@@ -8,6 +8,7 @@ heavy, so that it comes at once.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import sys
@@ -21,6 +22,8 @@ from tasks.cli.groups import settings_text
 from tasks.cli.startup import import_less
 
 EXIT_USER_ERROR = 2
+OF_DISKS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+"""Errors of a disk that is full or takes nothing; the system names no file with them."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,7 @@ def _run(name: str, words: list[str], program: str, script: list[str]) -> None:
         cause = user_error(error)
         if traceback or cause is None:
             raise
-        print(f"error: {cause}\n(--traceback shows where this came from)", file=sys.stderr)
+        print(f"error: {sentence(cause)}\n(--traceback shows where this came from)", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
 
 
@@ -280,8 +283,9 @@ def _quoted(text: str) -> str:
 
 def user_error(error: BaseException) -> BaseException | None:
     """The mistake of the user's behind `error`, or None when it is ours."""
-    known: tuple[Any, ...] = (ValueError, OSError)  # OSError: no room, no permission, not there
-    if isinstance(error, known) and not isinstance(error, BrokenPipeError):
+    if isinstance(error, OSError):  # of a file that a setting names, or of a disk that takes no more
+        return error if error.filename is not None or error.errno in OF_DISKS or error.errno is None else None
+    if isinstance(error, ValueError):
         return error
     if isinstance(error, ModuleNotFoundError):
         package = str(error.name).partition(".")[0]
@@ -291,6 +295,15 @@ def user_error(error: BaseException) -> BaseException | None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    while isinstance(error, HydraException) and error.__cause__ is not None:
-        error = error.__cause__
-    return error if isinstance(error, (*known, HydraException, OmegaConfBaseException)) else None
+    if isinstance(error, HydraException) and error.__cause__ is not None:
+        return user_error(error.__cause__)
+    return error if isinstance(error, HydraException | OmegaConfBaseException) else None
+
+
+def sentence(error: BaseException) -> str:
+    """What the error says, without Python's number in front of what the system said."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    what = error.strerror[:1].lower() + error.strerror[1:]
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    return f"{' and '.join(map(repr, names))}: {what}" if names else what

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
-from typing import Any
+from typing import Any, Unpack, get_args, get_origin, get_type_hints
 
 from tasks.data import FORMATS
 
@@ -77,7 +77,14 @@ def build(node: Any, allowed: Sequence[str] = (), **more: Any) -> Any:
 
 def arguments(target: str, allowed: Sequence[str] = ()) -> dict[str, inspect.Parameter]:
     """What the object called `target` takes, by name."""
-    return dict(inspect.signature(find(target, allowed)).parameters)
+    found: dict[str, inspect.Parameter] = {}
+    for name, parameter in inspect.signature(find(target, allowed)).parameters.items():
+        if get_origin(parameter.annotation) is not Unpack:
+            found[name] = parameter
+            continue
+        for key, kind in get_type_hints(get_args(parameter.annotation)[0]).items():
+            found[key] = inspect.Parameter(key, parameter.KEYWORD_ONLY, default=None, annotation=kind)
+    return found
 
 
 def _transform(target: str) -> Callable[..., Any]:

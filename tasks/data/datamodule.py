@@ -62,7 +62,7 @@ class DataModule(LightningDataModule):
         if class_maps:
             self.source: Source[Any] = source.with_class_maps()
         elif masks:
-            self.source = source.with_masks()
+            self.source = source.with_masks(required=True)
         else:
             self.source = source.with_classes() if classes else source.with_boxes()
         self.masks = masks
@@ -106,6 +106,7 @@ class DataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Full batches of shuffled, augmented images."""
+        self._check_trainable("train")
         loader = self._loader("train", is_training=True)
         if len(loader) == 0:
             num_ranks = self._rank_and_num_ranks()[1]
@@ -118,6 +119,8 @@ class DataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Every image of `eval_split` exactly once over all ranks."""
+        if getattr(getattr(self.trainer, "state", None), "fn", None) == "fit":
+            self._check_trainable(self.eval_split)
         return self._loader(self.eval_split, is_training=False)
 
     def test_dataloader(self) -> DataLoader[Any]:
@@ -127,6 +130,16 @@ class DataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         """The images of `eval_split`, as `val_dataloader` gives them."""
         return self._loader(self.eval_split, is_training=False)
+
+    def _check_trainable(self, name: SplitName) -> None:
+        """Raises ValueError, with the reason, for a split of objects without one that can be learned."""
+        objects = self.split(name).objects
+        if objects is None or not objects.is_crowd.all():
+            return
+        why = self.source.why_untrainable(name) or "it has no object, or none that data.on_bad leaves"
+        raise ValueError(
+            f"nothing can be learned from the {name} split: {why}; correct the data (tools/check_data.py)"
+        )
 
     def _rank_and_num_ranks(self) -> tuple[int, int]:
         if self.trainer is None:

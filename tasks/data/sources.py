@@ -14,7 +14,7 @@ import numpy as np
 from tasks.data.annotations.class_maps import BACKGROUND, ClassMaps, paint, with_background
 from tasks.data.annotations.image_labels import ImageLabels
 from tasks.data.annotations.objects import Annotations
-from tasks.data.splits import A, Split, SplitName
+from tasks.data.splits import SPLITS, A, Split, SplitName
 
 if TYPE_CHECKING:
     from tasks.data.formats.object_files import ObjectFiles
@@ -54,6 +54,18 @@ class Source(Generic[A]):
         """Whether there is such a split; generated data has all three."""
         return True
 
+    def expects(self, name: SplitName) -> bool:
+        """Whether there must be such a split, because a setting or the format names it, be it there or not."""
+        return self.has_split(name)
+
+    def expected_splits(self) -> list[SplitName]:
+        """Splits that are there, and those that must be."""
+        return [name for name in SPLITS if self.has_split(name) or self.expects(name)]
+
+    def why_untrainable(self, name: SplitName) -> str:
+        """Why the files of the split hold not one object to learn from; "" where they hold one, or nobody knows."""
+        return ""
+
     def split(self, name: SplitName) -> Split[A]:
         """The split of that name, the same object each time.
 
@@ -75,8 +87,9 @@ class Source(Generic[A]):
         """The same images with objects and their boxes."""
         self._lacks("boxes")
 
-    def with_masks(self) -> "Source[Annotations]":
-        """The same images with the masks of their objects."""
+    def with_masks(self, *, required: bool = False) -> "Source[Annotations]":
+        """The same images with the masks of their objects; where they are `required`, an object without one is a fault
+        if others have one."""
         self._lacks("masks")
 
     def with_class_maps(self) -> "Source[ClassMaps]":
@@ -111,13 +124,14 @@ class ObjectSource(Source[Annotations]):
     def __init__(self, *, masks: bool):
         super().__init__()
         self.masks = masks
+        self.requires_masks = False
 
     def with_boxes(self) -> Source[Annotations]:
         return self
 
-    def with_masks(self) -> Self:
+    def with_masks(self, *, required: bool = False) -> Self:
         source = copy(self)
-        source.masks, source._splits = True, {}
+        source.masks, source.requires_masks, source._splits = True, required, {}
         return source
 
     def with_class_maps(self) -> Source[ClassMaps]:
@@ -146,6 +160,12 @@ class PaintedClassMaps(ClassMapSource):
     def has_split(self, name: SplitName) -> bool:
         return self.source.has_split(name)
 
+    def expects(self, name: SplitName) -> bool:
+        return self.source.expects(name)
+
+    def why_untrainable(self, name: SplitName) -> str:
+        return self.source.why_untrainable(name)
+
     def read_split(self, name: SplitName) -> Split[ClassMaps]:
         """The split. Raises ValueError where its objects have no masks."""
         return PaintedSplit(self.source.split(name), name)
@@ -171,6 +191,11 @@ class PaintedSplit(Split[ClassMaps]):
                 read=partial(paint, objects),
             )
         )
+
+    @property
+    def objects(self) -> Annotations:
+        """Those that the class maps are painted from."""
+        return self.split.annotations
 
     def image(self, index: int) -> np.ndarray:
         return self.split.image(index)

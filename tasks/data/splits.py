@@ -12,6 +12,7 @@ import numpy as np
 from tasks.data.annotations.class_maps import ClassMaps
 from tasks.data.annotations.image_labels import ImageLabels
 from tasks.data.annotations.objects import Annotations
+from tasks.data.loading.images import DEFAULT_READING, Reading
 from tasks.data.loading.storage import ShownAt, open_store
 
 SplitName = Literal["train", "val", "test"]
@@ -28,6 +29,11 @@ class Split(Generic[A]):
     def __len__(self) -> int:
         """Number of images."""
         return len(self.annotations)
+
+    @property
+    def objects(self) -> Annotations | None:
+        """The objects that there are to learn from; None where it is no objects."""
+        return self.annotations if isinstance(self.annotations, Annotations) else None
 
     def image(self, index: int) -> np.ndarray:
         """uint8 (H, W, 3) RGB, upright, of the size that the annotations declare."""
@@ -52,11 +58,18 @@ class ArraySplit(Split[A]):
 class FileSplit(Split[A]):
     """Images of one folder, which may also be, or lead into, a tar or zip file (tasks/data/loading/storage.py)."""
 
-    def __init__(self, folder: Path, annotations: A, sizes: np.ndarray | None = None):
-        """`sizes` (I, 2) are those that the annotations declare, where they do."""
+    def __init__(
+        self,
+        folder: Path,
+        annotations: A,
+        sizes: np.ndarray | None = None,
+        reading: Reading = DEFAULT_READING,
+    ):
+        """`sizes` (I, 2) are those that the annotations declare, where they do; `reading` is how files are read."""
         super().__init__(annotations)
         self.folder = folder
-        self.store = open_store(folder)
+        self.reading = reading
+        self.store = open_store(folder, reading)
         self.sizes = sizes
 
     def image(self, index: int) -> np.ndarray:

@@ -303,6 +303,8 @@ class PredictSettings:
     """Each picture in all these sizes, relative to the model's own, …"""
     flip: bool = False
     """… and mirrored too."""
+    max_pixels: int | None = None
+    """Width times height of the largest picture that is read; null for 89 million."""
     device: str = "auto"
     """cpu, cuda, cuda:1, …"""
     precision: str = "auto"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.data.loading.images import read_image
+from tasks.data.loading.images import Reading, read_image
 from tasks.inference.predictor import Predictor, Result
 from tasks.visualization.boxes import write_picture
 
@@ -28,7 +28,7 @@ def predict_pictures(
     entries: list[dict[str, Any]] = []
     unreadable: list[dict[str, str]] = []
     names = output_names(pictures)
-    for group in _readable(pictures, predictor.batch_size, unreadable):
+    for group in _readable(pictures, predictor.batch_size, predictor.reading, unreadable):
         for (path, image), found in zip(group, predictor([image for _, image in group]), strict=True):
             write_picture(output / names[path], found.draw(image))
             entries.append(entry(path, image, found, names[path]))
@@ -77,13 +77,13 @@ def entry(path: Path, image: np.ndarray, found: Result, drawn: str) -> dict[str,
 
 
 def _readable(
-    sources: Sequence[Path], batch_size: int, unreadable: list[dict[str, str]]
+    sources: Sequence[Path], batch_size: int, reading: Reading, unreadable: list[dict[str, str]]
 ) -> Iterator[list[tuple[Path, np.ndarray]]]:
     """Batches of decoded pictures; those that cannot be decoded go to `unreadable` with the reason."""
     group: list[tuple[Path, np.ndarray]] = []
     for path in sources:
         try:
-            group.append((path, read_image(path)))
+            group.append((path, read_image(path, reading=reading)))
         except (ValueError, OSError) as error:
             unreadable.append({"file": str(path), "error": str(error)})
         if len(group) == batch_size:

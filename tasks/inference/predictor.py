@@ -10,7 +10,7 @@ from PIL import Image
 
 from tasks.contracts import Model
 from tasks.data.loading.collate import batch_images
-from tasks.data.loading.images import read_image, to_rgb
+from tasks.data.loading.images import DEFAULT_READING, Reading, read_image, to_rgb
 from tasks.devices import autocast, resolve_device, resolve_precision
 from tasks.visualization.result import Result
 from tasks.zoo.model_file import Header, load_model
@@ -29,6 +29,8 @@ class Predictor:
     For small objects in large pictures, `tile` cuts each into tiles of so many pixels a side, neighbours sharing
     `overlap` of it, and puts together what is found in them and in the whole. For accuracy at the price of time,
     `scales` looks at each picture in several sizes (1 is the model's own) and `flip` at its mirror image as well.
+
+    A file of more than `max_pixels`, width times height, is not read; None stands for 89 million.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Predictor:
         overlap: float = 0.2,
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
+        max_pixels: int | None = None,
     ) -> None:
         if not 0 <= score_threshold <= 1:
             raise ValueError(f"score_threshold={score_threshold} must be between 0 and 1")
@@ -54,6 +57,7 @@ class Predictor:
             raise ValueError(
                 f"overlap={overlap} must be at least 0 and less than 1, a share of the tile's side"
             )
+        self.reading = DEFAULT_READING if max_pixels is None else Reading(max_pixels)
         self.tile = tile
         self.overlap = overlap
         self._find_in_tiles = (
@@ -98,7 +102,7 @@ class Predictor:
             )
         if self._find_in_tiles is not None:
             return [
-                self._find_in_tiles(_pixels(picture), self._in_batches, self.tile, self.overlap)
+                self._find_in_tiles(_pixels(picture, self.reading), self._in_batches, self.tile, self.overlap)
                 for picture in pictures
             ]
         return self._in_batches(pictures)
@@ -106,7 +110,7 @@ class Predictor:
     def _in_batches(self, pictures: Sequence[Picture]) -> list[Any]:
         found: list[Any] = []
         for start in range(0, len(pictures), self.batch_size):
-            images = [_pixels(p) for p in pictures[start : start + self.batch_size]]
+            images = [_pixels(p, self.reading) for p in pictures[start : start + self.batch_size]]
             # Padding to the largest of a batch would let a picture's result depend on its company.
             sizes = [self.model.preprocessing.output_size(*image.shape[:2]) for image in images]
             results: dict[int, Any] = {}
@@ -126,9 +130,9 @@ class Predictor:
         return [result.above(self.score_threshold) for result in results]
 
 
-def _pixels(picture: Picture) -> np.ndarray:
+def _pixels(picture: Picture, reading: Reading) -> np.ndarray:
     if isinstance(picture, str | Path):
-        return read_image(picture)
+        return read_image(picture, reading=reading)
     if isinstance(picture, Image.Image | np.ndarray):
         return to_rgb(picture)
     raise ValueError(

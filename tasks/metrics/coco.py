@@ -217,6 +217,7 @@ class CocoMetric:
         found = self._found(masks=masks)
         images = np.sort(self.annotations.image_ids)[found.images].tolist()
         categories = np.sort(self.annotations.category_ids)[found.categories].tolist()
+        written: dict[str, dict[int, str]] = getattr(self.annotations, "written_ids", {})
         if masks:
             assert found.masks is not None
             key, values = "segmentation", ({**m, "counts": m["counts"].decode()} for m in found.masks)
@@ -225,7 +226,12 @@ class CocoMetric:
         for image, category, value, score in zip(
             images, categories, values, found.scores.tolist(), strict=True
         ):
-            yield {"image_id": image, "category_id": category, key: value, "score": score}
+            yield {
+                "image_id": written.get("images", {}).get(image, image),
+                "category_id": written.get("categories", {}).get(category, category),
+                key: value,
+                "score": score,
+            }
 
     def _found(self, *, masks: bool) -> Found:
         """The detections of all ranks, with or without masks, by ascending image id, in the order given within an

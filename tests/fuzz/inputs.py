@@ -1,4 +1,4 @@
-"""Hostile model files, checkpoints and run folders, each made from a seed.
+"""Hostile model files, checkpoints, run folders, pictures, archives and data sets, each made from a seed.
 
 A case is a small genuine file with something wrong in it: a value of the header, a tensor, an entry of a pickle, or
 a few bytes. `cases` gives name and call for each; the name says what was done.
@@ -12,11 +12,13 @@ import pickle
 import random
 import shutil
 import struct
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +31,7 @@ from tasks import load_predictor
 from tasks.preprocessing import Preprocessing
 from tasks.zoo.model_file import METADATA_KEY, Header
 from tasks.zoo.registry import build_model, resolved_spec
+from tests.fuzz import annotations, archives, images
 
 BACKBONE = {"name": "resnet", "block": "basic", "blocks": [1, 1, 1, 1], "widths": [4, 4, 8, 8]}
 PYRAMID = {"name": "fpn", "channels": 8}
@@ -351,10 +354,32 @@ def run_folder(rng: random.Random, folder: Path) -> Case:
     return Case(f"run: {what}", call)
 
 
+def damaged(module: ModuleType) -> Callable[[random.Random, Path], Case]:
+    """The cases of a generator of damaged data, which has `inputs(seed)` without end and `check(input)`."""
+
+    def make(rng: random.Random, folder: Path) -> Case:
+        given = next(module.inputs(rng.randrange(2**32)))
+
+        def call() -> None:
+            before, tempfile.tempdir = tempfile.tempdir, str(folder)  # or it would write elsewhere
+            try:
+                wrong = module.check(given)
+            finally:
+                tempfile.tempdir = before
+            assert not wrong, wrong
+
+        return Case(given.name, call)
+
+    return make
+
+
 KINDS: dict[str, Callable[[random.Random, Path], Case]] = {
     "model file": model_file,
     "checkpoint": checkpoint,
     "run": run_folder,
+    "image": damaged(images),
+    "archive": damaged(archives),
+    "data set": damaged(annotations),
 }
 
 

@@ -9,7 +9,10 @@ from tests.fuzz.inputs import cases
 from tests.fuzz.watch import watched
 
 
-@pytest.mark.parametrize(("kind", "count"), [("model file", 60), ("checkpoint", 35), ("run", 5)])
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [("model file", 60), ("checkpoint", 35), ("run", 5), ("image", 60), ("archive", 40), ("data set", 60)],
+)
 def test_hostile_inputs_keep_every_promise(kind: str, count: int, tmp_path: Path) -> None:
     wrong = []
     for seed, case, folder in islice(cases(kind, tmp_path), count):

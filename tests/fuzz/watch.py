@@ -38,6 +38,8 @@ CHANGES = {
     "os.truncate",
     "shutil.rmtree",
 }
+AT_FOLDER = {"os.remove", "os.rmdir"}
+"""Those that may name a file by an open folder and its name there."""
 RUNS = {"os.system", "subprocess.Popen", "os.exec", "os.fork", "os.posix_spawn", "os.startfile"}
 REACHES = {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "urllib.Request"}
 
@@ -59,7 +61,10 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
         if not path.startswith(allowed) and "__pycache__" not in path:
             _seen.append(f"{'writes' if writes else 'reads'} {path}")
     elif event in CHANGES:
-        path = os.path.realpath(os.fsdecode(arguments[0]))
+        path = os.fsdecode(arguments[0])
+        if event in AT_FOLDER and isinstance(arguments[1], int) and arguments[1] >= 0:
+            path = os.path.join(os.readlink(f"/proc/self/fd/{arguments[1]}"), path)
+        path = os.path.realpath(path)
         if not path.startswith(_folder) and "__pycache__" not in path:
             _seen.append(f"{event} {path}")
 

@@ -5,6 +5,7 @@ Legend:
     class map  uint8 (H, W): the class of each pixel, 0 … K-1 or `IGNORE_LABEL`
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,7 @@ class ClassMaps:
 
     def file_name(self, index: int) -> str:
         """File of image `index`, relative to the split's image folder."""
-        return self.file_names[index].decode()
+        return os.fsdecode(self.file_names[index])
 
     def target(self, index: int) -> Target:
         """Image `index` as a training target."""

@@ -4,6 +4,7 @@ Legend:
     I  images        K  classes
 """
 
+import os
 from dataclasses import dataclass
 from typing import Self
 
@@ -33,7 +34,7 @@ class ImageLabels:
 
     def file_name(self, index: int) -> str:
         """File of image `index`, relative to the split's folder, or what else tells it from the others."""
-        return self.file_names[index].decode()
+        return os.fsdecode(self.file_names[index])
 
     def target(self, index: int) -> Target:
         """Image `index` as a training target; `original_size` stays (0, 0) until it is decoded."""

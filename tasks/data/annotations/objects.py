@@ -4,7 +4,8 @@ Legend:
     I  images        M  objects of all images, grouped by image        K  classes
 """
 
-from dataclasses import dataclass, replace
+import os
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -12,6 +13,13 @@ import numpy as np
 from tasks.data.annotations.masks import decode_mask
 from tasks.data.annotations.segmentations import Segmentations
 from tasks.targets import Target
+
+WRITTEN_AS = {
+    "images": ("id", "image_id", ""),
+    "annotations": ("", "id", ""),
+    "categories": ("", "category_id", "id"),
+}
+"""Where the ids of images, annotations and categories are in COCO's images, annotations and categories."""
 
 
 @dataclass
@@ -43,6 +51,8 @@ class Annotations:
     """(M,) bool."""
     segmentations: Segmentations | None = None
     """None where they were not asked for."""
+    written_ids: dict[str, dict[int, str]] = field(default_factory=dict)
+    """Of files whose ids are strings: by "images", "annotations" or "categories", what each id stands for."""
 
     def __len__(self) -> int:
         """Number of images."""
@@ -50,7 +60,7 @@ class Annotations:
 
     def file_name(self, index: int) -> str:
         """File of image `index`, relative to the split's image folder."""
-        return self.file_names[index].decode()
+        return os.fsdecode(self.file_names[index])
 
     @property
     def has_masks(self) -> bool:
@@ -93,7 +103,7 @@ class Annotations:
         category_ids = self.category_ids.tolist()
         image_ids = np.repeat(self.image_ids, np.diff(self.offsets)).tolist()
         images = [
-            {"id": image_id, "file_name": name.decode(), "height": height, "width": width}
+            {"id": image_id, "file_name": os.fsdecode(name), "height": height, "width": width}
             for image_id, name, (height, width) in zip(
                 self.image_ids.tolist(), self.file_names, self.sizes.tolist(), strict=True
             )
@@ -125,7 +135,16 @@ class Annotations:
             {"id": category_id, "name": name}
             for category_id, name in zip(category_ids, self.class_names, strict=True)
         ]
+        for kind, keys in WRITTEN_AS.items():
+            if known := self.written_ids.get(kind):
+                for records, key in zip((images, annotations, categories), keys, strict=True):
+                    for record in records if key else ():
+                        record[key] = known.get(record[key], record[key])
         return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+
+    def as_written(self, kind: str, number: int) -> int | str:
+        """The id of an image, annotation or category (`kind` as in `written_ids`) as its file writes it."""
+        return self.written_ids.get(kind, {}).get(number, number)
 
     def select(self, indices: np.ndarray) -> Self:
         """The annotations of these images alone, in this order."""

@@ -61,3 +61,33 @@ def join(rings: list[np.ndarray]) -> list[float]:
         i, j = np.unravel_index(distance.argmin(), distance.shape)
         joined = np.concatenate([joined[: i + 1], ring[j:], ring[: j + 1], joined[i:]])
     return joined.reshape(-1).tolist()
+
+
+def clip_ring(ring: list[float], width: float, height: float) -> list[float]:
+    """The part of the ring inside the image (Sutherland and Hodgman, 1974); the ring itself where it is whole, empty
+    where nothing is left. Parts that the border cuts off from each other stay joined by lines along it."""
+    points = np.array(ring, np.float64).reshape(-1, 2)
+    if ((points >= 0) & (points <= [width, height])).all():
+        return ring
+    for axis, sign, limit in (
+        (0, 1.0, 0.0),
+        (0, -1.0, -float(width)),
+        (1, 1.0, 0.0),
+        (1, -1.0, -float(height)),
+    ):
+        if not len(points):
+            return []
+        beyond = sign * points[:, axis] - limit  # negative outside
+        kept = []
+        for here, there, a, b in zip(
+            np.roll(points, 1, axis=0), points, np.roll(beyond, 1), beyond, strict=True
+        ):
+            if (a < 0) != (b < 0):
+                crossing = here + (there - here) * (a / (a - b))
+                crossing[axis] = sign * limit
+                kept.append(crossing)
+            if b >= 0:
+                kept.append(there)
+        points = np.array(kept, np.float64).reshape(-1, 2)
+    points = points.clip(0, [width, height])  # what rounding left outside
+    return points.reshape(-1).tolist() if len(points) > 2 else []

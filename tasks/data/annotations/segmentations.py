@@ -7,12 +7,26 @@ Legend:
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 Rings = list[list[float]]
 """An object's polygons as COCO writes them: one flat list x, y, x, y, … per ring, in pixels."""
+
+
+def unwrap(segmentation: Any) -> Any:
+    """What COCO's field `segmentation` holds, without the slips of tools that write it: a list of rings, none of them
+    empty; run lengths; None for no mask at all. Nothing inside is checked."""
+    if isinstance(segmentation, dict):
+        return segmentation or None
+    if not isinstance(segmentation, list):
+        return segmentation
+    if segmentation and not any(isinstance(item, list | dict) for item in segmentation):
+        return [segmentation]  # one ring that is not in a list
+    if len(segmentation) == 1 and isinstance(segmentation[0], dict):
+        return segmentation[0] or None
+    return [ring for ring in segmentation if ring not in ([], {})] or None
 
 
 @dataclass

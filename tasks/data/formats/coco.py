@@ -1,28 +1,44 @@
 """A data set in COCO's format: image folders and JSON annotation files below one root."""
 
 import gc
+import inspect
 import json
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
-from tasks.data.annotations.objects import Annotations
-from tasks.data.formats.cache import cached
-from tasks.data.formats.object_files import ObjectFiles
+from tasks.data.annotations.segmentations import unwrap
+from tasks.data.formats.file_names import fit_file_names, is_file_name
+from tasks.data.formats.object_files import MadeOf, ObjectFiles
 from tasks.data.formats.raw import RawSplit, positions
-from tasks.data.loading.storage import is_store, open_store
-from tasks.data.quality.image_checks import CheckImages
-from tasks.data.quality.policy import OnBad, usable_annotations
+from tasks.data.formats.values import Ids, to_boxes, to_flag, to_integer, to_number
+from tasks.data.loading.images import (
+    DEFAULT_READING,
+    ImageError,
+    Reading,
+    ReadingOptions,
+    one_line,
+    read_regular,
+)
+from tasks.data.loading.storage import ImageStore, is_store, open_store
+from tasks.data.quality.image_checks import CheckImages, image_sizes
+from tasks.data.quality.issues import BAD_CROWD, ODD_POLYGON
+from tasks.data.quality.policy import OnBad
+from tasks.data.quality.segmentation_checks import read_masks
 from tasks.data.splits import SplitName
 
+MAX_SIDE = 1_000_000
+"""Pixels; no image is wider, and what declares so is read from its file."""
 Records = list[dict[str, Any]]
 
 
-def read_coco_json(path: Path, name: str, folder: Path, *, masks: bool) -> RawSplit:
+def read_coco_json(
+    path: Path, name: str, folder: Path, *, masks: bool, reading: Reading = DEFAULT_READING
+) -> RawSplit:
     """The split called `name` as the file says, unchecked; segmentations only if `masks`. `folder` is its images'.
 
     Raises FileNotFoundError for a missing file, ValueError for one that is not COCO's JSON.
@@ -31,19 +47,23 @@ def read_coco_json(path: Path, name: str, folder: Path, *, masks: bool) -> RawSp
     images, annotations, categories = (
         records(content, key, path) for key in ("images", "annotations", "categories")
     )
-    category_ids, class_names = read_categories(categories, path)
-    image_ids = integers(images, "id", "images", path)
-    if len(image_ids) == 0:
+    if not images:
         raise ValueError(f"'{path}' lists no images; wanted at least one")
-    sizes = np.stack([integers(images, side, "images", path) for side in ("height", "width")], axis=1)
-    if (empty := np.flatnonzero((sizes <= 0).any(axis=1))).size:
-        height, width = sizes[empty[0]]
-        raise ValueError(
-            f"'{path}' declares image id {image_ids[empty[0]]} with height {height} and width {width}"
-        )
-    written_images = integers(annotations, "image_id", "annotations", path)
-    written_categories = integers(annotations, "category_id", "annotations", path)
-    boxes = numbers([annotation.get("bbox") for annotation in annotations])
+    store, notes = open_store(folder, reading), []
+    image_ids = declared_ids(images, "images", path)
+    category_of = declared_ids(categories, "categories", path)
+    written_images = naming(image_ids, annotations, "image_id", path)
+    written_categories = naming(category_of, annotations, "category_id", path)
+    category_ids, class_names = read_categories(
+        categories, category_of.numbers, written_categories, path, notes
+    )
+    ids = declared_ids(annotations, "annotations", path)
+    file_names = fit_file_names(read_file_names(images, path), store, notes)
+    rows = positions(image_ids.numbers, written_images)
+    sizes = read_sizes(images, file_names, store, notes)
+    boxes, faults = read_boxes(annotations, rows, sizes, notes)
+    is_crowd, unclear = read_crowds(annotations)
+    kinds = {"images": image_ids, "annotations": ids, "categories": category_of}
     return RawSplit(
         name=name,
         source=str(path),
@@ -51,18 +71,22 @@ def read_coco_json(path: Path, name: str, folder: Path, *, masks: bool) -> RawSp
         folder_option=f"data.{name}_images",
         class_names=class_names,
         category_ids=category_ids,
-        image_ids=image_ids,
-        file_names=[str(value) for value in column(images, "file_name", "images", path)],
+        image_ids=image_ids.numbers,
+        file_names=file_names,
         sizes=sizes,
-        ids=integers(annotations, "id", "annotations", path),
+        ids=ids.numbers,
         written_images=written_images,
         written_categories=written_categories,
-        images=positions(image_ids, written_images),
+        images=rows,
         labels=positions(category_ids, written_categories),
         boxes=boxes,
         areas=read_areas(annotations, boxes),
-        is_crowd=np.array([bool(annotation.get("iscrowd", 0)) for annotation in annotations], bool),
-        segmentations=[annotation.get("segmentation") for annotation in annotations] if masks else None,
+        is_crowd=is_crowd,
+        segmentations=[unwrap(a.get("segmentation")) for a in annotations] if masks else None,
+        row_faults={fault: found for fault, found in ((BAD_CROWD, unclear), (ODD_POLYGON, faults)) if found},
+        notes=notes,
+        written_ids={kind: of_kind.written for kind, of_kind in kinds.items() if of_kind.written},
+        reading=reading,
     )
 
 
@@ -71,18 +95,18 @@ def load_json(path: Path, option: str) -> dict[str, Any]:
     was_enabled = gc.isenabled()
     gc.disable()  # parsing makes millions of objects and no cycle; looking for some takes two thirds of the time
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_regular(path))
     except FileNotFoundError:
-        raise FileNotFoundError(
-            f"annotation file '{path}' does not exist; name it with {option}= (relative to data.root)"
-        ) from None
+        raise FileNotFoundError(no_file(path, option)) from None
     except IsADirectoryError:
         raise ValueError(
             f"'{path}' is a folder; {option}= wants an annotation file in COCO's JSON format"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except ImageError:
+        raise
+    except (ValueError, RecursionError, MemoryError) as error:
         raise ValueError(
-            f"'{path}' is not JSON ({error}); {option}= wants an annotation file in COCO's JSON format"
+            f"'{path}' is not JSON ({one_line(error)}); {option}= wants an annotation file in COCO's JSON format"
         ) from None
     finally:
         if was_enabled:
@@ -117,58 +141,169 @@ def column(rows: Records, field: str, key: str, path: Path) -> list[Any]:
         raise ValueError(f"'{path}': {key}[{row}] has no '{field}', which COCO's format requires") from None
 
 
-def integers(rows: Records, field: str, key: str, path: Path) -> np.ndarray:
-    """(len(rows),) int64 of one field of all records."""
-    values = column(rows, field, key, path)
-    for row, value in enumerate(values):
-        if type(value) is not int or abs(value) >= 2**63:
-            raise ValueError(f"'{path}': {key}[{row}] has '{field}' {value!r:.40}; wanted an integer")
-    return np.array(values, np.int64)
+def declared_ids(rows: Records, key: str, path: Path) -> Ids:
+    """The ids of all records."""
+    ids = Ids.read(column(rows, "id", key, path), by_name=key == "categories")
+    check_ids(ids.bad, "id", key, path)
+    return ids
 
 
-def numbers(values: list[Any]) -> np.ndarray:
-    """(len(values), 4) float64 of lists of four numbers each; NaN where an item is no such thing."""
+def naming(ids: Ids, annotations: Records, field: str, path: Path) -> np.ndarray:
+    """(M,) int64: what a field of the annotations that names one of `ids` says."""
+    numbers, bad = ids.find(column(annotations, field, "annotations", path))
+    check_ids(bad, field, "annotations", path)
+    return numbers
+
+
+def check_ids(bad: dict[int, Any], field: str, key: str, path: Path) -> None:
+    """Raises ValueError if there is an id that is neither a number nor a string."""
+    for row, value in bad.items():
+        raise ValueError(f"'{path}': {key}[{row}] has '{field}' {show(value)}; wanted an integer or a string")
+
+
+def show(value: Any) -> str:
+    """The beginning of a value, for messages."""
     try:
-        return np.array(values, np.float64).reshape(len(values), 4)
-    except (ValueError, TypeError):
-        is_box = [
-            isinstance(v, list) and len(v) == 4 and all(isinstance(x, int | float) for x in v) for v in values
-        ]
-        return np.array([v if ok else [np.nan] * 4 for v, ok in zip(values, is_box, strict=True)], np.float64)
+        return f"{value!r:.40}"
+    except (ValueError, RecursionError):  # an integer of more digits than Python writes
+        return f"a {type(value).__name__}"
+
+
+def read_file_names(images: Records, path: Path) -> list[str]:
+    """Names of all image files."""
+    names = column(images, "file_name", "images", path)
+    for row, name in enumerate(names):
+        if not is_file_name(name):
+            raise ValueError(
+                f"'{path}': images[{row}] has 'file_name' {show(name)}; wanted the name of an image file"
+            )
+    return [str(name) for name in names]
+
+
+def read_sizes(images: Records, file_names: list[str], store: ImageStore, notes: list[str]) -> np.ndarray:
+    """(I, 2) int64 (height, width); of the file where a record has none that can be one."""
+    sizes = np.array(
+        [[to_integer(image.get(side)) or 0 for side in ("height", "width")] for image in images], np.int64
+    ).reshape(-1, 2)
+    is_none = (sizes < 1).any(axis=1) | (sizes > MAX_SIDE).any(axis=1)
+    if (rows := np.flatnonzero(is_none)).size:
+        sizes[rows] = image_sizes(store, [file_names[row] for row in rows])
+        notes.append(
+            f"{len(rows)} of {len(images)} images declare no height and width that can be one; theirs are taken from "
+            f"the files ('{file_names[rows[0]]}')"
+        )
+    return sizes
+
+
+def read_boxes(
+    annotations: Records, images: np.ndarray, sizes: np.ndarray, notes: list[str]
+) -> tuple[np.ndarray, dict[int, str]]:
+    """(M, 4) float64, and rows whose box would come from a polygon of an odd count of numbers.
+
+    An annotation without a box gets the one around its mask. `images` (M,) and `sizes` are the split's.
+    """
+    written = [annotation.get("bbox") for annotation in annotations]
+    boxes = to_boxes(written)
+    missing = np.array(
+        [
+            box in (None, []) and bool(a.get("segmentation"))
+            for box, a in zip(written, annotations, strict=True)
+        ],
+        bool,
+    )
+    rows, odd = np.flatnonzero(missing), {}
+    if rows.size:
+        masks = read_masks([annotations[row]["segmentation"] for row in rows], images[rows], sizes)
+        for place, (row, mask) in enumerate(zip(rows.tolist(), masks.objects, strict=True)):
+            if masks.faults[ODD_POLYGON][place]:
+                odd[row] = "and its box would come from it"
+            elif isinstance(mask, bytes):
+                boxes[row] = coco_mask.toBbox({"size": sizes[images[row]].tolist(), "counts": mask})
+            elif mask is not None:
+                low, high = masks.bounds[place, :2], masks.bounds[place, 2:]
+                boxes[row] = *low, *(high - low)
+        found = np.isfinite(boxes[rows]).all(axis=1)
+        if found.any():
+            notes.append(
+                f"{int(found.sum())} of {len(annotations)} annotations have no bbox; theirs are taken from their masks"
+            )
+    return boxes, odd
+
+
+def read_crowds(annotations: Records) -> tuple[np.ndarray, dict[int, str]]:
+    """(M,) bool, and the rows whose flag is neither true nor false with what it is."""
+    flags = [to_flag(annotation.get("iscrowd")) for annotation in annotations]
+    unclear = {
+        row: f"iscrowd {show(annotations[row]['iscrowd'])}" for row, flag in enumerate(flags) if flag is None
+    }
+    return np.array([bool(flag) for flag in flags], bool), unclear
 
 
 def read_areas(annotations: Records, boxes: np.ndarray) -> np.ndarray:
     """(M,) float64 as written; of the box where the file writes none, NaN where it writes no number."""
-    written = (
-        annotation.get("area", area)
-        for annotation, area in zip(annotations, boxes[:, 2] * boxes[:, 3], strict=True)
+    with np.errstate(invalid="ignore", over="ignore"):
+        of_boxes = (boxes[:, 2] * boxes[:, 3]).tolist()
+    return np.array(
+        [
+            to_number(a["area"]) if "area" in a else area
+            for a, area in zip(annotations, of_boxes, strict=True)
+        ],
+        np.float64,
     )
-    return np.array([a if isinstance(a, int | float) else np.nan for a in written], np.float64)
 
 
-def read_categories(categories: Records, path: Path) -> tuple[np.ndarray, list[str]]:
-    """Category ids ascending, and the names in that order."""
+def read_categories(
+    categories: Records, ids: np.ndarray, used: np.ndarray, path: Path, notes: list[str]
+) -> tuple[np.ndarray, list[str]]:
+    """Category ids ascending, and the names in that order. `ids` are those of `categories`, `used` those of all
+    annotations: of two categories of one name, one without objects is a group (as Roboflow writes) and left out."""
     if not categories:
         raise ValueError(f"'{path}' declares no categories; wanted at least one")
-    ids = integers(categories, "id", "categories", path)
-    names = column(categories, "name", "categories", path)
+    written = column(categories, "name", "categories", path)
+    for row, name in enumerate(written):
+        if not isinstance(name, str | int | float):
+            raise ValueError(f"'{path}': categories[{row}] has 'name' {show(name)}; wanted a name")
     order = np.argsort(ids, kind="stable")
     if (repeated := ids[order][1:][np.diff(ids[order]) == 0]).size:
         raise ValueError(f"'{path}' declares category id {repeated[0]} more than once; ids must be unique")
-    names = [str(names[i]) for i in order]
-    name, count = Counter(names).most_common(1)[0]
-    if count > 1:
-        raise ValueError(
-            f"'{path}' declares {count} categories named '{name}'; rename all but one, or give their "
-            "annotations one category_id"
-        )
-    return ids[order], names
+    names = [str(written[i]) for i in order]
+    ids = ids[order]
+    has_objects = np.isin(ids, used)
+    kept = np.ones(len(ids), bool)
+    for name, count in Counter(names).items():
+        rows = [row for row, other in enumerate(names) if other == name]
+        with_objects = [row for row in rows if has_objects[row]]
+        if len(with_objects) > 1:
+            raise ValueError(
+                f"'{path}' declares {count} categories named '{name}'; rename all but one, or give their "
+                "annotations one category_id"
+            )
+        for row in set(rows) - set(with_objects or rows[-1:]):
+            kept[row] = False
+            notes.append(
+                f"category {ids[row]} '{name}', which has the name of another and no objects, is left out"
+            )
+    return ids[kept], [name for name, keep in zip(names, kept, strict=True) if keep]
+
+
+def no_file(path: Path, option: str) -> str:
+    """What is said of an annotation file that is not there."""
+    return f"annotation file '{path}' does not exist; name it with {option}= (relative to data.root)"
+
+
+def no_folder(path: Path, name: str) -> str:
+    """What is said of an image folder that is not there."""
+    return (
+        f"image folder '{path}' does not exist; name it with data.{name}_images= (relative to data.root), or a tar or "
+        "zip file"
+    )
 
 
 class CocoData(ObjectFiles):
     """COCO's layout of folders by default; any other by naming image folders and annotation files.
 
-    Paths are relative to `root` unless absolute; `split` and what follows it is that of `ObjectFiles`.
+    Paths are relative to `root` unless absolute; `split` and what follows it is that of `ObjectFiles`. Making one
+    raises FileNotFoundError for a file or folder that a setting names, and not its default, and that is not there.
     """
 
     def __init__(
@@ -188,8 +323,11 @@ class CocoData(ObjectFiles):
         split: str | Sequence[float] | None = None,
         group_pattern: str | None = None,
         split_seed: int = 0,
+        **reading: Unpack[ReadingOptions],
     ):
-        super().__init__(root, on_bad, check_images, masks, max_images, split, group_pattern, split_seed)
+        super().__init__(
+            root, on_bad, check_images, masks, max_images, split, group_pattern, split_seed, **reading
+        )
         if not self.root.is_dir():
             raise FileNotFoundError(
                 f"data.root={root} does not exist or is no folder; wanted the folder that holds the images "
@@ -200,38 +338,42 @@ class CocoData(ObjectFiles):
             "val": (val_images, val_annotations),
             "test": (test_images, test_annotations),
         }
+        self._check_named()
+
+    def _check_named(self) -> None:
+        for name, named in self.paths.items():
+            if self.partition is not None and name != "train":
+                continue
+            for kind, value in zip(("images", "annotations"), named, strict=True):
+                if value is None or value == DEFAULT_PATHS.get(f"{name}_{kind}"):
+                    continue
+                path = self.root / value
+                if kind == "images" and not is_store(path):
+                    raise FileNotFoundError(no_folder(path, name))
+                if kind == "annotations" and not path.exists():
+                    raise FileNotFoundError(no_file(path, f"data.{name}_annotations"))
 
     def has_files(self, name: SplitName) -> bool:
         images, annotation_file = self.paths[name]
         return images is not None and annotation_file is not None and (self.root / annotation_file).is_file()
+
+    def expects_files(self, name: SplitName) -> bool:
+        return None not in self.paths[name]
 
     def image_folder(self, name: SplitName) -> Path:
         return self._places(name)[0]
 
     def read(self, name: SplitName, *, masks: bool) -> RawSplit:
         folder, annotation_file = self._places(name)
-        return read_coco_json(annotation_file, name, folder, masks=masks)
+        return read_coco_json(annotation_file, name, folder, masks=masks, reading=self.reading)
 
-    def usable(self, name: SplitName) -> Annotations:
-        """The annotations, from the cache where they are in there."""
-        folder, annotation_file = self._places(name)
+    def made_of(self, name: SplitName) -> MadeOf:
+        path = self._places(name)[1]
         files = {self.root / file for _, file in self.paths.values() if file is not None}
-        return cached(
-            annotation_file,
-            partial(usable_annotations, self, name, self.on_bad, self.check_images),
-            choices={
-                "split": name,
-                "on_bad": self.on_bad,
-                "check_images": self.check_images,
-                "masks": self.masks,
-                "max_images": self.max_images,
-                "partition": repr(self.partition),
-                "images": {k: v for k, (v, _) in self.paths.items()},
-            },
-            beside=sorted(file for file in files if file.is_file()),
-            is_true=lambda found: (
-                not open_store(folder).missing([file.decode() for file in found.file_names.tolist()])
-            ),
+        return MadeOf(
+            path,
+            sorted(file for file in files - {path} if file.is_file()),
+            {"images": {split: images for split, (images, _) in self.paths.items()}},
         )
 
     def _places(self, name: SplitName) -> tuple[Path, Path]:
@@ -245,8 +387,13 @@ class CocoData(ObjectFiles):
             )
         folder = self.root / images
         if not is_store(folder):
-            raise FileNotFoundError(
-                f"image folder '{folder}' does not exist; name it with data.{file_of}_images= (relative to "
-                "data.root), or a tar or zip file"
-            )
+            raise FileNotFoundError(no_folder(folder, file_of))
         return folder, self.root / annotation_file
+
+
+DEFAULT_PATHS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(CocoData).parameters.items()
+    if name.endswith(("_images", "_annotations"))
+}
+"""COCO's own layout, by setting."""

@@ -7,12 +7,13 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 
 from tasks.data.annotations.image_labels import ImageLabels
 from tasks.data.formats.splitting import parse_partition
-from tasks.data.loading.images import SUFFIXES
+from tasks.data.loading.images import SUFFIXES, ReadingOptions, reading_of
 from tasks.data.loading.storage import ImageStore, is_store, open_store
 from tasks.data.sources import LabelSource
 from tasks.data.splits import FileSplit, Split, SplitName
@@ -32,10 +33,12 @@ class ImageFolderData(LabelSource):
         split: str | Sequence[float] | None = None,
         group_pattern: str | None = None,
         split_seed: int = 0,
+        **reading: Unpack[ReadingOptions],
     ) -> None:
         """`train`, `val` and `test` name the folders of the splits, or archives of them, relative to `root`. With
         `split`, shares such as "0.8/0.1/0.1", `root` itself holds the class folders and is parted
         (tasks/data/formats/splitting.py); `group_pattern` keeps images together by their path.
+        `reading` is `max_pixels`, `value_range` and `allow_outside`: how image files are read.
 
         Raises:
             FileNotFoundError: `root` is missing.
@@ -48,6 +51,7 @@ class ImageFolderData(LabelSource):
             raise FileNotFoundError(
                 f"data.root={root} is no folder; give the folder that holds {train}/ and {val}/"
             )
+        self.reading = reading_of(self.root, **reading)
         self._stores: dict[str, ImageStore] = {}
         self.partition = parse_partition(split, group_pattern, split_seed)
         if self.partition is not None:
@@ -88,9 +92,13 @@ class ImageFolderData(LabelSource):
         files: list[bytes] = []
         labels: list[int] = []
         of_class: dict[str, list[bytes]] = {}
-        for file in self._store(name).names():
+        store, seen = self._store(name), set()
+        for file in store.names():
+            if (parent := os.path.dirname(file)) not in seen:
+                seen.add(parent)
+                store.source(file)  # says so where the folder is a link that leads out of the data set
             if os.path.splitext(file)[1].lower() in SUFFIXES:
-                of_class.setdefault(file.split("/")[0], []).append(file.encode())
+                of_class.setdefault(file.split("/")[0], []).append(os.fsencode(file))
         for label, class_name in enumerate(self._class_names):
             found = of_class.get(class_name, [])
             if class_name in here and not found:
@@ -111,11 +119,11 @@ class ImageFolderData(LabelSource):
             shown = annotations.labels[:, None] == np.arange(len(self._class_names))
             names = [annotations.file_name(i) for i in range(len(annotations))]
             annotations = annotations.select(self.partition.indices(name, names, shown))
-        return FileSplit(folder, annotations)
+        return FileSplit(folder, annotations, reading=self.reading)
 
     def _store(self, name: SplitName) -> ImageStore:
         if name not in self._stores:
-            self._stores[name] = open_store(self.root / self.folders[name])
+            self._stores[name] = open_store(self.root / self.folders[name], self.reading)
         return self._stores[name]
 
     def _class_folders(self, name: SplitName) -> list[str]:

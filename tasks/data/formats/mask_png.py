@@ -7,14 +7,32 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Unpack, get_args
 
 import numpy as np
-from PIL import Image
 
 from tasks.data.annotations.class_maps import ClassMaps
-from tasks.data.loading.images import EXIF_ORIENTATION, ON_ITS_SIDE, SUFFIXES
-from tasks.data.loading.storage import is_file, is_folder, is_store, open_store, opened, read_lines
+from tasks.data.loading.images import (
+    DEFAULT_READING,
+    EXIF_ORIENTATION,
+    ON_ITS_SIDE,
+    SUFFIXES,
+    ImageError,
+    Reading,
+    ReadingOptions,
+    open_image,
+    reading_of,
+)
+from tasks.data.loading.storage import (
+    ImageStore,
+    in_archive,
+    is_file,
+    is_folder,
+    is_store,
+    open_store,
+    read_file,
+    read_lines,
+)
 from tasks.data.sources import ClassMapSource
 from tasks.data.splits import FileSplit, Split, SplitName
 from tasks.targets import IGNORE_LABEL
@@ -26,9 +44,12 @@ _NO_CLASS = -1
 class ClassMapReader:
     """Class maps out of mask PNGs, read when they are asked for."""
 
-    def __init__(self, masks: Sequence[Path], classes: Mapping[str, int], unlisted: Unlisted):
+    def __init__(
+        self, masks: Sequence[Path], classes: Mapping[str, int], unlisted: Unlisted, reading: Reading
+    ):
         """`masks` (I,) are files; `classes` the value that stands for each class in them, by name, ascending."""
         self.masks = masks
+        self.reading = reading
         self.classes = classes
         values = list(classes.values())
         self.labels = np.full(256, _NO_CLASS if unlisted == "error" else IGNORE_LABEL, np.int16)
@@ -38,7 +59,7 @@ class ClassMapReader:
     def __call__(self, index: int) -> np.ndarray:
         """uint8 (H, W) of labels; ValueError, with the mask's name, for a value that stands for no class."""
         mask = self.masks[index]
-        values = read_mask(mask)
+        values = read_mask(mask, self.reading)
         class_map = self.labels[values]
         if (beyond := values[class_map == _NO_CLASS]).size:
             known = ", ".join(f"{value} {name}" for name, value in list(self.classes.items())[:5])
@@ -63,10 +84,11 @@ class MaskList:
 class MaskFiles(ClassMapSource):
     """Images with a mask PNG each; a layout says by `list_masks` where they are."""
 
-    def __init__(self, classes: dict[str, int], unlisted: Unlisted):
+    def __init__(self, classes: dict[str, int], unlisted: Unlisted, reading: Reading):
         """`classes` are as `class_values` gives them; `unlisted` says whether a value of no class, other than 255, is
-        an "error", or is to "ignore" as 255 is."""
+        an "error", or is to "ignore" as 255 is; `reading` is how files are read."""
         super().__init__()
+        self.reading = reading
         self.classes = classes
         self.unlisted: Unlisted = unlisted
 
@@ -89,16 +111,17 @@ class MaskFiles(ClassMapSource):
         listed = self.list_masks(name)
         check_masks_exist(listed.images, listed.mask_folder, listed.masks)
         masks = [listed.mask_folder / mask for mask in listed.masks]
+        store = open_store(listed.image_folder, self.reading)
         for image, mask in zip(listed.images, masks, strict=True):
-            check_sizes(listed.image_folder / image, mask)
+            check_sizes(store, image, mask, self.reading)
         annotations = ClassMaps(
             class_names=self.class_names,
             category_ids=self.category_ids,
             image_ids=np.arange(len(masks)),
-            file_names=np.array([image.encode() for image in listed.images]),
-            read=ClassMapReader(masks, self.classes, self.unlisted),
+            file_names=np.array([os.fsencode(image) for image in listed.images]),
+            read=ClassMapReader(masks, self.classes, self.unlisted, self.reading),
         )
-        return FileSplit(listed.image_folder, annotations)
+        return FileSplit(listed.image_folder, annotations, reading=self.reading)
 
 
 class MaskPngData(MaskFiles):
@@ -119,6 +142,7 @@ class MaskPngData(MaskFiles):
         mask_suffix: str = "",
         unlisted: Unlisted = "error",
         max_images: int | None = None,
+        **reading: Unpack[ReadingOptions],
     ):
         """
         Args:
@@ -135,6 +159,7 @@ class MaskPngData(MaskFiles):
             mask_suffix: how those of masks end where images have `image_suffix`.
             unlisted: whether a value of no class, other than 255, is an "error", or is to "ignore" as 255 is.
             max_images: keep only the first so many images of each split, to try something out.
+            reading: `max_pixels`, `value_range` and `allow_outside`: how image files are read.
 
         Raises:
             FileNotFoundError: `root` is missing.
@@ -143,7 +168,7 @@ class MaskPngData(MaskFiles):
         self.root = Path(root).expanduser()
         if not is_store(self.root):
             raise FileNotFoundError(f"data.root={root} does not exist or is no folder; wanted the data set's")
-        super().__init__(class_values(classes, self.root), unlisted)
+        super().__init__(class_values(classes, self.root), unlisted, reading_of(self.root, **reading))
         if unlisted not in get_args(Unlisted):
             raise ValueError(
                 f"data.unlisted={unlisted} is unknown; wanted one of {', '.join(get_args(Unlisted))}"
@@ -227,16 +252,17 @@ def check_masks_exist(files: Sequence[str], folder: Path, masks: Sequence[str]) 
         )
 
 
-def read_mask(path: Path) -> np.ndarray:
+def read_mask(path: Path, reading: Reading = DEFAULT_READING) -> np.ndarray:
     """uint8 (H, W): the numbers in a palette, grey or black-and-white PNG, not the colours they stand for.
 
     Raises ValueError, which names the file, where it has colours instead of numbers, or numbers past 255.
     """
     try:
-        with Image.open(opened(path)) as image:
+        content = read_file(path, reading.max_bytes)
+        with open_image(content, str(path), reading) as image:
             mode = image.mode
             values = np.asarray(image)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (OSError, ImageError) as error:
         raise ValueError(f"mask '{path}' cannot be decoded ({error}); replace it or leave it out") from error
     if mode not in ("P", "L", "1") and not mode.startswith("I"):
         raise ValueError(
@@ -248,24 +274,29 @@ def read_mask(path: Path) -> np.ndarray:
     return values.astype(np.uint8)
 
 
-def check_sizes(image: Path, mask: Path) -> None:
-    """Raises ValueError unless both files have as many pixels each way; reads no more than their headers."""
-    (height, width), (mask_height, mask_width) = upright_size(image), upright_size(mask)
+def check_sizes(store: ImageStore, file: str, mask: Path, reading: Reading) -> None:
+    """Raises ValueError unless the image `file` in `store` and its mask have as many pixels each way; reads no more
+    than their headers."""
+    source = store.source(file)
+    name = str(source) if isinstance(source, Path) else file
+    height, width = upright_size(source, name, reading)
+    of_mask = mask if in_archive(mask) is None else read_file(mask, reading.max_bytes)
+    mask_height, mask_width = upright_size(of_mask, str(mask), reading)
     if (height, width) != (mask_height, mask_width):
         raise ValueError(
-            f"mask '{mask}' is {mask_width} wide and {mask_height} high, but its image '{image}' is {width} wide "
+            f"mask '{mask}' is {mask_width} wide and {mask_height} high, but its image '{name}' is {width} wide "
             f"and {height} high; a mask needs the pixels of its image: make it again, and do not resize it"
         )
 
 
-def upright_size(path: Path) -> tuple[int, int]:
-    """(height, width) of the image in the file after its EXIF orientation, from its header alone."""
+def upright_size(source: Path | bytes, name: str, reading: Reading) -> tuple[int, int]:
+    """(height, width) of the image after its EXIF orientation, from its header alone."""
     try:
-        with Image.open(opened(path)) as image:
+        with open_image(source, name, reading) as image:
             width, height = image.size
             turned = image.getexif().get(EXIF_ORIENTATION, 1) in ON_ITS_SIDE
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, ImageError) as error:
         raise ValueError(
-            f"'{path}' cannot be read as an image ({error}); replace it or leave it out"
+            f"'{name}' cannot be read as an image ({error}); replace it or leave it out"
         ) from error
     return (width, height) if turned else (height, width)

@@ -5,18 +5,33 @@ A new format is a subclass: a constructor with the names of its files, and `has_
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, NamedTuple, Self, Unpack
 
 import numpy as np
 
 from tasks.data.annotations.objects import Annotations
+from tasks.data.formats.cache import cached
 from tasks.data.formats.raw import RawSplit
 from tasks.data.formats.splitting import parse_partition
+from tasks.data.loading.images import ReadingOptions, reading_of
+from tasks.data.loading.storage import open_store
 from tasks.data.quality.image_checks import CheckImages, check_check_images
 from tasks.data.quality.policy import OnBad, check_on_bad, usable_annotations
 from tasks.data.sources import ObjectSource
 from tasks.data.splits import SPLITS, FileSplit, Split, SplitName
+
+
+class MadeOf(NamedTuple):
+    """What the annotations of a split are made of, by which a cache of them is known."""
+
+    path: Path
+    """The file or folder that the cache lies beside."""
+    beside: list[Path]
+    """All other files."""
+    settings: dict[str, Any]
+    """The format's own, as plain values."""
 
 
 class ObjectFiles(ObjectSource):
@@ -35,6 +50,7 @@ class ObjectFiles(ObjectSource):
         split: str | Sequence[float] | None = None,
         group_pattern: str | None = None,
         split_seed: int = 0,
+        **reading: Unpack[ReadingOptions],
     ):
         """
         Args:
@@ -47,6 +63,7 @@ class ObjectFiles(ObjectSource):
                 lists of its own, are split into train, val and test (tasks/data/formats/splitting.py).
             group_pattern: a regular expression; images from whose path it takes the same text stay together.
             split_seed: seed of that split.
+            reading: `max_pixels`, `value_range` and `allow_outside`: how image files are read.
         """
         check_on_bad(on_bad)
         check_check_images(check_images)
@@ -58,6 +75,7 @@ class ObjectFiles(ObjectSource):
         self.check_images: CheckImages = check_images
         self.max_images = max_images
         self.partition = parse_partition(split, group_pattern, split_seed)
+        self.reading = reading_of(self.root, **reading)
 
     # What a format says.
 
@@ -76,6 +94,14 @@ class ObjectFiles(ObjectSource):
         Raises FileNotFoundError or ValueError, with one sentence, for files that are missing or of another format.
         """
 
+    def expects_files(self, name: SplitName) -> bool:
+        """Whether there must be annotation files of such a split, be they there or not."""
+        return self.has_files(name)
+
+    def made_of(self, name: SplitName) -> MadeOf | None:
+        """All files that the annotations of a split are made of; None where they are not to be cached."""
+        return None
+
     # What all share.
 
     @property
@@ -89,6 +115,12 @@ class ObjectFiles(ObjectSource):
 
     def has_split(self, name: SplitName) -> bool:
         return self.has_files(name) if self.partition is None else self.partition.has_split(name)
+
+    def expects(self, name: SplitName) -> bool:
+        return self.expects_files(name) if self.partition is None else self.partition.has_split(name)
+
+    def why_untrainable(self, name: SplitName) -> str:
+        return self.raw(name).why_untrainable()
 
     def with_files(self) -> Self:
         return self
@@ -106,14 +138,37 @@ class ObjectFiles(ObjectSource):
         return raw
 
     def usable(self, name: SplitName) -> Annotations:
-        """The annotations of the split, checked, and fixed or dropped as `on_bad` says."""
-        return usable_annotations(self, name, self.on_bad, self.check_images)
+        """The annotations of the split, checked, and fixed or dropped as `on_bad` says; from the cache where they are
+        in there."""
+        read = partial(usable_annotations, self, name, self.on_bad, self.check_images)
+        made_of = self.made_of(name)
+        if made_of is None:
+            return read()
+        store = open_store(self.image_folder(name), self.reading)
+        return cached(
+            made_of.path,
+            read,
+            choices={
+                "format": type(self).__name__,
+                "split": name,
+                "on_bad": self.on_bad,
+                "check_images": self.check_images,
+                "masks": self.masks,
+                "requires_masks": self.requires_masks,
+                "max_images": self.max_images,
+                "partition": repr(self.partition),
+                "reading": repr(self.reading),
+                **made_of.settings,
+            },
+            beside=made_of.beside,
+            is_true=lambda found: not store.missing([found.file_name(i) for i in range(len(found))]),
+        )
 
     def read_split(self, name: SplitName) -> Split[Annotations]:
         annotations = self.usable(name)
         for other_name, other in self._splits.items():
             check_same_classes(name, annotations, other_name, other.annotations)
-        return FileSplit(self.image_folder(name), annotations, annotations.sizes)
+        return FileSplit(self.image_folder(name), annotations, annotations.sizes, self.reading)
 
     def files_of(self, name: SplitName) -> SplitName:
         """The split whose files hold the images of the split called `name`."""

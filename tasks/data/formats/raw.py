@@ -4,6 +4,7 @@ Legend, beside that of tasks/data/annotations/objects.py:
     rows  indices of annotations in the order of the files, 0 … M-1
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,9 @@ import numpy as np
 
 from tasks.data.annotations.objects import Annotations
 from tasks.data.annotations.segmentations import Rings, Segmentations
+from tasks.data.loading.images import DEFAULT_READING, Reading
+from tasks.data.loading.storage import ImageStore, open_store
+from tasks.data.quality.issues import Fault
 
 
 @dataclass
@@ -60,6 +64,18 @@ class RawSplit:
     """Whether the format writes fractions of the image, which `boxes` are in pixels of."""
     unreadable: dict[int, str] = field(default_factory=dict)
     """Images, by index, whose annotation cannot be read, and why."""
+    row_faults: dict[Fault, dict[int, str]] = field(default_factory=dict)
+    """Rows with a fault that shows only in the file's own words, and what these are."""
+    notes: list[str] = field(default_factory=list)
+    """What was read otherwise than it is written, in words."""
+    written_ids: dict[str, dict[int, str]] = field(default_factory=dict)
+    """As in `Annotations`."""
+    reading: Reading = DEFAULT_READING
+    """How the image files are read."""
+    crowds: str = "crowds (iscrowd: 1)"
+    """What the format calls objects that are no training target."""
+    looked_for: str = ""
+    """Where annotations were looked for in vain, in words."""
 
     @classmethod
     def without_ids(
@@ -71,7 +87,7 @@ class RawSplit:
         class_names: list[str],
         category_ids: np.ndarray,
         file_names: list[str],
-        sizes: Sequence[tuple[int, int]],
+        sizes: Sequence[tuple[int, int]] | np.ndarray,
         counts: Sequence[int],
         categories: Sequence[str],
         labels: Sequence[int],
@@ -111,6 +127,30 @@ class RawSplit:
         """Number of images."""
         return len(self.image_ids)
 
+    @property
+    def store(self) -> ImageStore:
+        """The image files."""
+        return open_store(self.folder, self.reading)
+
+    @property
+    def is_trainable(self) -> np.ndarray:
+        """(M,) bool: objects of a known image and class that are no crowds."""
+        return (self.images >= 0) & (self.labels >= 0) & ~self.is_crowd
+
+    def why_untrainable(self) -> str:
+        """Why there is not one object to learn from; "" where there is one."""
+        if self.is_trainable.any():
+            return ""
+        if self.looked_for and not len(self.ids):
+            return self.looked_for
+        if not len(self.ids):
+            return f"not one of its {len(self)} images has an annotation"
+        if self.is_crowd.all():
+            return f"all of its {len(self.ids)} objects are {self.crowds}, which are no training targets"
+        return (
+            f"none of its {len(self.ids)} annotations is of a declared class and a listed image, and no crowd"
+        )
+
     def select(self, images: np.ndarray, *, keep_lost: bool = True) -> Self:
         """The images at these positions alone, in this order, with their annotations; annotations that point
         to no image stay with `keep_lost`."""
@@ -132,7 +172,15 @@ class RawSplit:
             is_crowd=self.is_crowd[rows],
             segmentations=None if self.segmentations is None else [self.segmentations[row] for row in rows],
             unreadable={int(place[i]): why for i, why in self.unreadable.items() if place[i] >= 0},
+            row_faults=self._select_faults(rows),
         )
+
+    def _select_faults(self, rows: np.ndarray) -> dict[Fault, dict[int, str]]:
+        position = {row: new for new, row in enumerate(rows.tolist())} if self.row_faults else {}
+        return {
+            fault: {position[row]: text for row, text in found.items() if row in position}
+            for fault, found in self.row_faults.items()
+        }
 
     def to_annotations(
         self, rows: np.ndarray, is_kept: np.ndarray, masks: list[Rings | bytes | None] | None
@@ -146,7 +194,7 @@ class RawSplit:
             class_names=self.class_names,
             category_ids=self.category_ids,
             image_ids=self.image_ids[is_kept],
-            file_names=np.array([n.encode() for n, k in zip(self.file_names, is_kept, strict=True) if k]),
+            file_names=np.array([os.fsencode(n) for n, k in zip(self.file_names, is_kept, strict=True) if k]),
             sizes=self.sizes[is_kept].astype(np.int32),
             offsets=np.concatenate([[0], np.cumsum(counts)]),
             ids=self.ids[rows],
@@ -155,6 +203,7 @@ class RawSplit:
             areas=self.areas[rows],
             is_crowd=self.is_crowd[rows],
             segmentations=None if masks is None else Segmentations.from_objects(masks[row] for row in rows),
+            written_ids=self.written_ids,
         )
 
 

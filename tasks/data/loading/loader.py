@@ -12,6 +12,11 @@ from torch.utils.data import DataLoader
 
 from tasks.data.loading.samplers import EpochSampler
 
+
+class WorkerError(ValueError):
+    """A process that makes batches was killed, or ended on its own."""
+
+
 BATCHES_AHEAD = 2
 """Batches that each thread works ahead; as many as a worker process of `DataLoader` does."""
 
@@ -47,7 +52,7 @@ class ResumableLoader(DataLoader[Any]):
         self._given, self._left_out = self._left_out % len(self), 0  # all of one is none of the next
         self.sampler.start = self._given * self.batch_size
         started = time.perf_counter()
-        for batch in self._from_threads() if self.num_threads else super().__iter__():
+        for batch in self._from_threads() if self.num_threads else told_plainly(super().__iter__()):
             self.waited += time.perf_counter() - started
             self._given += 1
             yield batch
@@ -79,6 +84,26 @@ class ResumableLoader(DataLoader[Any]):
     def _make(self, positions: Sequence[Any]) -> Any:
         batch = self.collate_fn([self.dataset[position] for position in positions])
         return batch.pin_memory() if self.pin_memory else batch
+
+
+def told_plainly(batches: Iterator[Any]) -> Iterator[Any]:
+    """The batches of worker processes, whose errors are told in the words in which they were raised there."""
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise WorkerError(
+            f"a process that makes batches has ended ({str(error).splitlines()[0].strip(' .')}); most often memory was "
+            "not enough: lower loader.num_workers or loader.batch_size, or take threads with loader.workers=thread"
+        ) from error
+    except (ValueError, OSError) as error:
+        kind = type(error)
+        raised = f"\n{kind.__module__}.{kind.__qualname__}: ".replace("\nbuiltins.", "\n")
+        _, found, text = str(error).rpartition(raised)
+        if not str(error).startswith("Caught ") or not found:
+            raise
+        raise kind(text.strip()) from error
 
 
 def use_one_thread(worker: int = 0) -> None:

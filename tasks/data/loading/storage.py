@@ -5,6 +5,8 @@ list of contents is kept in flat arrays, and its bytes are read by position, so 
 share one open file.
 """
 
+import bisect
+import codecs
 import io
 import os
 import struct
@@ -14,16 +16,33 @@ import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from tasks.data.loading.images import read_image
+from tasks.data.loading.images import (
+    DEFAULT_READING,
+    ImageError,
+    Pixels,
+    Reading,
+    decode_image,
+    read_image,
+    read_regular,
+)
 
 ShownAt = Callable[[int, int], tuple[int, int]]
 """From an image's height and width to those it will be resized to."""
 ARCHIVES = frozenset({".tar", ".zip"})
 """Endings, in lower case, of files that are taken for archives of pictures."""
+MAX_TEXT_BYTES = 64 * 2**20
+"""Of a file of labels, an XML file, a list of images or a data.yaml; a list of a million paths has less."""
+LOCAL_HEADER = b"PK\x03\x04"
+IS_ENCRYPTED = 1
+"""Bit of a zip's flags."""
+
+
+class OutsideError(ImageError):
+    """A file that is not read because it is not in the data set."""
 
 
 class ImageStore(Protocol):
@@ -45,18 +64,82 @@ class ImageStore(Protocol):
         """Those of `names` that are not there, in their order."""
         ...
 
+    def source(self, name: str) -> Path | bytes:
+        """What the picture's header can be read from: its path, or its content. Raises what `read` does, and
+        OutsideError for a file that is not in the data set."""
+        ...
+
+    def pixels(self, name: str) -> Pixels:
+        """The picture, and what is odd about its values. Raises what `image` does."""
+        ...
+
+    def num_bytes(self, name: str) -> int:
+        """Size of the file, 0 where there is none."""
+        ...
+
+    def is_inside(self, name: str) -> bool:
+        """Whether the file is in the data set, or may be anywhere."""
+        ...
+
+    @property
+    def reading(self) -> Reading:
+        """How its files are read."""
+        ...
+
 
 class FolderStore:
-    """Pictures below a folder."""
+    """Pictures below a folder. A name that leads out of it, and out of `reading.root`, is not followed."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, reading: Reading = DEFAULT_READING):
         self.folder = folder
+        self.reading = reading
+        bases = [folder, *([] if reading.root is None else [reading.root])]
+        self._bases = [os.path.realpath(base) for base in bases]
+        self._is_inside: dict[str, bool] = {}  # by folder
 
     def image(self, name: str, shown_at: ShownAt | None = None) -> np.ndarray:
-        return read_image(self.folder / name, shown_at=shown_at)
+        return read_image(self.path(name), shown_at=shown_at, reading=self.reading)
+
+    def pixels(self, name: str) -> Pixels:
+        return decode_image(self.read(name), str(self.folder / name), reading=self.reading)
 
     def read(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes()
+        return read_regular(self.path(name), self.reading.max_bytes)
+
+    def source(self, name: str) -> Path:
+        return self.path(name)
+
+    def num_bytes(self, name: str) -> int:
+        try:
+            return self.path(name).stat().st_size
+        except (OSError, ValueError):
+            return 0
+
+    def path(self, name: str) -> Path:
+        """Where the file is. Raises OutsideError where that is not in the data set."""
+        path = self.folder / name
+        if not self.is_inside(name):
+            raise OutsideError(
+                f"image file '{path}' is outside the data set in '{self.folder}'; move it there, or pass "
+                "data.allow_outside=true to read it where it is"
+            )
+        return path
+
+    def is_inside(self, name: str) -> bool:
+        """Whether the file is in the data set, or may be anywhere."""
+        if self.reading.allow_outside:
+            return True
+        path = os.path.join(self.folder, name)
+        parent = os.path.dirname(path)
+        if parent not in self._is_inside:
+            self._is_inside[parent] = self._holds(parent)
+        if self._is_inside[parent]:
+            return not os.path.islink(path) or self._holds(path)
+        return os.path.realpath(path) in self._bases  # one of the folders themselves
+
+    def _holds(self, path: str) -> bool:
+        real = os.path.realpath(path)
+        return any(real == base or real.startswith(base.rstrip(os.sep) + os.sep) for base in self._bases)
 
     def names(self) -> list[str]:
         found = []
@@ -71,13 +154,15 @@ class FolderStore:
         listed: dict[str, set[str]] = {}
         absent = []
         for name in names:
+            if not self.is_inside(name):
+                continue  # nothing is said of files elsewhere
             path = PurePosixPath(name)
             parent = str(path.parent)
             if parent not in listed:
                 try:
                     with os.scandir(self.folder / parent) as entries:
                         listed[parent] = {entry.name for entry in entries}
-                except (FileNotFoundError, NotADirectoryError):
+                except OSError:
                     listed[parent] = set()
             if path.name not in listed[parent]:
                 absent.append(name)
@@ -91,33 +176,51 @@ class ArchiveStore:
     reached by unpacking all before them.
     """
 
-    def __init__(self, path: Path, folder: str = ""):
+    def __init__(self, path: Path, folder: str = "", reading: Reading = DEFAULT_READING):
         self.path = path
         self.folder = folder
+        self.reading = reading
         self._file: int | None = None
         self._is_zip = zipfile.is_zipfile(path)
         entries = self._zip_entries() if self._is_zip else self._tar_entries()
         if folder:
-            before = f"{folder}/"
-            entries = [(n.removeprefix(before), *rest) for n, *rest in entries if n.startswith(before)]
-        entries.sort()
-        self._names = np.array([name.encode() for name, _, _ in entries], "S")
-        self._starts = np.array([start for _, start, _ in entries], np.int64)
-        self._lengths = np.array([length for _, _, length in entries], np.int64)
+            before = os.fsencode(f"{folder}/")
+            entries = [e._replace(name=e.name[len(before) :]) for e in entries if e.name.startswith(before)]
+        entries.sort(key=lambda entry: (entry.name, entry.start))
+        # One string of bytes, not an array of names: that would have the width of the longest for each of them.
+        self._all_names = b"".join(entry.name for entry in entries)
+        self._name_ends = np.cumsum([0, *(len(entry.name) for entry in entries)])
+        self._places = np.array([entry[1:] for entry in entries], np.int64).reshape(
+            -1, len(Entry._fields) - 1
+        )
 
     def image(self, name: str, shown_at: ShownAt | None = None) -> np.ndarray:
-        place = str(self.path / self.folder / name)
-        return read_image(io.BytesIO(self.read(name)), name=place, shown_at=shown_at)
+        with io.BytesIO(self.read(name)) as file:
+            return read_image(file, name=self._place(name), shown_at=shown_at, reading=self.reading)
+
+    def pixels(self, name: str) -> Pixels:
+        return decode_image(self.read(name), self._place(name), reading=self.reading)
 
     def read(self, name: str) -> bytes:
-        place = str(self.path / self.folder / name)
+        place = self._place(name)
         row = self._row(name)
         if row is None:
             raise FileNotFoundError(f"image file '{place}' does not exist")
         return self._bytes(row, place)
 
+    def source(self, name: str) -> bytes:
+        return self.read(name)
+
+    def is_inside(self, name: str) -> bool:
+        return True  # no name leads out of an archive
+
+    def num_bytes(self, name: str) -> int:
+        row = self._row(name)
+        return 0 if row is None else Entry(b"", *self._places[row].tolist()).size
+
     def names(self) -> list[str]:
-        return [name.decode() for name in self._names.tolist() if not is_hidden(name.decode())]
+        every = (os.fsdecode(self._name(row)) for row in range(len(self._places)))
+        return [name for name in every if not is_hidden(name)]
 
     def missing(self, names: Sequence[str]) -> list[str]:
         return [name for name in names if self._row(name) is None]
@@ -125,107 +228,223 @@ class ArchiveStore:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_file": None}  # an open file stays in its process
 
+    def _place(self, name: str) -> str:
+        return str(self.path / self.folder / name)
+
+    def _name(self, row: int) -> bytes:
+        return self._all_names[self._name_ends[row] : self._name_ends[row + 1]]
+
     def _row(self, name: str) -> int | None:
-        wanted = os.path.normpath(name).encode()
+        wanted = os.fsencode(os.path.normpath(name))
         # The last of several of one name, which stands behind what it replaces.
-        row = int(np.searchsorted(self._names, np.array(wanted, "S"), side="right")) - 1
-        return row if row >= 0 and self._names[row] == wanted else None
+        row = bisect.bisect_right(range(len(self._places)), wanted, key=self._name) - 1
+        return row if row >= 0 and self._name(row) == wanted else None
 
     def _bytes(self, row: int, place: str) -> bytes:
+        """The file, unpacked. Raises ImageError where the archive is damaged, or the file too large or encrypted."""
+        entry = Entry(b"", *self._places[row].tolist())
+        if entry.size > self.reading.max_bytes:
+            raise ImageError(
+                f"'{place}' has {entry.size} bytes, more than the {self.reading.max_bytes} that are read of a file; if "
+                "it is what it should be, raise max_pixels= (data.max_pixels= of a data set)"
+            )
+        if not self._is_zip:
+            return self._pread(entry.size, entry.start, place)
+        if entry.flags & IS_ENCRYPTED:
+            raise ImageError(f"'{place}' is encrypted; pack the images again without a password")
+        # A zip's own list does not say how long the header before a file is; that header does.
+        header = self._pread(30, entry.start, place)
+        if not header.startswith(LOCAL_HEADER):
+            raise damaged(place, "its header is missing")
+        name_length, extra_length = struct.unpack("<26xHH", header)
+        if entry.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ImageError(
+                f"'{place}' is compressed by method {entry.method}, which is not read; pack the images again without "
+                "compression, which gains nothing on pictures: zip -0"
+            )
+        content = self._pread(entry.packed, entry.start + 30 + name_length + extra_length, place)
+        if entry.method == zipfile.ZIP_DEFLATED:
+            try:
+                unpacking = zlib.decompressobj(-zlib.MAX_WBITS)
+                content = unpacking.decompress(content, entry.size + 1)  # and no byte more, whatever comes
+            except zlib.error as error:
+                raise damaged(place, str(error)) from error
+        if len(content) != entry.size:
+            raise damaged(place, f"it is not of the {entry.size} bytes that the archive says")
+        if zlib.crc32(content) != entry.checksum:
+            raise damaged(place, "its checksum is wrong")
+        return content
+
+    def _pread(self, length: int, start: int, place: str) -> bytes:
         if self._file is None:
             self._file = os.open(self.path, os.O_RDONLY)
-        start, length = int(self._starts[row]), int(self._lengths[row])
-        if not self._is_zip:
-            return os.pread(self._file, length, start)
-        # A zip's own list does not say how long the header before a file is; that header does.
-        header = os.pread(self._file, 30, start)
-        method, name_length, extra_length = struct.unpack("<8xH16xHH", header)
-        content = os.pread(self._file, length, start + 30 + name_length + extra_length)
-        if method == zipfile.ZIP_STORED:
-            return content
-        if method == zipfile.ZIP_DEFLATED:
-            return zlib.decompress(content, -zlib.MAX_WBITS)
-        raise ValueError(
-            f"'{place}' is compressed by method {method}, which is not read; pack the images again without "
-            "compression, which gains nothing on pictures: zip -0"
-        )
+        if start + length > os.fstat(self._file).st_size:  # before so much memory is asked for
+            raise damaged(place, "it ends behind the end of the archive")
+        return os.pread(self._file, length, start)
 
-    def _zip_entries(self) -> list[tuple[str, int, int]]:
-        with zipfile.ZipFile(self.path) as archive:
-            return [
-                (os.path.normpath(entry.filename), entry.header_offset, entry.compress_size)
-                for entry in archive.infolist()
-                if not entry.is_dir()
-            ]
+    def _zip_entries(self) -> list["Entry"]:
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                return [
+                    Entry(
+                        os.fsencode(os.path.normpath(entry.filename)),
+                        entry.header_offset,
+                        entry.compress_size,
+                        entry.file_size,
+                        entry.CRC,
+                        entry.compress_type,
+                        entry.flag_bits,
+                    )
+                    for entry in archive.infolist()
+                    if not entry.is_dir() and entry.header_offset >= 0
+                ]
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # of a damaged list: BadZipFile, struct.error, UnicodeError, …
+            raise ImageError(
+                f"'{self.path}' is a zip file that cannot be read ({error}); it is damaged: pack the images again"
+            ) from error
 
-    def _tar_entries(self) -> list[tuple[str, int, int]]:
+    def _tar_entries(self) -> list["Entry"]:
         try:
             with tarfile.open(self.path, "r:") as archive:
                 return [
-                    (os.path.normpath(member.name), member.offset_data, member.size)
+                    Entry(
+                        os.fsencode(os.path.normpath(member.name)),
+                        member.offset_data,
+                        member.size,
+                        member.size,
+                    )
                     for member in archive
-                    if member.isfile()
+                    if member.isfile() and not member.issparse() and member.size >= 0
                 ]
-        except tarfile.ReadError as error:
-            raise ValueError(
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # of a damaged header: tarfile.ReadError, ValueError, OverflowError, …
+            raise ImageError(
                 f"'{self.path}' is no zip and no plain tar file ({error}); pack the images again without "
                 "compression, which gains nothing on pictures: tar -cf"
             ) from error
 
 
-def open_store(path: Path) -> ImageStore:
+class Entry(NamedTuple):
+    """A file in an archive."""
+
+    name: bytes
+    start: int
+    """Of a zip's header before the file, of a tar's file itself."""
+    packed: int
+    """Bytes in the archive."""
+    size: int
+    """Bytes of the file."""
+    checksum: int = 0
+    """CRC-32 of the file, in a zip."""
+    method: int = 0
+    flags: int = 0
+
+
+def damaged(place: str, why: str) -> ImageError:
+    """What is raised for a file that an archive does not hold as it says."""
+    return ImageError(f"'{place}' cannot be unpacked ({why}); the archive is damaged: pack the images again")
+
+
+def open_store(path: Path, reading: Reading = DEFAULT_READING) -> ImageStore:
     """The pictures in the folder, or in the archive or the folder inside one, at `path`."""
     place = in_archive(path)
-    return FolderStore(path) if place is None else open_archive(*place, place[0].stat().st_mtime_ns)
+    if place is None:
+        return FolderStore(path, reading)
+    return open_archive(*place, place[0].stat().st_mtime_ns, reading)
 
 
 @lru_cache(maxsize=8)
-def open_archive(path: Path, folder: str, changed: int) -> ArchiveStore:
+def open_archive(path: Path, folder: str, changed: int, reading: Reading) -> ArchiveStore:
     """The archive, whose list of contents is read once; anew where it was `changed` since."""
-    return ArchiveStore(path, folder)
+    return ArchiveStore(path, folder, reading)
 
 
-def read_file(path: Path) -> bytes:
-    """The file at `path`, which may lie in an archive. Raises FileNotFoundError where there is none."""
+def read_file(path: Path, max_bytes: int | None = None) -> bytes:
+    """The file at `path`, which may lie in an archive. Raises FileNotFoundError where there is none, ValueError where
+    it is no file or has more than `max_bytes`."""
     place = in_archive(path)
     if place is None or not place[1]:
-        return path.read_bytes()
-    return open_store(place[0]).read(place[1])
+        return read_regular(path, max_bytes)
+    store = open_store(place[0])
+    if max_bytes is not None and store.num_bytes(place[1]) > max_bytes:
+        raise ImageError(
+            f"file '{path}' has {store.num_bytes(place[1])} bytes, more than the {max_bytes} that are read"
+        )
+    return store.read(place[1])
+
+
+def read_text(path: Path) -> str:
+    """The text at `path`, which may lie in an archive. Raises what `read_file` and `decode_text` do."""
+    return decode_text(read_file(path, MAX_TEXT_BYTES), path)
+
+
+def decode_text(content: bytes, path: Path) -> str:
+    """Text in UTF-8, with a byte order mark or without, or in UTF-16 or UTF-32 with one.
+
+    Raises ValueError, which names the file at `path` that it is the content of, where it is none of these.
+    """
+    encoding = "utf-8-sig"
+    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):  # begins as UTF-16's does
+        encoding = "utf-32"
+    elif content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"'{path}' is no text in UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
+    if "\0" in text:
+        raise ValueError(f"'{path}' is no text in UTF-8 (it holds zero bytes); save it as UTF-8")
+    return text
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text in UTF-8 that are not blank, without blanks around them. Raises what `read_file` does, and
-    UnicodeDecodeError."""
-    return [line.strip() for line in read_file(path).decode("utf-8").splitlines() if line.strip()]
-
-
-def opened(path: Path) -> Path | io.BytesIO:
-    """What PIL can open: the path itself, or the content of a file in an archive."""
-    return path if in_archive(path) is None else io.BytesIO(read_file(path))
+    """The lines of a text that are not blank, without blanks around them. Raises what `read_text` does."""
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def is_file(path: Path) -> bool:
     """Whether there is such a file, which may lie in an archive."""
     place = in_archive(path)
     if place is None or not place[1]:
-        return path.is_file()
+        return is_plain_file(path)
     return not open_store(place[0]).missing([place[1]])
 
 
 def is_folder(path: Path) -> bool:
     """Whether there is such a folder, or an archive or a folder in one with anything in it."""
-    return path.is_dir() or (in_archive(path) is not None and bool(open_store(path).names()))
+    return is_dir(path) or (in_archive(path) is not None and bool(open_store(path).names()))
+
+
+def is_dir(path: Path) -> bool:
+    """Whether there is such a folder; not where the name is too long, or none to the system."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def is_plain_file(path: Path) -> bool:
+    """Whether there is such a file on its own; not where the name is too long, or none to the system."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def is_store(path: Path) -> bool:
     """Whether `path` is a folder, or leads to or into an archive."""
-    return path.is_dir() or in_archive(path) is not None
+    return is_dir(path) or in_archive(path) is not None
 
 
 def in_archive(path: Path) -> tuple[Path, str] | None:
     """The archive that `path` leads to or into, and the folder inside it, "" for all of it; None for no archive."""
     for place in (path, *path.parents):
-        if place.suffix.lower() in ARCHIVES and place.is_file():
+        if place.suffix.lower() in ARCHIVES and is_plain_file(place):
             folder = path.relative_to(place).as_posix()
             return place, "" if folder == "." else folder
     return None

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.data.annotations.outlines import clip_ring
 from tasks.data.formats.raw import RawSplit
 from tasks.data.quality.issues import (
+    BAD_AREA,
+    BAD_CROWD,
     BAD_SEGMENTATION,
     CORNERS,
     DEGENERATE,
@@ -29,6 +32,7 @@ from tasks.data.quality.issues import (
     RUNS_OF_OTHER_SIZE,
     UNKNOWN_CATEGORY,
     UNKNOWN_IMAGE,
+    WRONG_COLUMNS,
     Fault,
 )
 from tasks.data.quality.segmentation_checks import ReadMasks, read_masks
@@ -38,6 +42,10 @@ TOLERANCE = 1.0
 them."""
 MIN_SIDE = 0.01
 """Pixels; a box of a smaller side has no area in float32."""
+FAR = 2.0
+"""Pixels by which polygons may leave the image before they are cut at its border: pycocotools draws whole lines."""
+MASK_FAULTS = (BAD_SEGMENTATION, RUNS_OF_OTHER_SIZE, FEW_POINTS, ODD_POLYGON)
+"""Faults of a mask, without which an object keeps its box."""
 MAX_ROUNDS = 4
 """Mending one fault may uncover another; an annotation with more than so many is given up."""
 
@@ -78,11 +86,14 @@ def diagnose_annotations(raw: RawSplit) -> AnnotationDiagnosis:
     if problems:
         mended = copy(raw)
         mended.ids, mended.boxes, mended.areas = raw.ids.copy(), raw.boxes.copy(), raw.areas.copy()
+        mended.row_faults = dict(raw.row_faults)
     for _ in range(MAX_ROUNDS):
         if not problems:
             break
         for fault, rows in problems.items():
-            is_mended[rows] = good = mend(fault, mended, masks, rows)
+            with np.errstate(invalid="ignore", over="ignore"):
+                good = mend(fault, mended, masks, rows)
+            is_mended[rows] = good
             alive[rows[~good]] = False
         problems = find_faults(mended, masks, alive)
     for rows in problems.values():
@@ -111,6 +122,8 @@ def find_faults(raw: RawSplit, masks: ReadMasks | None, alive: np.ndarray) -> Ro
             UNKNOWN_IMAGE: raw.images < 0,
             UNKNOWN_CATEGORY: raw.labels < 0,
             DUPLICATE_ID: repeats(raw.ids, alive),
+            **{fault: written(raw, fault) for fault in (BAD_CROWD, WRONG_COLUMNS)},
+            ODD_POLYGON: written(raw, ODD_POLYGON),  # where the box comes from it
             NOT_FINITE: ~finite,
             DEGENERATE: (np.abs(extent) < MIN_SIDE).any(axis=1) & ~normalised,
             REVERSED: (extent < 0).any(axis=1),
@@ -119,11 +132,12 @@ def find_faults(raw: RawSplit, masks: ReadMasks | None, alive: np.ndarray) -> Ro
             PIXELS: normalised & raw.is_normalised,
             NEGATIVE: (start < -TOLERANCE).any(axis=1),
             OUTSIDE: beyond,
+            BAD_AREA: raw.areas <= 0,
         }
         if masks is not None:
             is_bad |= {
-                fault: masks.faults[fault]
-                for fault in (BAD_SEGMENTATION, RUNS_OF_OTHER_SIZE, FEW_POINTS, ODD_POLYGON)
+                fault: masks.faults[fault] | is_bad.get(fault, np.zeros(len(raw.ids), bool))
+                for fault in MASK_FAULTS
             }
             low, high = start - masks.bounds[:, :2], masks.bounds[:, 2:] - stop
             is_bad[POLYGON_OUTSIDE] = (low > TOLERANCE).any(axis=1) | (high > TOLERANCE).any(axis=1)
@@ -136,6 +150,13 @@ def find_faults(raw: RawSplit, masks: ReadMasks | None, alive: np.ndarray) -> Ro
     if (rows := duplicates(raw, np.flatnonzero(~seen))).size:
         problems[DUPLICATE] = rows
     return problems
+
+
+def written(raw: RawSplit, fault: Fault) -> np.ndarray:
+    """(M,) bool: rows that were found to have the fault when they were read."""
+    rows = np.zeros(len(raw.ids), bool)
+    rows[list(raw.row_faults.get(fault, {}))] = True
+    return rows
 
 
 def in_fractions(raw: RawSplit, limits: np.ndarray) -> np.ndarray:
@@ -219,11 +240,19 @@ def mend(fault: Fault, raw: RawSplit, masks: ReadMasks | None, rows: np.ndarray)
         good = rows_where(np.isfinite(boxes))
         raw.areas[rows[good]] = boxes[good, 2:].prod(axis=1)
         return good
-    if (
-        fault in (FEW_POINTS, ODD_POLYGON) and masks is not None
-    ):  # without the bad ring, where others are left
+    if fault is BAD_AREA:
+        raw.areas[rows] = boxes[:, 2:].prod(axis=1)
+        return raw.areas[rows] > 0
+    if fault is WRONG_COLUMNS:  # a box and one number more; rows of another kind have no box
+        raw.row_faults[fault] = {}
+        return rows_where(np.isfinite(boxes))
+    if fault in MASK_FAULTS and masks is not None:  # without the bad ring, or without the mask
         masks.faults[fault][rows] = False
-        return np.array([masks.objects[row] is not None for row in rows], bool)
+        for row in rows.tolist():
+            if masks.objects[row] is None:
+                masks.bounds[row] = np.nan
+        is_of_box = np.isin(rows, list(raw.row_faults.get(fault, {})))
+        return ~is_of_box
     if fault is REVERSED:
         boxes = np.concatenate(
             [np.minimum(boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), np.abs(boxes[:, 2:])], axis=1
@@ -257,6 +286,13 @@ def mend(fault: Fault, raw: RawSplit, masks: ReadMasks | None, rows: np.ndarray)
         boxes = between(bounds[:, :2].clip(0, limits), bounds[:, 2:].clip(0, limits))
         # The box is the one around the polygons from here on; what of them is outside the image is cut off anyway.
         masks.bounds[rows[good]] = np.nan
+        is_far = ((bounds[:, :2] < -FAR) | (bounds[:, 2:] > limits + FAR)).any(axis=1)
+        for row, (width, height) in zip(
+            rows[good & is_far].tolist(), limits[good & is_far].tolist(), strict=True
+        ):
+            rings = masks.objects[row]
+            assert isinstance(rings, list)
+            masks.objects[row] = [r for ring in rings if (r := clip_ring(ring, width, height))] or None
     else:
         return np.zeros(len(rows), bool)
     raw.boxes[rows[good]] = boxes[good]

@@ -8,7 +8,6 @@ import numpy as np
 from jinja2 import Environment
 from PIL import Image, ImageDraw, ImageFont
 
-from tasks.data.loading.storage import open_store
 from tasks.data.quality.issues import FAULTS, Finding
 from tasks.data.quality.report import Report
 
@@ -23,6 +22,8 @@ max-width:480px}figcaption{font-size:13px;overflow-wrap:anywhere}img{max-width:1
 </style><h1>Data report</h1>
 <p>{% for name, raw in splits.items() %}{{ name }}: {{ raw|length }} images, {{ raw.ids|length }} annotations
 {{- "; " if not loop.last }}{% endfor %}</p>
+{% for name, raw in splits.items() %}{% for note in raw.notes %}<p>{{ name }}: {{ note }}</p>
+{% endfor %}{% endfor %}
 {% if not sections %}<p>No fault found.</p>{% else %}
 <table><tr><th>fault</th><th></th><th>count</th></tr>{% for fault, found, _ in sections %}
 <tr><td><a href="#{{ fault.name|replace(" ", "-") }}">{{ fault.name }}</a></td>
@@ -68,7 +69,7 @@ def draw(report: Report, group: list[Finding]) -> Image.Image | None:
     raw = report.splits[first.split]
     assert first.file_name is not None
     try:
-        image = Image.fromarray(open_store(raw.folder).image(first.file_name))
+        image = Image.fromarray(raw.store.image(first.file_name))
     except (ValueError, FileNotFoundError):
         return None
     scale = min(1.0, MAX_SIDE / max(image.size)) if max(image.size) > 64 else MAX_SIDE / 2 / max(image.size)

@@ -5,7 +5,6 @@ Legend:
 """
 
 import hashlib
-import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,15 +13,23 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from tasks.data.loading.images import EXIF_ORIENTATION, ON_ITS_SIDE
-from tasks.data.loading.storage import in_archive, open_store, read_file
+from tasks.data.loading.images import (
+    EXIF_ORIENTATION,
+    ON_ITS_SIDE,
+    ImageError,
+    decode_image,
+    open_image,
+    to_8_bit,
+)
+from tasks.data.loading.storage import ImageStore, OutsideError
 from tasks.data.quality.issues import (
     EXIF_IGNORED,
     EXIF_ROTATED,
     MISSING,
     OTHER_SIZE,
+    OUTSIDE_FILE,
     TRUNCATED,
     UNREADABLE,
     Fault,
@@ -35,8 +42,6 @@ FINGERPRINT_SIDE = 32
 NUM_THREADS = 8  # reading waits for the disk, and PIL decodes without the interpreter's lock
 TAIL = 4096
 END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
-"""What PIL raises over files that are cut short or damaged."""
 
 
 @dataclass
@@ -47,10 +52,12 @@ class ImageFile:
     detail: str = ""
     num_bytes: int = 0
     fingerprint: np.ndarray | None = None
+    few_levels: str = ""
+    """Why the range of its values is most likely another one."""
 
 
 def check_image_files(
-    folder: Path,
+    store: ImageStore,
     names: Sequence[str],
     sizes: np.ndarray,
     check_images: CheckImages,
@@ -63,57 +70,74 @@ def check_image_files(
     decode = check_images == "decode"
 
     def check(name: str, size: list[int]) -> ImageFile:
-        return check_image_file(folder / name, (size[0], size[1]), decode, fingerprints)
+        return check_image_file(store, name, (size[0], size[1]), decode or fingerprints, fingerprints)
 
     with ThreadPoolExecutor(NUM_THREADS) as threads:
         return list(threads.map(check, names, sizes.tolist()))
 
 
-def check_image_file(path: Path, size: tuple[int, int], decode: bool, fingerprint: bool = False) -> ImageFile:
+def check_image_file(
+    store: ImageStore, name: str, size: tuple[int, int], decode: bool, fingerprint: bool = False
+) -> ImageFile:
     """Looks at the header of the file, and at the pixels with `decode`, or where the end of the file is not
-    where one would expect it."""
+    where one would expect it. Pixels are read by the code that training reads them by."""
     try:
-        data = read_file(path) if decode or fingerprint or in_archive(path) is not None else None
-        found = ImageFile(num_bytes=os.path.getsize(path) if data is None else len(data))
+        source = store.read(name) if decode else store.source(name)
+        num_bytes = len(source) if isinstance(source, bytes) else os.path.getsize(source)
     except (FileNotFoundError, NotADirectoryError):
-        return ImageFile(MISSING, f"'{path}'")
-    except OSError as error:
+        return ImageFile(MISSING, f"'{name}'")
+    except OutsideError as error:
+        return ImageFile(OUTSIDE_FILE, str(error))
+    except (OSError, ValueError) as error:
         return ImageFile(UNREADABLE, str(error))
+    found = ImageFile(num_bytes=num_bytes)
     try:
-        with Image.open(path if data is None else io.BytesIO(data)) as image:
+        with open_image(source, name, store.reading) as image:
             width, height = image.size
-            kind = image.format or ""
-            tail = last_bytes(path) if data is None else data[-TAIL:]
-            try:
-                if decode or fingerprint or kind not in END_MARKERS or END_MARKERS[kind] not in tail:
-                    image.load()
-                orientation = read_orientation(image, tail)
-            except BROKEN as error:
-                found.fault, found.detail = TRUNCATED, str(error)
-                return found
-            if fingerprint:
-                small = ImageOps.exif_transpose(image).convert("L")
-                side = (FINGERPRINT_SIDE, FINGERPRINT_SIDE)
-                found.fingerprint = np.asarray(small.resize(side, Image.Resampling.BOX))
-    except BROKEN as error:
-        found.fault = UNREADABLE
-        found.detail = "no image" if isinstance(error, UnidentifiedImageError) else str(error)
+            kind, mode = image.format or "", image.mode
+            tail = source[-TAIL:] if isinstance(source, bytes) else last_bytes(source)
+            orientation = read_orientation(image, tail)
+        if mode == "F":
+            to_8_bit(np.zeros(1, np.float32), store.reading.value_range)
+    except FileNotFoundError:
+        return ImageFile(MISSING, f"'{name}'")
+    except ValueError as error:
+        found.fault, found.detail = UNREADABLE, str(error)
         return found
+    if decode or kind not in END_MARKERS or END_MARKERS[kind] not in tail:
+        try:
+            content = source if isinstance(source, bytes) else store.read(name)
+            pixels = decode_image(content, name, reading=store.reading)
+        except (OSError, ImageError) as error:
+            found.fault, found.detail = TRUNCATED, str(error)
+            return found
+        found.few_levels = pixels.few_levels
+        if fingerprint:
+            grey = Image.fromarray(pixels.image).convert("L")
+            side = (FINGERPRINT_SIDE, FINGERPRINT_SIDE)
+            found.fingerprint = np.asarray(grey.resize(side, Image.Resampling.BOX))
     found.fault, found.detail = compare_size(size, (height, width), orientation)
     return found
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(store: ImageStore, name: str) -> tuple[int, int]:
     """(height, width) of the upright image from its header alone, (0, 0) where it cannot be read."""
     try:
-        data = None if in_archive(path) is None else read_file(path)
-        with Image.open(path if data is None else io.BytesIO(data)) as image:
+        source = store.source(name)
+        with open_image(source, name, store.reading) as image:
             width, height = image.size
-            tail = last_bytes(path) if data is None else data[-TAIL:]
+            tail = source[-TAIL:] if isinstance(source, bytes) else last_bytes(source)
             turned = read_orientation(image, tail) in ON_ITS_SIDE
-    except BROKEN:
+    except (OSError, ValueError):
         return 0, 0
     return (width, height) if turned else (height, width)
+
+
+def image_sizes(store: ImageStore, names: Sequence[str]) -> np.ndarray:
+    """(I, 2) int64 of `image_size`."""
+    with ThreadPoolExecutor(NUM_THREADS) as threads:
+        found = list(threads.map(lambda name: image_size(store, name), names))
+    return np.array(found, np.int64).reshape(-1, 2)
 
 
 def last_bytes(path: Path) -> bytes:
@@ -144,19 +168,17 @@ def compare_size(
     return (EXIF_IGNORED if declared == stored else OTHER_SIZE), detail
 
 
-def file_lengths(folder: Path, names: Sequence[str]) -> list[int]:
+def file_lengths(store: ImageStore, names: Sequence[str]) -> list[int]:
     """Bytes of each file, 0 where there is none."""
-    if in_archive(folder) is not None:
-        store = open_store(folder)
-        missing = set(store.missing(names))
-        return [0 if name in missing else len(store.read(name)) for name in names]
-    paths = [folder / name for name in names]
-    return [os.path.getsize(path) if path.is_file() else 0 for path in paths]
+    return [store.num_bytes(name) for name in names]
 
 
-def digest(path: Path) -> bytes:
-    """What is equal for equal files alone."""
-    return hashlib.blake2b(read_file(path), digest_size=16).digest()
+def digest(store: ImageStore, name: str) -> bytes:
+    """128-bit digest of a file; b"" of one that cannot be read."""
+    try:
+        return hashlib.blake2b(store.read(name), digest_size=16).digest()
+    except (OSError, ValueError):
+        return b""
 
 
 def check_check_images(check_images: str) -> None:

@@ -31,6 +31,9 @@ REVERSED = Fault(
 )
 FRACTIONS = Fault("normalised box", "error", "its box is in fractions of the image, not in pixels")
 PIXELS = Fault("box not normalised", "error", "its box is in pixels where fractions of the image are meant")
+BAD_CROWD = Fault("unclear crowd flag", "error", "its crowd flag is neither 0 nor 1")
+WRONG_COLUMNS = Fault("wrong number of columns", "error", "its line is neither a box nor a polygon")
+BAD_AREA = Fault("area not positive", "error", "its area is zero or negative")
 NEGATIVE = Fault("negative coordinates", "error", "its box begins at negative coordinates")
 OUTSIDE = Fault("box outside image", "error", "its box leaves the image")
 BAD_SEGMENTATION = Fault("bad segmentation", "error", "its segmentation is neither polygons nor run lengths")
@@ -40,18 +43,21 @@ RUNS_OF_OTHER_SIZE = Fault(
 FEW_POINTS = Fault("polygon of few points", "error", "a polygon of its has fewer than three points")
 ODD_POLYGON = Fault("polygon of odd count", "error", "a polygon of its has an odd count of numbers")
 POLYGON_OUTSIDE = Fault("polygon outside box", "error", "its polygons leave its box")
+NO_MASK = Fault("object without mask", "error", "it has no mask, and others of its split have one")
 DUPLICATE = Fault("duplicate annotation", "error", "it repeats an earlier annotation of its image")
 # Of images.
 DUPLICATE_IMAGE_ID = Fault("duplicate image id", "error", "its id is declared before")
 NO_ANNOTATION = Fault("annotation unreadable", "error", "its annotation cannot be read")
 MISSING = Fault("file missing", "error", "its file is missing")
 UNREADABLE = Fault("file unreadable", "error", "its file is no image that can be read")
+OUTSIDE_FILE = Fault("file outside data set", "error", "its file is not in the data set")
 TRUNCATED = Fault("file truncated", "error", "its file is truncated or damaged")
 OTHER_SIZE = Fault("other image size", "error", "its file is of another size than declared")
 EXIF_IGNORED = Fault(
     "EXIF rotation ignored", "error", "its declared size ignores the EXIF rotation of its file"
 )
 EXIF_ROTATED = Fault("EXIF rotation", "warning", "its file is turned by EXIF, which some tools ignore")
+FEW_LEVELS = Fault("few grey levels", "warning", "its values have most likely another range than is read")
 # Of several splits.
 COPIED = Fault("same picture in two splits", "error", "its file is also in another split")
 NEARLY_COPIED = Fault("near copy in two splits", "warning", "its picture is much like one of another split")
@@ -59,15 +65,20 @@ NEARLY_COPIED = Fault("near copy in two splits", "warning", "its picture is much
 UNUSED_CATEGORY = Fault("unused category", "warning", "no object has it")
 ONE_SPLIT_CATEGORY = Fault("category in one split only", "warning", "objects of one split alone have it")
 VANISHING = Fault("vanishes at training size", "warning", "it is smaller than a pixel at the training size")
+ALL_CROWD = Fault(
+    "category of crowds alone", "warning", "nothing of it can be learned: every object of it is a crowd"
+)
 # Of a split as a whole.
+NOTHING_TO_LEARN = Fault("nothing to learn from", "warning", "it has not one object that can be learned")
 UNREADABLE_SPLIT = Fault("split unreadable", "error", "it cannot be read")
 DIFFERENT_CATEGORIES = Fault("categories differ", "error", "not every split declares it")
 
 FAULTS = (
-    UNREADABLE_SPLIT, DIFFERENT_CATEGORIES, DUPLICATE_IMAGE_ID, NO_ANNOTATION, MISSING, UNREADABLE, TRUNCATED,
-    OTHER_SIZE, EXIF_IGNORED, COPIED, UNKNOWN_IMAGE, UNKNOWN_CATEGORY, DUPLICATE_ID, NOT_FINITE, DEGENERATE, CORNERS,
-    REVERSED, FRACTIONS, PIXELS, NEGATIVE, OUTSIDE, BAD_SEGMENTATION, RUNS_OF_OTHER_SIZE, FEW_POINTS, ODD_POLYGON,
-    POLYGON_OUTSIDE, DUPLICATE, EXIF_ROTATED, NEARLY_COPIED, UNUSED_CATEGORY, ONE_SPLIT_CATEGORY, VANISHING,
+    UNREADABLE_SPLIT, NOTHING_TO_LEARN, DIFFERENT_CATEGORIES, DUPLICATE_IMAGE_ID, NO_ANNOTATION, MISSING, OUTSIDE_FILE,
+    UNREADABLE, TRUNCATED, OTHER_SIZE, EXIF_IGNORED, COPIED, UNKNOWN_IMAGE, UNKNOWN_CATEGORY, DUPLICATE_ID, BAD_CROWD,
+    WRONG_COLUMNS, NOT_FINITE, DEGENERATE, CORNERS, REVERSED, FRACTIONS, PIXELS, NEGATIVE, OUTSIDE, BAD_AREA,
+    BAD_SEGMENTATION, RUNS_OF_OTHER_SIZE, FEW_POINTS, ODD_POLYGON, POLYGON_OUTSIDE, NO_MASK, DUPLICATE, EXIF_ROTATED,
+    FEW_LEVELS, NEARLY_COPIED, UNUSED_CATEGORY, ONE_SPLIT_CATEGORY, ALL_CROWD, VANISHING,
 )  # fmt: skip
 """In the order of a report."""
 

@@ -4,23 +4,24 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from tasks.data.annotations.objects import Annotations
 from tasks.data.formats.raw import RawSplit
-from tasks.data.quality.annotation_checks import AnnotationDiagnosis, diagnose_annotations
+from tasks.data.quality.annotation_checks import MASK_FAULTS, AnnotationDiagnosis, diagnose_annotations
 from tasks.data.quality.image_checks import CheckImages, ImageFile, check_image_files, file_lengths
 from tasks.data.quality.issues import (
+    BAD_AREA,
     COPIED,
     DUPLICATE_ID,
     DUPLICATE_IMAGE_ID,
-    FEW_POINTS,
+    FEW_LEVELS,
     MISSING,
     NO_ANNOTATION,
+    NO_MASK,
     NOT_FINITE,
-    ODD_POLYGON,
     POLYGON_OUTSIDE,
     Fault,
     Finding,
@@ -89,7 +90,7 @@ class Diagnosis:
             Finding(
                 fault,
                 self.raw.name,
-                f"image {self.raw.image_ids[i]} '{self.raw.file_names[i]}'",
+                f"image {as_written(self.raw, 'images', self.raw.image_ids[i])} '{self.raw.file_names[i]}'",
                 text,
                 remedy,
                 image_id=int(self.raw.image_ids[i]),
@@ -115,20 +116,26 @@ class Diagnosis:
         """The finding of one annotation."""
         raw = self.raw
         image = int(raw.images[row])
-        where = f"image {raw.written_images[row]}"
+        where = f"image {as_written(raw, 'images', raw.written_images[row])}"
         if image >= 0:
             height, width = raw.sizes[image]
             where += f", '{raw.file_names[image]}', {width} wide and {height} high"
         category = raw.written_categories[row].item()
+        if not isinstance(category, str):
+            category = as_written(raw, "categories", category)
         box = raw.boxes[row].tolist()
         named = f"category '{category}'" if isinstance(category, str) else f"category_id {category}"
         detail = f"{named}, bbox x, y, width, height = {numbers(box)}"
         if fault is POLYGON_OUTSIDE:
             detail += f", polygons from {numbers(self.annotations.bounds[row].tolist())}"
+        if fault is BAD_AREA:
+            detail += f", area {raw.areas[row]:g}"
+        if text := raw.row_faults.get(fault, {}).get(row):
+            detail += f", {text}"
         return Finding(
             fault,
             raw.name,
-            f"annotation {raw.ids[row]} ({where})",
+            f"annotation {as_written(raw, 'annotations', raw.ids[row])} ({where})",
             detail,
             remedy,
             image_id=int(raw.written_images[row]),
@@ -144,11 +151,18 @@ class Diagnosis:
         mended = self.annotations.mended
         if fault is DUPLICATE_ID:
             return f"id {mended.ids[row]}"
-        if fault in (FEW_POINTS, ODD_POLYGON):
-            return "its other polygons"
-        if fault is NOT_FINITE:
+        if fault in MASK_FAULTS:
+            masks = self.annotations.masks
+            has_others = masks is not None and masks.objects[row] is not None
+            return "its other polygons" if has_others else "its box without a mask"
+        if fault in (NOT_FINITE, BAD_AREA):
             return f"area {mended.areas[row]:g}"
         return f"bbox {numbers(mended.boxes[row].tolist())}"
+
+
+def as_written(raw: RawSplit, kind: str, number: Any) -> Any:
+    """An id in the file's own words; `kind` as in `Annotations.written_ids`."""
+    return raw.written_ids.get(kind, {}).get(int(number), number) if raw.written_ids else number
 
 
 def numbers(values: Sequence[float]) -> str:
@@ -162,7 +176,7 @@ def diagnose(raw: RawSplit, check_images: CheckImages, *, fingerprints: bool = F
     Raises FileNotFoundError where there is no file of any image: the folder is the wrong one.
     """
     annotations = diagnose_annotations(raw)
-    files = check_image_files(raw.folder, raw.file_names, raw.sizes, check_images, fingerprints=fingerprints)
+    files = check_image_files(raw.store, raw.file_names, raw.sizes, check_images, fingerprints=fingerprints)
     num_missing = sum(file.fault is MISSING for file in files)
     if num_missing == len(files):
         raise FileNotFoundError(
@@ -183,6 +197,8 @@ def diagnose(raw: RawSplit, check_images: CheckImages, *, fingerprints: bool = F
     for i, file in enumerate(files):
         if file.fault is not None:
             found.add(file.fault, i, file.detail)
+        if file.few_levels:
+            found.add(FEW_LEVELS, i, file.few_levels)
     return found
 
 
@@ -190,10 +206,11 @@ def add_copies(diagnosis: Diagnosis, others: Sequence[RawSplit]) -> None:
     """Notes the files that are in one of the other splits too."""
     raw = diagnosis.raw
     lengths = {raw.name: [file.num_bytes for file in diagnosis.files]}
-    lengths |= {other.name: file_lengths(other.folder, other.file_names) for other in others}
-    paths = {split.name: [split.folder / file for file in split.file_names] for split in (raw, *others)}
+    lengths |= {other.name: file_lengths(other.store, other.file_names) for other in others}
+    stores = {split.name: split.store for split in (raw, *others)}
+    names = {split.name: split.file_names for split in (raw, *others)}
     by_name = {other.name: other for other in others}
-    for i, name, j in same_files(raw.name, lengths, paths):
+    for i, name, j in same_files(raw.name, lengths, stores, names):
         other = by_name[name]
         diagnosis.add(COPIED, i, f"as '{other.file_names[j]}', image {other.image_ids[j]} of {name}")
 
@@ -220,6 +237,9 @@ def usable_annotations(
     if on_bad == "error":
         beside: list[SplitName] = ["val"] if name == "train" and source.has_split("val") else []
         stop_at_errors([diagnosis, *(diagnose_beside(source, other, check_images) for other in beside)])
+    for note in diagnosis.raw.notes:
+        logger.warning("'%s': %s", diagnosis.raw.source, note)
+    tell_few_levels(diagnosis)
     split, is_kept = diagnosis.raw, ~diagnosis.annotations.is_bad
     if on_bad == "fix":
         split, is_kept = diagnosis.annotations.mended, is_kept | diagnosis.annotations.is_mended
@@ -230,9 +250,53 @@ def usable_annotations(
             f"'{split.source}': data.on_bad={on_bad} leaves none of its {len(split)} images; mend the files"
         )
     masks = diagnosis.annotations.masks
+    if masks is not None and source.requires_masks:
+        is_kept &= ~without_mask(diagnosis, is_kept, on_bad)
+    if why := split.why_untrainable():
+        logger.warning("'%s': nothing can be learned from the %s split: %s", split.source, name, why)
     return split.to_annotations(
         np.flatnonzero(is_kept), diagnosis.is_kept, None if masks is None else masks.objects
     )
+
+
+def without_mask(diagnosis: Diagnosis, is_kept: np.ndarray, on_bad: OnBad) -> np.ndarray:
+    """(M,) bool: objects of those kept (M,) that have no mask and are no crowds, where others have one.
+
+    Raises `BadData` for `error`; else says that they are dropped. Where no object has one, the task says so."""
+    masks = diagnosis.annotations.masks
+    assert masks is not None
+    has_mask = np.array([mask is not None for mask in masks.objects], bool)
+    none = is_kept & ~has_mask & ~diagnosis.raw.is_crowd
+    if not none.any() or not has_mask.any():
+        return np.zeros_like(none)
+    raw = diagnosis.raw
+    what = (
+        f"'{raw.source}': {int(none.sum())} of {len(raw.ids)} objects have no mask, which instance segmentation would "
+        "take for empty ones"
+    )
+    findings = diagnosis.annotation_findings({NO_MASK: np.flatnonzero(none)})
+    if on_bad == "error":
+        raise BadData(
+            f"{what}: {'; '.join(map(str, findings[:NUM_EXAMPLES]))}{', …' if len(findings) > NUM_EXAMPLES else ''}. "
+            "Add the masks, pass data.on_bad=drop (leaves these objects out), or task=detection",
+            findings,
+        )
+    logger.warning("%s; data.on_bad=%s dropped these", what, on_bad)
+    return none
+
+
+def tell_few_levels(diagnosis: Diagnosis) -> None:
+    """Warns of images that keep few grey levels, by the first of them."""
+    if few := diagnosis.warned.get(FEW_LEVELS):
+        image, why = min(few.items())
+        logger.warning(
+            "'%s': %d of %d images keep few grey levels: '%s' %s",
+            diagnosis.raw.source,
+            len(few),
+            len(diagnosis.raw),
+            diagnosis.raw.file_names[image],
+            why,
+        )
 
 
 def stop_at_errors(diagnoses: Sequence[Diagnosis]) -> None:

@@ -9,9 +9,12 @@ import numpy as np
 from tasks.data.formats.object_files import ObjectFiles
 from tasks.data.formats.raw import RawSplit
 from tasks.data.quality.issues import (
+    ALL_CROWD,
     COPIED,
     DIFFERENT_CATEGORIES,
     NEARLY_COPIED,
+    NO_MASK,
+    NOTHING_TO_LEARN,
     ONE_SPLIT_CATEGORY,
     UNREADABLE_SPLIT,
     UNUSED_CATEGORY,
@@ -20,7 +23,7 @@ from tasks.data.quality.issues import (
 )
 from tasks.data.quality.policy import Diagnosis, add_copies, diagnose
 from tasks.data.quality.split_checks import near_pictures
-from tasks.data.splits import SPLITS, SplitName
+from tasks.data.splits import SPLITS
 from tasks.preprocessing import Preprocessing
 
 VANISHING_SIDE = 1.0
@@ -50,7 +53,7 @@ def examine(source: ObjectFiles, preprocessing: Preprocessing) -> Report:
     findings: list[Finding] = []
     raws: dict[str, RawSplit] = {}
     diagnoses: dict[str, Diagnosis] = {}
-    declared: list[SplitName] = [name for name in SPLITS if source.has_split(name)]
+    declared = source.expected_splits()
     if not declared:
         source.raw("train")  # says what is missing
     for name in declared:
@@ -66,6 +69,9 @@ def examine(source: ObjectFiles, preprocessing: Preprocessing) -> Report:
     for diagnosis in diagnoses.values():
         findings += diagnosis.errors() + diagnosis.warnings()
         findings += diagnosis.annotation_findings({VANISHING: vanishing(diagnosis, preprocessing)})
+        findings += mask_findings(diagnosis)
+        if why := diagnosis.raw.why_untrainable():
+            findings.append(Finding(NOTHING_TO_LEARN, diagnosis.raw.name, f"split {diagnosis.raw.name}", why))
     findings += different_categories(raws)
     findings += category_findings(raws)
     return Report(findings, raws)
@@ -79,6 +85,16 @@ def add_near_copies(diagnoses: Mapping[str, Diagnosis]) -> None:
         if i not in known[a] and other.source != diagnoses[a].raw.source:
             detail = f"as '{other.file_names[j]}', image {other.image_ids[j]} of {b}"
             diagnoses[a].add(NEARLY_COPIED, i, detail)
+
+
+def mask_findings(diagnosis: Diagnosis) -> list[Finding]:
+    """Objects without a mask in a split of which others have one."""
+    masks, raw = diagnosis.annotations.masks, diagnosis.raw
+    if masks is None:
+        return []
+    has_mask = np.array([mask is not None for mask in masks.objects], bool)
+    rows = np.flatnonzero(~has_mask & ~raw.is_crowd & ~diagnosis.annotations.is_bad)
+    return diagnosis.annotation_findings({NO_MASK: rows}) if has_mask.any() else []
 
 
 def vanishing(diagnosis: Diagnosis, preprocessing: Preprocessing) -> np.ndarray:
@@ -121,6 +137,18 @@ def category_findings(raws: Mapping[str, RawSplit]) -> Iterator[Finding]:
         for raw in raws.values()
         for name, category_id in zip(raw.class_names, raw.category_ids.tolist(), strict=True)
     }
+    for name, raw in raws.items():
+        known = Counter(raw.labels[raw.is_trainable].tolist())
+        for label, count in sorted(Counter(raw.labels[raw.labels >= 0].tolist()).items()):
+            if not known[label] and raw.is_trainable.any():
+                category_id, class_name = int(raw.category_ids[label]), raw.class_names[label]
+                yield Finding(
+                    ALL_CROWD,
+                    name,
+                    f"category {category_id} '{class_name}'",
+                    f"{count} {raw.crowds}",
+                    category=category_id,
+                )
     with_objects = [name for name, count in counts.items() if count]
     for class_name, category_id in ids.items():
         has = [name for name in with_objects if counts[name][class_name]]

@@ -12,8 +12,13 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from tasks.data.annotations.masks import run_lengths
-from tasks.data.annotations.segmentations import Rings
+from tasks.data.annotations.segmentations import Rings, unwrap
 from tasks.data.quality.issues import BAD_SEGMENTATION, FEW_POINTS, ODD_POLYGON, RUNS_OF_OTHER_SIZE, Fault
+
+MAX_RUN_PIXELS = 2**31
+"""Of an image with run lengths: pycocotools counts them in 32 bits."""
+MAX_RUN_CHARACTERS = 7
+"""Of one run length in COCO's string: 35 bits, which pycocotools reads as this code does."""
 
 
 @dataclass
@@ -36,7 +41,9 @@ def read_masks(segmentations: list[Any], images: np.ndarray, sizes: np.ndarray) 
     faults = {fault: np.zeros(num_rows, bool) for fault in kinds}
     bounds = np.full((num_rows, 4), np.nan)
     sides = sizes.tolist()
-    for row, (segmentation, image) in enumerate(zip(segmentations, images.tolist(), strict=True)):
+    for row, (segmentation, image) in enumerate(
+        zip(map(unwrap, segmentations), images.tolist(), strict=True)
+    ):
         usable: Rings | bytes | None = None
         try:
             if isinstance(segmentation, list):
@@ -51,7 +58,8 @@ def read_masks(segmentations: list[Any], images: np.ndarray, sizes: np.ndarray) 
                 usable, fault = checked_runs(segmentation, size)
             else:
                 fault = None
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError):
+            usable, bounds[row] = None, np.nan
             fault = BAD_SEGMENTATION
         objects.append(usable)
         if fault is not None:
@@ -62,11 +70,13 @@ def read_masks(segmentations: list[Any], images: np.ndarray, sizes: np.ndarray) 
 def usable_rings(rings: list[Any]) -> tuple[Rings, Fault | None]:
     """The rings that make a polygon, and the worst fault of the others.
 
-    Raises ValueError or TypeError where one is no list of finite numbers.
+    Raises ValueError, TypeError or OverflowError where one is no list of finite numbers.
     """
     good: Rings = []
     fault = None
     for ring in rings:
+        if not isinstance(ring, list | tuple):
+            raise ValueError("a polygon is a list of finite numbers")
         values = np.array(ring, np.float64)
         if values.ndim != 1 or not np.isfinite(values).all():
             raise ValueError("a polygon is a list of finite numbers")
@@ -75,7 +85,7 @@ def usable_rings(rings: list[Any]) -> tuple[Rings, Fault | None]:
         elif len(ring) < 6:  # pycocotools would take four numbers for a box
             fault = fault or FEW_POINTS
         else:
-            good.append(ring)
+            good.append(values.tolist())
     return good, fault
 
 
@@ -85,14 +95,28 @@ def checked_runs(segmentation: Any, size: list[int]) -> tuple[bytes | None, Faul
     Raises ValueError, TypeError, KeyError or AttributeError for what is none.
     """
     height, width = size
+    if height * width > MAX_RUN_PIXELS:
+        raise ValueError("run lengths of an image that is too large for them")
     if list(segmentation["size"]) != [height, width]:
         return None, RUNS_OF_OTHER_SIZE
     counts = segmentation["counts"]
     if isinstance(counts, list):
+        if not all(type(count) is int for count in counts):
+            raise ValueError("run lengths are whole numbers")
         if sum(counts) != height * width or min(counts) < 0:
             raise ValueError("run lengths that do not fill the image")
         return coco_mask.frPyObjects(segmentation, height, width)["counts"], None
     compressed = counts if isinstance(counts, bytes) else counts.encode()
+    characters = np.frombuffer(compressed, np.uint8)
+    continues = (characters - 48) & 0x20 > 0
+    longest = np.diff(np.flatnonzero(~continues), prepend=-1).max(initial=0)
+    if (
+        not len(characters)
+        or continues[-1]
+        or longest > MAX_RUN_CHARACTERS
+        or not ((characters >= 48) & (characters < 112)).all()
+    ):
+        raise ValueError("a string that holds no run lengths")
     lengths = run_lengths(compressed)
     if lengths.sum() != height * width or lengths.min() < 0:
         raise ValueError("run lengths that do not fill the image")

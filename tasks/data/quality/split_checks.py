@@ -8,10 +8,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 
+from tasks.data.loading.storage import ImageStore
 from tasks.data.quality.image_checks import ImageFile, digest
 
 Pair = tuple[str, int, str, int]
@@ -24,24 +24,32 @@ CHUNK = 256
 
 
 def same_files(
-    name: str, lengths: Mapping[str, Sequence[int]], paths: Mapping[str, Sequence[Path]]
+    name: str,
+    lengths: Mapping[str, Sequence[int]],
+    stores: Mapping[str, ImageStore],
+    names: Mapping[str, Sequence[str]],
 ) -> list[tuple[int, str, int]]:
     """Files of the split `name` that are, byte by byte, in another: (index, other split, index there).
 
-    `lengths` are in bytes, 0 where there is no file; only files of equal length are read.
+    `lengths` are in bytes, 0 where there is no file; only files of equal length are read. `names` are the files' in
+    the `stores` of the splits.
     """
     own: dict[int, list[int]] = defaultdict(list)
     for i, length in enumerate(lengths[name]):
         if length > 0:
             own[length].append(i)
-    known = cache(digest)
+
+    @cache
+    def known(split: str, index: int) -> bytes:
+        return digest(stores[split], names[split][index])
+
     return sorted(
         (i, other, j)
         for other, of_other in lengths.items()
         if other != name
         for j, length in enumerate(of_other)
         for i in own.get(length, ())
-        if known(paths[name][i]) == known(paths[other][j])
+        if known(name, i) == known(other, j) != b""
     )
 
 

@@ -12,6 +12,7 @@ from tasks.cli.compose import compose
 from tasks.data.datamodule import DataModule
 from tasks.data.formats.object_files import ObjectFiles
 from tasks.data.formats.raw import RawSplit
+from tasks.data.loading.storage import open_store
 from tasks.data.quality.image_checks import image_size
 from tasks.data.quality.report import examine
 from tasks.data.splits import SplitName
@@ -65,7 +66,7 @@ class Squares(ObjectFiles):
             class_names=names,
             category_ids=np.arange(2),
             file_names=files,
-            sizes=[image_size(self.root / file) for file in files],
+            sizes=[image_size(open_store(self.root, self.reading), file) for file in files],
             counts=[sum(row[0] == file for row in rows) for file in files],
             categories=[row[1] for row in rows],
             labels=[names.index(row[1]) if row[1] in names else -1 for row in rows],

@@ -12,7 +12,7 @@ import pytest
 
 from tasks.data.annotations.objects import Annotations
 from tasks.data.formats import cache as annotation_cache
-from tasks.data.formats import coco
+from tasks.data.formats import object_files
 from tasks.data.formats.coco import CocoData
 from tasks.data.quality import policy as on_bad
 from tests.tasks.data.coco_on_disk import train_content, write_json
@@ -29,13 +29,13 @@ def small_files_too(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Te
 @pytest.fixture
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The splits that are parsed and checked from now on."""
-    read, names = coco.usable_annotations, []
+    read, names = object_files.usable_annotations, []
 
     def noted(source: CocoData, name: str, *options: Any) -> Annotations:
         names.append(name)
         return read(source, name, *options)
 
-    monkeypatch.setattr(coco, "usable_annotations", noted)
+    monkeypatch.setattr(object_files, "usable_annotations", noted)
     return names
 
 

@@ -77,8 +77,8 @@ def test_a_folder_without_any_of_the_images_is_the_wrong_one(coco_root: Path) ->
 
 
 def test_a_missing_subfolder_is_a_missing_image(coco_root: Path) -> None:
-    change(coco_root, lambda content: content["images"][0].update(file_name="elsewhere/plain.jpg"))
-    assert "'elsewhere/plain.jpg'" in message(coco_root)
+    change(coco_root, lambda content: content["images"][0].update(file_name="elsewhere/plane.jpg"))
+    assert "'elsewhere/plane.jpg'" in message(coco_root)
 
 
 def test_a_split_that_was_not_named(coco_root: Path) -> None:
@@ -124,10 +124,12 @@ def test_json_that_is_not_coco(coco_root: Path, content: Any, missing: str) -> N
     [
         (lambda c: c["images"].clear(), "lists no images"),
         (lambda c: c["categories"].clear(), "declares no categories"),
-        (lambda c: c["images"][1].pop("height"), "images[1] has no 'height'"),
-        (lambda c: c["images"][1].update(id="12"), "images[1] has 'id' '12'; wanted an integer"),
+        (lambda c: c["images"][1].update(id=[12]), "images[1] has 'id' [12]; wanted an integer"),
+        (lambda c: c["images"][1].update(id=12.5), "images[1] has 'id' 12.5; wanted an integer"),
+        (lambda c: c["images"][1].update(file_name=""), "images[1] has 'file_name' ''; wanted the name"),
+        (lambda c: c["images"][1].update(file_name="a\0"), "wanted the name of an image file"),
+        (lambda c: c["images"][1].update(file_name="\ud800"), "wanted the name of an image file"),
         (lambda c: c["images"][1].update(id=2**70), "wanted an integer"),
-        (lambda c: c["images"][1].update(width=0), "declares image id 12 with height 50 and width 0"),
         (lambda c: c["images"].append(7), "images[4] is 7; wanted an object"),
         (lambda c: c["annotations"][2].pop("category_id"), "annotations[2] has no 'category_id'"),
         (lambda c: c["annotations"][2].update(image_id=None), "annotations[2] has 'image_id' None"),
@@ -283,8 +285,9 @@ def test_bad_segmentation_matters_when_masks_are_read(coco_root: Path, segmentat
     assert len(CocoData(coco_root).split("train").annotations.ids) == 4
     assert "annotation 10 " in message(coco_root, masks=True)
     kept = CocoData(coco_root, masks=True, on_bad="fix").split("train").annotations
-    assert kept.ids.tolist() == [8, 9, 31]
-    assert kept.segmentation(2) == [[10.25, 5.125, 30.35, 5.125, 30.35, 15.425]]
+    assert kept.ids.tolist() == [8, 9, 10, 31]  # the mask goes, the box stays
+    assert kept.segmentation(2) is None
+    assert kept.segmentation(3) == [[10.25, 5.125, 30.35, 5.125, 30.35, 15.425]]
 
 
 @pytest.mark.parametrize(

@@ -294,7 +294,10 @@ def test_the_command(coco: Path, tmp_path: Path) -> None:
         f"data.root={coco}",
         "to=yolo",
     ]
-    result = subprocess.run([*command, "out=new"], cwd=tmp_path, capture_output=True, text=True)
+    lossy = subprocess.run([*command, "out=lossy"], cwd=tmp_path, capture_output=True, text=True)
+    assert lossy.returncode == 1, lossy.stderr
+    assert "lost: 2 of 14 objects are not written" in lossy.stdout
+    result = subprocess.run([*command, "out=new", "crowd=drop"], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "note: 2 crowd regions or difficult objects left out" in result.stdout
     assert "read it with data=yolo data.root=new" in result.stdout

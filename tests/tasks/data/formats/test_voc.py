@@ -208,7 +208,7 @@ def test_object_masks(tmp_path: Path) -> None:
     write(tmp_path)
     _, objects = masks_of_a()
     write_masks(tmp_path, *masks_of_a())
-    source = VocData(tmp_path, masks=True, val="none")  # nothing else to find image a in
+    source = VocData(tmp_path, masks=True, val=None)  # nothing else to find image a in
     annotations = source.split("train").annotations
     assert len(annotations) == 1  # of the list for segmentation
     masks = annotations.target(0).masks

@@ -228,7 +228,7 @@ def test_voc_names_files_and_classes(tmp_path: Path) -> None:
         )
     Image.fromarray(texture(9)).save(tmp_path / "JPEGImages/e.png")
     (tmp_path / "ImageSets/Main/train.txt").write_text("a\nb\nc\nd\ne\n")
-    source = VocData(tmp_path, on_bad="fix")
+    source = VocData(tmp_path, on_bad="fix", val=None)
     found = examine(source, PREPROCESSING).findings
     assert [(f.fault.name, f.file_name, f.category) for f in found] == [
         ("annotation unreadable", "e.png", None),
