@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-from backbones.checks import check_types, suggest
 
 MAX_SIDE = 1 << 15
 """Pixels of the longest side that a network is given; a picture of such sides fills 3 GB."""
@@ -43,7 +42,13 @@ class Preprocessing:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
-        check_types("preprocessing.", Preprocessing, vars(self))
+        try:
+            self._check()
+        except TypeError:
+            check_types_of(vars(self))  # says which of them it is
+            raise
+
+    def _check(self) -> None:
         # Plain lists arrive from YAML and JSON; tuples keep the description hashable and comparable.
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
@@ -74,7 +79,10 @@ class Preprocessing:
         known = {field.name for field in fields(cls)}
         for name in value or {}:
             if name not in known:
+                from backbones.checks import suggest
+
                 raise ValueError(f"preprocessing has no setting {name!r:.60}; {suggest(str(name), known)}")
+        check_types_of(value or {})
         return cls(**(value or {}))
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
@@ -126,3 +134,11 @@ def _scale_and_shift(
     with torch.inference_mode(False):
         means, stds = (torch.tensor(values, device=device)[:, None, None] for values in (mean, std))
         return 1 / (255 * stds), means / stds
+
+
+def check_types_of(values: Mapping[str, Any]) -> None:
+    """Raises ValueError for a value of the wrong type, as a file may have it."""
+    if values:
+        from backbones.checks import check_types  # brings torch along, which reading data does without
+
+        check_types("preprocessing.", Preprocessing, values)
