@@ -178,6 +178,14 @@ def test_predict_names_an_unreadable_picture_and_keeps_the_others(
     assert "Traceback" not in result.stderr
     report = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [Path(p["file"]).name for p in report["pictures"]] == ["good.png"]
+    with Image.open(source / "good.png") as image:
+        width, height = image.size
+    words = (f"max_pixels={width * height - 1}", "output=none")
+    refused = tool(
+        "predict", f"checkpoint={run / 'model.safetensors'}", "source=pictures/good.png", *words, cwd=tmp_path
+    )
+    assert refused.returncode == 1
+    assert "good.png' is too large" in refused.stderr
 
 
 @pytest.mark.parametrize(
