@@ -9,7 +9,7 @@ from torch import Tensor
 Value = TypeVar("Value")
 
 
-def gathered(value: Value) -> list[Value]:
+def all_gather_objects(value: Value) -> list[Value]:
     """The `value` of each rank, in order of rank; all ranks must call this together.
 
     Values travel pickled: pass few large arrays.
@@ -21,7 +21,7 @@ def gathered(value: Value) -> list[Value]:
     return values
 
 
-def mean_count(count: Tensor, least: float = 1.0) -> Tensor:
+def loss_normalizer(count: Tensor, least: float = 1.0) -> Tensor:
     """What each rank divides a sum of losses by: how many there are, at least `least` over all ranks, for each rank.
 
     The mean of the ranks' gradients is then the gradient of one rank that has all their images. Where gradients

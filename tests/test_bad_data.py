@@ -1,4 +1,4 @@
-"""Training on a data set with every kind of fault: it stops before the first step, or mends and goes on."""
+"""Training on a data set with every kind of issue: it stops before the first step, or fixes and goes on."""
 
 import csv
 import math
@@ -35,7 +35,7 @@ def test_mended_data_trains_with_finite_losses(root: Path, steps: int, tmp_path:
         "trainer.check_val_every_n_epoch=null",
         "trainer.max_epochs=-1",
     ]
-    words = [*SMALL, *once, f"data.root={root}", "data.on_bad=fix", f"trainer.max_steps={steps}"]
+    words = [*SMALL, *once, f"data.root={root}", "data.on_invalid=fix", f"trainer.max_steps={steps}"]
     train(compose("train", [*words, f"run_dir={tmp_path / 'run'}"]))
     with (tmp_path / "run/metrics.csv").open() as file:
         losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]

@@ -8,7 +8,7 @@ import torch
 
 from tasks.cli.compose import compose
 from tasks.cli.train import train
-from tasks.harness.checkpoints import WholeCheckpoints
+from tasks.harness.checkpoints import AtomicCheckpointIO
 from tests.tiny_runs import TASKS, TINY, checkpoint, rows, tiny_run
 
 STEPS = 30
@@ -48,14 +48,14 @@ OF_ONE = [  # what only some tasks have
 def run_and_keep(task: str, folder: Path, words: list[str], monkeypatch) -> tuple[Path, Path]:
     """A run straight through, and the folder that a kill after step 13 would have left of it."""
     straight, left = folder / "straight", folder / "left"
-    write = WholeCheckpoints.save_checkpoint
+    write = AtomicCheckpointIO.save_checkpoint
 
     def write_and_keep(self, contents, path, storage_options=None) -> None:
         write(self, contents, path, storage_options)
         if contents["global_step"] == LEFT_AFTER and Path(path).name == "last.ckpt":
             shutil.copytree(straight, left)
 
-    monkeypatch.setattr(WholeCheckpoints, "save_checkpoint", write_and_keep)
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", write_and_keep)
     tiny_run(task, straight, "checkpointing.every_steps=1", *words, steps=STEPS)
     return straight, left
 

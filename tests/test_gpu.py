@@ -1,4 +1,4 @@
-"""Every task and detector on a GPU: steps in bf16, going on from a checkpoint to the bit, the CPU's predictions."""
+"""Every task and detector on a GPU: steps in bf16, resuming from a checkpoint to the bit, the CPU's predictions."""
 
 from pathlib import Path
 from typing import Any

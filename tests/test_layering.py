@@ -128,7 +128,7 @@ def test_imports_are_found_wherever_they_stand(tmp_path: Path) -> None:
     path.write_text(
         "from typing import TYPE_CHECKING\n"
         "from . import raw\n"
-        "from ..quality.policy import OnBad\n"
+        "from ..quality.policy import OnInvalid\n"
         "if TYPE_CHECKING:\n    import tasks.harness.train\n"
         "else:\n    import tasks.distributed\n"
         "def read():\n    try:\n        from tasks.data.sources import Source\n    finally:\n        import torch\n"

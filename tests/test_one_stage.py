@@ -29,7 +29,12 @@ SPLIT = ["data.size=96", "data.num_train=40", "data.num_val=4", "data.num_test=1
 def run(request, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp(request.param) / "run"
     words = ["task=detection", f"model={request.param}", *SCENES, *OPTIONS[request.param]]
-    train(compose("train", [*words, f"trainer.max_steps={STEPS}", "task.closing=0.34", f"run_dir={folder}"]))
+    train(
+        compose(
+            "train",
+            [*words, f"trainer.max_steps={STEPS}", "task.l1_final_fraction=0.34", f"run_dir={folder}"],
+        )
+    )
     return folder
 
 

@@ -14,7 +14,7 @@ import torch
 
 from tasks.cli.compose import compose
 from tasks.cli.train import train
-from tasks.harness.checkpoints import WholeCheckpoints
+from tasks.harness.checkpoints import AtomicCheckpointIO
 from tests.tiny_runs import TINY
 
 ROOT = Path(__file__).parents[1]
@@ -95,7 +95,7 @@ def test_killed_and_resumed_equals_straight_on(straight: Path, tmp_path: Path, w
     assert status == -signal.SIGKILL
     assert KILLED_AFTER <= steps_saved(tmp_path / "run") < STEPS
     output = finish(["resume=run"], tmp_path)
-    assert "going on from run/checkpoints/last.ckpt" in output
+    assert "resuming from run/checkpoints/last.ckpt" in output
     assert_same_run(straight, tmp_path / "run")
 
 
@@ -167,9 +167,9 @@ def test_a_disk_that_is_really_full_keeps_the_last_checkpoint(tmp_path: Path) ->
     """A limit on the size of files, which the kernel upholds, lets no second checkpoint be written."""
     code = (
         "import resource, signal, sys, torch\n"
-        "from tasks.harness.checkpoints import WholeCheckpoints\n"
+        "from tasks.harness.checkpoints import AtomicCheckpointIO\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "io = WholeCheckpoints()\n"
+        "io = AtomicCheckpointIO()\n"
         "io.save_checkpoint({'step': 1, 'x': torch.zeros(10)}, sys.argv[1])\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "io.save_checkpoint({'step': 2, 'x': torch.zeros(1_000_000)}, sys.argv[1])\n"
@@ -187,7 +187,7 @@ def test_a_disk_that_is_really_full_keeps_the_last_checkpoint(tmp_path: Path) ->
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    io = WholeCheckpoints()
+    io = AtomicCheckpointIO()
     io.save_checkpoint({"step": 1}, path)
 
     def full(descriptor: int) -> None:

@@ -18,7 +18,7 @@ import torch
 from tasks.cli.compose import compose
 from tasks.cli.train import train
 from tasks.folders import claim_folder, new_folder
-from tasks.harness.checkpoints import EXACT_RESUME, WholeCheckpoints
+from tasks.harness.checkpoints import EXACT_RESUME, AtomicCheckpointIO
 from tasks.harness.loggers import wandb, wandb_id
 from tests.tiny_runs import TINY, checkpoint, rows, tiny_run
 
@@ -77,7 +77,7 @@ def test_killed_at_a_validation_it_is_made_up_for(
     words: list[str], moment: str, tmp_path: Path, monkeypatch
 ) -> None:
     straight, left = tmp_path / "straight", tmp_path / "left"
-    write = WholeCheckpoints.save_checkpoint
+    write = AtomicCheckpointIO.save_checkpoint
     if moment == "in the validation":  # the one that is saved when it starts
         monkeypatch.setattr("tasks.harness.checkpoints.FRESH", -1.0)
         words = [*words, "checkpointing.every_minutes=1000"]
@@ -93,9 +93,9 @@ def test_killed_at_a_validation_it_is_made_up_for(
         ):
             shutil.copytree(straight, left)
 
-    monkeypatch.setattr(WholeCheckpoints, "save_checkpoint", write_and_keep)
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", write_and_keep)
     tiny_run("classification", straight, *words, steps=30)
-    monkeypatch.setattr(WholeCheckpoints, "save_checkpoint", write)
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", write)
     stopped_at = checkpoint(left)["global_step"]
     train(compose("train", [f"resume={left}"]))
     of_validations = [
@@ -192,7 +192,7 @@ def test_a_refused_checkpoint_leaves_every_byte(
 
 
 def test_only_checkpoints_of_the_run_are_ever_removed(tmp_path: Path) -> None:
-    io = WholeCheckpoints()
+    io = AtomicCheckpointIO()
     for name in ("best.ckpt", "best-12.ckpt", "last.ckpt", "model.safetensors", "photo.png"):
         (tmp_path / name).touch()
     (tmp_path / "folder").mkdir()
@@ -263,7 +263,7 @@ def test_a_full_disk_before_the_first_checkpoint_does_not_advise_to_resume(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left.*start the run again: it has no checkpoint yet"):
-        WholeCheckpoints().save_checkpoint({"step": 1}, tmp_path / "run" / "checkpoints" / "last.ckpt")
+        AtomicCheckpointIO().save_checkpoint({"step": 1}, tmp_path / "run" / "checkpoints" / "last.ckpt")
 
 
 def start(words: list[str], cwd: Path) -> subprocess.Popen:

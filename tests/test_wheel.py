@@ -191,7 +191,7 @@ def test_train_predict_and_check_data_in_an_empty_folder(command: Path, tmp_path
         command, "check-data", "data=coco", f"data.root={tmp_path / 'data'}", *(f"data.{p}" for p in places),
         cwd=tmp_path,
     )  # fmt: skip
-    assert "train: 2 images, 2 annotations, 1 categories" in output and "no fault found" in output
+    assert "train: 2 images, 2 annotations, 1 categories" in output and "no issue found" in output
 
 
 def write_coco(folder: Path) -> None:

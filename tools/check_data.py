@@ -1,4 +1,4 @@
-"""Names every fault of a data set: `vertebra check-data` of a checkout.
+"""Names every issue of a data set: `vertebra check-data` of a checkout.
 
 python tools/check_data.py data=coco data.root=DIR
 """

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import backbones
 from tasks.contracts import Batch, Classification, Model
-from tasks.distributed import mean_count
+from tasks.distributed import loss_normalizer
 from tasks.preprocessing import Preprocessing
 
 
@@ -128,7 +128,7 @@ def class_loss(
     )
     # torch divides by the weights for classes but by B for shares, where a mixed batch would weigh differently.
     count = (class_weights[target] if target.ndim == 1 else target @ class_weights).sum()
-    return (count > 0) * total / mean_count(count, least=1e-6)
+    return (count > 0) * total / loss_normalizer(count, least=1e-6)
 
 
 def masked_mean(maps: Tensor, sizes: Tensor, stride: int) -> Tensor:

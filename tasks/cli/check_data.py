@@ -14,7 +14,7 @@ from rich.table import Table
 
 from tasks.cli.data import data_of
 from tasks.data.quality.html_report import page
-from tasks.data.quality.issues import FAULTS, Finding
+from tasks.data.quality.issues import ISSUES, IssueReport
 from tasks.data.quality.report import Report, examine
 from tasks.files import write_text
 from tasks.preprocessing import Preprocessing
@@ -33,18 +33,18 @@ def check_data(config: DictConfig) -> int:
 
 
 def summary(report: Report) -> list[dict[str, Any]]:
-    """One row for each kind of fault there is: name, severity, count, what `data.on_bad=fix` does, an example."""
+    """One row for each kind of issue there is: name, severity, count, what `data.on_invalid=fix` does, an example."""
     rows = []
-    for fault in FAULTS:
-        found = [finding for finding in report.findings if finding.fault is fault]
+    for issue in ISSUES:
+        found = [finding for finding in report.findings if finding.issue is issue]
         if found:
             remedies = Counter(finding.remedy for finding in found)
             rows.append(
                 {
-                    "fault": fault.name,
-                    "severity": fault.severity,
+                    "issue": issue.name,
+                    "severity": issue.severity,
                     "count": len(found),
-                    **{remedy: remedies[remedy] for remedy in ("mended", "dropped", "left")},
+                    **{remedy: remedies[remedy] for remedy in ("fixed", "dropped", "unchanged")},
                     "example": str(found[0]),
                 }
             )
@@ -65,11 +65,11 @@ def to_json(report: Report) -> dict[str, Any]:
     }
 
 
-def finding_to_json(finding: Finding) -> dict[str, Any]:
+def finding_to_json(finding: IssueReport) -> dict[str, Any]:
     """Plain values; null for what is not finite, which JSON has no word for."""
     box = finding.box and [value if math.isfinite(value) else None for value in finding.box]
     return {
-        **vars(finding), "fault": finding.fault.name, "severity": finding.fault.severity, "box": box,
+        **vars(finding), "issue": finding.issue.name, "severity": finding.issue.severity, "box": box,
         "text": str(finding),
     }  # fmt: skip
 
@@ -83,14 +83,14 @@ def print_report(report: Report) -> None:
             print(f"note: {name}: {note}")
     rows = summary(report)
     if not rows:
-        print("no fault found")
+        print("no issue found")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("fault", "", "count", "on_bad=fix", "the first"):
+    for title in ("issue", "", "count", "on_invalid=fix", "the first"):
         table.add_column(title, justify="right" if title == "count" else "left", no_wrap=title != "the first")
     for row in rows:
-        remedy = ", ".join(f"{row[key]} {key}" for key in ("mended", "dropped") if row[key])
-        table.add_row(row["fault"], row["severity"], str(row["count"]), remedy or "left", row["example"])
+        remedy = ", ".join(f"{row[key]} {key}" for key in ("fixed", "dropped") if row[key])
+        table.add_row(row["issue"], row["severity"], str(row["count"]), remedy or "unchanged", row["example"])
     console.print(table)
     num_errors = sum(row["count"] for row in rows if row["severity"] == "error")
     print(f"\n{num_errors} errors, {sum(row['count'] for row in rows) - num_errors} warnings")

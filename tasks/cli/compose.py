@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +26,12 @@ from tasks.harness.settings import TrainSettings
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+RENAMED = {
+    "on_bad": "on_invalid",
+    "closing_epochs": "close_mosaic_epochs",
+    "task.closing": "task.l1_final_fraction",
+}
+"""Settings that once had another name, which is still read; with a dot it is the whole key."""
 MOVED = {
     "tasks.data.cifar10": "tasks.data.formats.cifar10",
     "tasks.data.coco": "tasks.data.formats.coco",
@@ -50,7 +58,7 @@ def compose(config_name: str, words: Iterable[str]) -> DictConfig:
     import hydra
     from omegaconf import OmegaConf
 
-    words = list(words)
+    words = [_renamed(word) for word in words]
     for word in words:
         if "=" not in word and not word.startswith("~"):
             raise ValueError(f"cannot read {word!r}; settings are given as key=value")
@@ -93,6 +101,22 @@ def compose(config_name: str, words: Iterable[str]) -> DictConfig:
     if missing:
         raise ValueError(f"{missing[0]} is not set; give {missing[0]}=…")
     return config
+
+
+def _renamed(word: str) -> str:
+    """`word` with present names in the place of earlier ones, in its key and in a mapping that it gives."""
+    key, equals, value = word.partition("=")
+    for old, new in RENAMED.items():
+        found = re.sub(rf"(?<![\w.]){old}$" if "." in old else rf"(?<!\w){old}$", new, key)
+        given = re.sub(rf"(?<=[{{,\s]){old}(?=\s*:)", new, value) if value[:1] in ("{", "[") else value
+        if (found, given) != (key, value):
+            _say_renamed(old, new)
+        key, value = found, given
+    return f"{key}{equals}{value}"
+
+
+def _say_renamed(old: str, new: str) -> None:
+    print(f"note: the setting {old} is called {new} now", file=sys.stderr)
 
 
 def value_of(word: str) -> Any:
@@ -217,18 +241,29 @@ def load_config(path: Path) -> DictConfig:
     """The configuration in the `config.yaml` of a run, which an earlier version may have written."""
     from omegaconf import DictConfig, OmegaConf
 
-    def rename(node: Any) -> Any:
+    renamed: set[str] = set()
+
+    def present_name(place: str, key: str) -> str:
+        old = next((name for name in (f"{place}{key}", key) if name in RENAMED), None)
+        if old is None:
+            return key
+        renamed.add(old)
+        return RENAMED[old].removeprefix(place)
+
+    def rename(node: Any, place: str = "") -> Any:
         if isinstance(node, list):
             return [rename(item) for item in node]
         if not isinstance(node, dict):
             return node
-        node = {key: rename(value) for key, value in node.items()}
+        node = {present_name(place, key): rename(value, f"{place}{key}.") for key, value in node.items()}
         module, _, name = str(node.get("_target_", "")).rpartition(".")
         return {**node, "_target_": f"{MOVED[module]}.{name}"} if module in MOVED else node
 
     config = OmegaConf.create(rename(OmegaConf.to_container(OmegaConf.load(path))))
     assert isinstance(config, DictConfig)
     config.pop(ALLOW_CODE, None)
+    for old in sorted(renamed):
+        _say_renamed(old, RENAMED[old])
     return config
 
 

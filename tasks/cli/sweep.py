@@ -28,36 +28,41 @@ FORCED = "++"  # Hydra then takes any key; whether it is known was checked befor
 
 def sweep(
     config_name: str,
-    words: list[str],
+    overrides: list[str],
     script: list[str],
     run: Callable[[DictConfig], Any],
     user_error: Callable[[BaseException], BaseException | None],
 ) -> int:
-    """Calls `run` for every combination of the values in `words` (`optimizer.lr=0.01,0.02`), prints one table and
+    """Calls `run` for every combination of the values in `overrides` (`optimizer.lr=0.01,0.02`), prints one table and
     writes it; the exit status, 1 where a run failed.
 
     `script` is what a Python interpreter runs for the command, as each run keeps it; `run` gets the configuration;
     `user_error` is what it raised if that is a mistake of the user's.
     """
     folder = Path("runs") / f"sweep-{time.strftime('%Y%m%d-%H%M%S')}"
-    of_hydra = [word for word in words if word.startswith(("hydra.", "hydra/"))]
+    of_hydra = [override for override in overrides if override.startswith(("hydra.", "hydra/"))]
     folder = next(
-        (Path(word.split("=", 1)[1]) for word in of_hydra if word.startswith("hydra.sweep.dir=")), folder
+        (Path(override.split("=", 1)[1]) for override in of_hydra if override.startswith("hydra.sweep.dir=")),
+        folder,
     )
     if folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(
             f"hydra.sweep.dir={folder} is not empty; give another folder, or delete this one"
         )
-    fixed, for_hydra = split_words(config_name, [word for word in words if word not in of_hydra])
+    fixed, for_hydra = split_words(
+        config_name, [override for override in overrides if override not in of_hydra]
+    )
 
     def run_one(_: DictConfig) -> float:
         """One run; what an optimising sweeper goes by."""
         job = HydraConfig.get()
-        number, chosen = str(job.job.num), [word.removeprefix(FORCED) for word in job.overrides.task]
+        number, chosen = str(job.job.num), [override.removeprefix(FORCED) for override in job.overrides.task]
         place = Path(job.sweep.dir) / number
         place.parent.mkdir(parents=True, exist_ok=True)
-        varied = [word for word in chosen if word not in [w.removeprefix(FORCED) for w in for_hydra]]
-        changed = dict(word.lstrip("+").split("=", 1) for word in varied)
+        varied = [
+            override for override in chosen if override not in [w.removeprefix(FORCED) for w in for_hydra]
+        ]
+        changed = dict(override.lstrip("+").split("=", 1) for override in varied)
         print(f"run {number}: {' '.join(varied)}", flush=True)
         overrides = [*chosen, *fixed, f"run_dir={place}"]
         status, monitor = "done", ""
@@ -82,7 +87,7 @@ def sweep(
     register()
     arguments = sys.argv
     sys.argv = [arguments[0], "--multirun", *for_hydra, *of_hydra, *QUIET]
-    if not any(word.startswith("hydra.sweep.dir=") for word in of_hydra):
+    if not any(override.startswith("hydra.sweep.dir=") for override in of_hydra):
         sys.argv.append(f"hydra.sweep.dir={folder}")
     try:
         hydra.main(config_path=str(CONFIGS), config_name=config_name, version_base="1.3")(run_one)()
@@ -97,22 +102,24 @@ def sweep(
     return int(any(result["status"] != "done" for result in results))
 
 
-def split_words(config_name: str, words: list[str]) -> tuple[list[str], list[str]]:
-    """`words`, checked: those whose text is taken as it stands, which cannot have several values, and the others in
+def split_words(config_name: str, overrides: list[str]) -> tuple[list[str], list[str]]:
+    """`overrides`, checked: those whose text is taken as it stands, which cannot have several values, and the others in
     the form that Hydra's sweepers take."""
-    keys = [word.split("=", 1)[0] for word in words]
+    keys = [override.split("=", 1)[0] for override in overrides]
     if {"resume", "run_dir"} & set(keys):
         raise ValueError(
             "--multirun starts runs of its own: leave out resume and run_dir (hydra.sweep.dir=DIR)"
         )
-    config = compose(config_name, [first_values(word) for word in words])
+    config = compose(config_name, [first_values(override) for override in overrides])
     groups = config_groups()
     fixed, for_hydra = [], []
-    for key, word in zip(keys, words, strict=True):
+    for key, override in zip(keys, overrides, strict=True):
         if has_text(config, key):
-            fixed.append(word)
+            fixed.append(override)
         else:
-            for_hydra.append(word if key in groups or key.startswith(("+", "~")) else f"{FORCED}{word}")
+            for_hydra.append(
+                override if key in groups or key.startswith(("+", "~")) else f"{FORCED}{override}"
+            )
     return fixed, for_hydra
 
 

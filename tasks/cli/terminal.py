@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from tasks.devices import keep_freed_memory, resolve_device
 from tasks.folders import new_folder
 from tasks.harness.reporter import Reporter
-from tasks.harness.session import is_first
+from tasks.harness.session import is_rank_zero
 
 RUN_DIR = "VERTEBRA_RUN_DIR"
 """Environment variable: the run folder, for ranks that the first one starts."""
@@ -37,7 +37,7 @@ class Terminal(Reporter):
     """Prints; other ranks than the first say nothing."""
 
     def say(self, text: str) -> None:
-        if is_first():
+        if is_rank_zero():
             print(text, flush=True)
 
     def progress(self) -> ProgressBar:
@@ -47,7 +47,7 @@ class Terminal(Reporter):
     @contextlib.contextmanager
     def writing(self, path: Path) -> Iterator[None]:
         """Everything printed inside, by whomever, goes into `path` as well."""
-        with first_rank_speaks(), logged(path) if is_first() else contextlib.nullcontext():
+        with rank_zero_output(), logged(path) if is_rank_zero() else contextlib.nullcontext():
             yield
 
 
@@ -65,13 +65,13 @@ def run_folder(config: DictConfig, name: str) -> Path:
 
     Ranks that Lightning starts are told which by an environment variable.
     """
-    if RUN_DIR in os.environ and not is_first():
+    if RUN_DIR in os.environ and not is_rank_zero():
         return Path(os.environ[RUN_DIR])
     if config.run_dir is None and any(int(os.environ.get(n, 1)) > 1 for n in ("WORLD_SIZE", "SLURM_NTASKS")):
         raise ValueError(
             "several processes were started for this run (torchrun, srun), which need one folder: give run_dir=DIR"
         )
-    if config.run_dir is not None or not is_first():
+    if config.run_dir is not None or not is_rank_zero():
         folder = Path(config.run_dir or "runs")
     else:
         folder = new_folder(name)  # made now, so that no other run of this second has the name
@@ -82,7 +82,7 @@ def run_folder(config: DictConfig, name: str) -> Path:
 @contextlib.contextmanager
 def folder_of_run(config: DictConfig, name: str) -> Iterator[Path]:
     """`run_folder`, which goes again where an error comes before anything lies in it."""
-    is_made = config.run_dir is None and is_first()
+    is_made = config.run_dir is None and is_rank_zero()
     folder = run_folder(config, name)
     try:
         yield folder
@@ -95,9 +95,9 @@ def folder_of_run(config: DictConfig, name: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def first_rank_speaks() -> Iterator[None]:
+def rank_zero_output() -> Iterator[None]:
     """What other ranks print is dropped."""
-    if is_first():
+    if is_rank_zero():
         yield
         return
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):

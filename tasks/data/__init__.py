@@ -26,7 +26,7 @@ FORMATS = {
 
 def open(name: str, **options: Any) -> Source[Any]:
     """The data set in the format called `name`; options are those of `data=` on a command line, as in
-    `open("coco", root="path", on_bad="fix")`. Raises ValueError or FileNotFoundError with what to do."""
+    `open("coco", root="path", on_invalid="fix")`. Raises ValueError or FileNotFoundError with what to do."""
     if name not in FORMATS:
         raise ValueError(f"data={name} is not a format that is known; wanted one of {', '.join(FORMATS)}")
     module, attribute = FORMATS[name].split(":")

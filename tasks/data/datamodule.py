@@ -136,7 +136,7 @@ class DataModule(LightningDataModule):
         objects = self.split(name).objects
         if objects is None or not objects.is_crowd.all():
             return
-        why = self.source.why_untrainable(name) or "it has no object, or none that data.on_bad leaves"
+        why = self.source.why_untrainable(name) or "it has no object, or none that data.on_invalid leaves"
         raise ValueError(
             f"nothing can be learned from the {name} split: {why}; correct the data (tools/check_data.py)"
         )

@@ -88,7 +88,7 @@ class Source(Generic[A]):
         self._lacks("boxes")
 
     def with_masks(self, *, required: bool = False) -> "Source[Annotations]":
-        """The same images with the masks of their objects; where they are `required`, an object without one is a fault
+        """The same images with the masks of their objects; where they are `required`, an object without one is an issue
         if others have one."""
         self._lacks("masks")
 

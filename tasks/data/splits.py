@@ -13,7 +13,7 @@ from tasks.data.annotations.class_maps import ClassMaps
 from tasks.data.annotations.image_labels import ImageLabels
 from tasks.data.annotations.objects import Annotations
 from tasks.data.loading.images import DEFAULT_READING, Reading
-from tasks.data.loading.storage import ShownAt, open_store
+from tasks.data.loading.storage import ShownAt, open_images
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
@@ -69,14 +69,14 @@ class FileSplit(Split[A]):
         super().__init__(annotations)
         self.folder = folder
         self.reading = reading
-        self.store = open_store(folder, reading)
+        self.storage = open_images(folder, reading)
         self.sizes = sizes
 
     def image(self, index: int) -> np.ndarray:
         """uint8 (H, W, 3) RGB, upright. Raises ValueError, naming the file, where it cannot be read or is
         not of the size that the annotations declare."""
         name = self.annotations.file_name(index)
-        image = self.store.image(name)
+        image = self.storage.image(name)
         if self.sizes is None:
             return image
         height, width = self.sizes[index].tolist()
@@ -94,7 +94,7 @@ class FileSplit(Split[A]):
         return image
 
     def reduced_image(self, index: int, shown_at: ShownAt) -> np.ndarray:
-        image = self.store.image(self.annotations.file_name(index), shown_at)
+        image = self.storage.image(self.annotations.file_name(index), shown_at)
         if self.sizes is None:
             return image
         height, width = self.sizes[index].tolist()

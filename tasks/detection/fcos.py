@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tasks.contracts import Batch
-from tasks.distributed import mean_count
+from tasks.distributed import loss_normalizer
 from tasks.preprocessing import Preprocessing
 
 from .boxes import decode_distances, encode_distances
@@ -121,7 +121,7 @@ class FCOS(DenseDetector[FCOSSettings]):
         quality = F.binary_cross_entropy_with_logits(
             found.quality[images, indices].float(), centers, reduction="sum"
         )
-        count = mean_count((matches >= 0).sum())
+        count = loss_normalizer((matches >= 0).sum())
         return {
             "loss_class": dense_class_losses(found.logits, labels, self.class_loss).sum() / count,
             "loss_box": boxes.sum() / count,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tasks.distributed import mean_count
+from tasks.distributed import loss_normalizer
 
 from .focal_loss import focal_losses
 from .overlap_losses import OVERLAP_LOSSES
@@ -40,7 +40,7 @@ def check_losses(class_loss: str, box_loss: str, box_option: str = "box_loss") -
 def objectness_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
     """Binary cross-entropy of `logits` (B, S) with `positive` (B, S), averaged over `valid` (B, S)."""
     losses = F.binary_cross_entropy_with_logits(logits.float(), positive.float(), reduction="none")
-    return (losses * valid).sum() / mean_count(valid.sum())
+    return (losses * valid).sum() / loss_normalizer(valid.sum())
 
 
 def class_loss(logits: Tensor, labels: Tensor, valid: Tensor, kind: ClassLoss = "cross_entropy") -> Tensor:
@@ -51,7 +51,7 @@ def class_loss(logits: Tensor, labels: Tensor, valid: Tensor, kind: ClassLoss = 
     losses = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none")
     if kind == "focal":
         losses = losses * (1 - torch.exp(-losses)) ** _GAMMA
-    return (losses * valid.flatten()).sum() / mean_count(valid.sum())
+    return (losses * valid.flatten()).sum() / loss_normalizer(valid.sum())
 
 
 def dense_class_losses(
@@ -114,7 +114,7 @@ def sampled_box_loss(
     anchors, gt_boxes = (rows.where(positive[..., None], place) for rows in (anchors, gt_boxes))
     deltas = deltas.where(positive[..., None], 0)
     losses = box_losses(deltas, anchors, gt_boxes, kind, encode=encode, decode=decode)
-    return (losses * positive).sum() / mean_count(num_samples)
+    return (losses * positive).sum() / loss_normalizer(num_samples)
 
 
 def l1(deltas: Tensor, targets: Tensor, kind: BoxLoss) -> Tensor:

@@ -20,19 +20,21 @@ class DetectionTask(Task):
     monitor = "AP"
     metric_arguments = ("backend",)
 
-    def __init__(self, model: Model, *, closing: float = 0.05, **options: Any) -> None:
-        """`closing` is the share of the steps at the end in which a YOLOX loses L1 as well (15 of the paper's 300
-        epochs); other detectors have no such end. The rest is `Task`'s.
+    def __init__(self, model: Model, *, l1_final_fraction: float = 0.05, **options: Any) -> None:
+        """`l1_final_fraction` is the share of the steps at the end in which a YOLOX loses L1 as well
+        (15 of the paper's 300 epochs); other detectors have no such end. The rest is `Task`'s.
         """
-        if not 0 <= closing <= 1:
-            raise ValueError(f"task.closing={closing} must be a share of the steps, between 0 and 1")
+        if not 0 <= l1_final_fraction <= 1:
+            raise ValueError(
+                f"task.l1_final_fraction={l1_final_fraction} must be a share of the steps, between 0 and 1"
+            )
         super().__init__(model, **options)
-        self.closing = closing
+        self.l1_final_fraction = l1_final_fraction
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         if isinstance(self.model, YOLOX):
-            last = (1 - self.closing) * self.trainer.estimated_stepping_batches
-            self.model.closing = self.trainer.global_step >= last
+            last = (1 - self.l1_final_fraction) * self.trainer.estimated_stepping_batches
+            self.model.with_l1 = self.trainer.global_step >= last
         return super().training_step(batch, batch_index)
 
     def build_metric(self, annotations: Any) -> CocoMetric:

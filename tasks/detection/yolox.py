@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tasks.contracts import Batch
-from tasks.distributed import mean_count
+from tasks.distributed import loss_normalizer
 from tasks.preprocessing import Preprocessing
 
 from .boxes import Weights, decode, encode
@@ -109,7 +109,7 @@ class YOLOX(DenseDetector[YOLOXSettings]):
     Offsets are from the middle of the cell, where the paper's are from its corner: the same up to a constant.
     """
 
-    closing: bool = False
+    with_l1: bool = False
     """Whether this is the end of the training, when L1 of the deltas is lost too (section 2.1). The task sets it."""
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class YOLOX(DenseDetector[YOLOXSettings]):
             rows = matches[images, indices]
             gt_boxes, labels = batch.boxes[images, rows], batch.labels[images, rows]
         anchors, deltas = found.anchors[indices], found.deltas[images, indices]
-        count = mean_count((matches >= 0).sum())
+        count = loss_normalizer((matches >= 0).sum())
 
         def lost(kind: BoxLoss) -> Tensor:
             return (
@@ -157,5 +157,5 @@ class YOLOX(DenseDetector[YOLOXSettings]):
             "loss_class": classes.sum() / count,
             "loss_box": _BOX_WEIGHT * lost(self.box_loss),
             "loss_objectness": objectness / count,
-            **({"loss_l1": lost("l1")} if self.closing else {}),
+            **({"loss_l1": lost("l1")} if self.with_l1 else {}),
         }

@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from torch import Tensor
 
 from tasks.data.loading.loader import ResumableLoader
-from tasks.distributed import gathered
+from tasks.distributed import all_gather_objects
 from tasks.files import write_whole
 from tasks.harness.settings import CheckpointSettings
 
@@ -37,7 +37,7 @@ FRESH = 60.0
 STEPS_BETWEEN_AGREEMENTS = 10  # over ranks, on whether one of them got a signal
 
 
-class WholeCheckpoints(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes each checkpoint beside its place and renames it, so that a name never holds half a file."""
 
     def save_checkpoint(
@@ -272,7 +272,11 @@ class ExactResume(Callback):
         loader = trainer.train_dataloader
         place = loader.state_dict() if isinstance(loader, ResumableLoader) else None
         due = trainer.current_epoch if self._is_validation_due(trainer) else None
-        checkpoint[EXACT_RESUME] = {"place": place, "random": gathered(random_state()), "validation_due": due}
+        checkpoint[EXACT_RESUME] = {
+            "place": place,
+            "random": all_gather_objects(random_state()),
+            "validation_due": due,
+        }
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -13,7 +13,7 @@ from tasks.data.datamodule import DataModule
 from tasks.data.sources import Source, SplitName
 from tasks.harness.callbacks import PredictionPictures
 from tasks.harness.reporter import Reporter
-from tasks.harness.session import files_in, is_first, lightning_precision, run_folder, write_outcome
+from tasks.harness.session import files_in, is_rank_zero, lightning_precision, run_folder, write_outcome
 from tasks.harness.settings import EvaluateSettings
 from tasks.harness.start import check_data
 from tasks.preprocessing import Preprocessing
@@ -87,7 +87,7 @@ def evaluate(
         default_root_dir=None if place is None else str(place),
     )
     trainer.test(task, datamodule=data_module, verbose=False)
-    if is_first():
+    if is_rank_zero():
         reporter.say(task.report(task.numbers))
         if place is not None:
             # Of published weights there is no model file yet; it is of the model alone, without further views.

@@ -10,17 +10,17 @@ from tasks.data.datamodule import DataModule
 from tasks.files import write_json
 from tasks.harness import auto
 from tasks.harness.callbacks import PredictionPictures
-from tasks.harness.checkpoints import ExactResume, StoppedInValidationError, WholeCheckpoints, checkpoints
+from tasks.harness.checkpoints import AtomicCheckpointIO, ExactResume, StoppedInValidationError, checkpoints
 from tasks.harness.ema import MovingAverage
 from tasks.harness.environment import environment, write_yaml
 from tasks.harness.guards import LossGuard, is_out_of_memory, memory_advice
 from tasks.harness.loggers import log_setup, open_logger
 from tasks.harness.record import Record
 from tasks.harness.reporter import Reporter
-from tasks.harness.session import Unprofiled, is_first, lightning_precision
+from tasks.harness.session import Unprofiled, is_rank_zero, lightning_precision
 from tasks.harness.settings import TrainSettings
 from tasks.harness.task import Task
-from tasks.harness.throughput import Pace
+from tasks.harness.throughput import ThroughputMonitor
 from tasks.zoo.model_file import load_checkpoint
 
 
@@ -79,7 +79,7 @@ class Fit:
 
     def write_setup(self, record: Record) -> None:
         """Leaves in the folder, and with the loggers, all that is needed to repeat the run."""
-        if not is_first():
+        if not is_rank_zero():
             return
         write_yaml(self.folder / "config.yaml", record.config)
         splits = {name: self.data.split(name) for name in ("train", "val")}
@@ -140,12 +140,12 @@ def make_trainer(
         logger=[open_logger(logger, folder, step=step) for logger in settings.loggers],
         callbacks=[
             reporter.progress(),
-            Pace(num_workers=settings.loader.num_workers, say=reporter.say),
+            ThroughputMonitor(num_workers=settings.loader.num_workers, say=reporter.say),
             PredictionPictures(folder),
             ExactResume(),
             *callbacks,
         ],
-        plugins=[WholeCheckpoints()],
+        plugins=[AtomicCheckpointIO()],
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the data module's samplers show every image exactly once

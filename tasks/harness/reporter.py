@@ -10,7 +10,7 @@ from typing import TextIO
 from lightning.pytorch.callbacks import ProgressBar
 
 from tasks.harness.callbacks import ProgressLines
-from tasks.harness.session import is_first
+from tasks.harness.session import is_rank_zero
 
 _LOG = logging.getLogger("vertebra")
 
@@ -22,7 +22,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """One or several lines for a person; those of other ranks than the first are dropped."""
-        if not is_first():
+        if not is_rank_zero():
             return
         _LOG.info(text)
         if self._file is not None:
@@ -35,7 +35,7 @@ class Reporter:
     @contextlib.contextmanager
     def writing(self, path: Path) -> Iterator[None]:
         """What is said inside goes into the file `path` as well, behind what is there."""
-        if not is_first():
+        if not is_rank_zero():
             yield
             return
         with open(path, "a", encoding="utf-8") as file:

@@ -20,15 +20,15 @@ def run_folder(folder: Path | None, name: str) -> Path:
     Of several ranks the first makes it. FileExistsError where it holds anything.
     """
     if folder is None:
-        if not is_first():
+        if not is_rank_zero():
             raise ValueError("several processes train together, which need one folder: give folder=DIR")
         return new_folder(name)
-    if is_first():
+    if is_rank_zero():
         claim_folder(folder, "run_dir")
     return folder
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Whether this process is the only rank or the first."""
     return rank_zero_only.rank == 0  # type: ignore[attr-defined]
 

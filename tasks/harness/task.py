@@ -14,11 +14,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from tasks.contracts import Batch, Metric, Model
 from tasks.data.dataset import check_ranks, split_of
-from tasks.distributed import gathered
+from tasks.distributed import all_gather_objects
 from tasks.harness.guards import LossGuard, check_boxes
 from tasks.harness.optim import build_optimizer
 from tasks.harness.settings import OPTIMIZERS, ScheduleSettings
-from tasks.harness.throughput import Pace
+from tasks.harness.throughput import ThroughputMonitor
 from tasks.metrics.average_precision import evaluator
 from tasks.visualization.result import Result
 from tasks.zoo.model_file import METADATA_KEY, Header
@@ -122,8 +122,9 @@ class Task(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         self.model.train()  # of a model file it comes in evaluation mode, which Lightning would keep
-        # `Pace` logs the losses more cheaply.
-        self._logs_losses = not any(isinstance(callback, Pace) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        # `ThroughputMonitor` logs the losses more cheaply.
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        self._logs_losses = not any(isinstance(callback, ThroughputMonitor) for callback in callbacks)
 
     def on_train_start(self) -> None:
         check_ranks(self.trainer.train_dataloader, self.trainer.world_size)
@@ -143,7 +144,7 @@ class Task(pl.LightningModule):
     def train_losses(self) -> dict[str, Tensor]:
         """The losses of the last batch and `loss`, their sum; none before the first.
 
-        `Pace` logs them on some steps: through `self.log` each would cost 0.3 ms a step."""
+        `ThroughputMonitor` logs them on some steps: through `self.log` each would cost 0.3 ms a step."""
         names, values = self.guard.latest
         return {"loss": values.sum(), **dict(zip(names, values, strict=True))} if names else {}
 
@@ -236,7 +237,7 @@ def mean_losses(batches: list[tuple[Tensor, dict[str, Tensor]]]) -> dict[str, fl
     if batches:
         values = torch.stack([torch.stack([losses[name] for name in names]) for _, losses in batches])
         mine = [(len(ids), *row) for (ids, _), row in zip(batches, values.tolist(), strict=True)]
-    ranks = gathered((names, mine))
+    ranks = all_gather_objects((names, mine))
     names = next((theirs for theirs, _ in ranks if theirs), [])
     every = [row for _, rows in ranks for row in rows]
     total = sum(count for count, *_ in every)

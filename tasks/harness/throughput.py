@@ -1,4 +1,4 @@
-"""`Pace`: how fast training goes, what it waits for, and how much memory it takes."""
+"""`ThroughputMonitor`: how fast training goes, what it waits for, and how much memory it takes."""
 
 import logging
 import resource
@@ -23,7 +23,7 @@ SECONDS_BETWEEN_LINES = 10.0
 GIB = 2**30
 
 
-class Pace(Callback):
+class ThroughputMonitor(Callback):
     """Logs the losses, the learning rates, `perf/images_per_second`, `perf/data_wait` (the share of the time that
     training waited for its next batch) and `perf/memory_gib` (most so far), and says a line at the end of each
     epoch."""

@@ -18,7 +18,7 @@ from tasks.harness.fit import Fit
 from tasks.harness.record import Record, to_record
 from tasks.harness.reporter import Reporter
 from tasks.harness.resuming import check_checkpoint
-from tasks.harness.session import files_in, is_first, run_folder, write_outcome
+from tasks.harness.session import files_in, is_rank_zero, run_folder, write_outcome
 from tasks.harness.settings import TrainSettings
 
 
@@ -83,7 +83,7 @@ def train(
     if checkpoint is None:
         origin = start.take_weights(network, settings, plan.spec["name"])
     else:
-        origin = [f"going on from {checkpoint}"]
+        origin = [f"resuming from {checkpoint}"]
     if settings.compile:
         network.backbone.compile()  # in place: names of weights stay
     module = start.task_module(task, network, settings)
@@ -106,7 +106,7 @@ def train(
                 f"stopped by {name} after step {step}; go on with resume={place}, or use the model as it is with "
                 f"checkpoint={fit.last.path}"
             )
-        elif is_first():
+        elif is_rank_zero():
             write_outcome(place, module)
             reporter.say(f"{module.report(module.numbers)}\n\n{files_in(place)}")
             reporter.say(f"took {time.perf_counter() - started:.0f} s")

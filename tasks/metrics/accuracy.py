@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from tasks.device_copies import fetch
-from tasks.distributed import gathered
+from tasks.distributed import all_gather_objects
 from tasks.metrics.confusion import ConfusionMatrix, mean_of_known, shares
 
 
@@ -58,7 +58,7 @@ class AccuracyMetric:
         total = matrix.sum()
         numbers = {
             "top1": float(shares(matrix.trace(), total)),
-            "top5": float(shares(np.asarray(sum(gathered(self._in_top5))), total)),
+            "top5": float(shares(np.asarray(sum(all_gather_objects(self._in_top5))), total)),
             "mean_class_accuracy": mean_of_known(by_class),
         }
         names = (f"accuracy/{name}" for name in self.class_names)

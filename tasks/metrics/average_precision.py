@@ -21,7 +21,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """What is annotated."""
 
     num_images: int
@@ -45,7 +45,7 @@ class Truth:
 
 
 @dataclass(frozen=True)
-class Found:
+class Predictions:
     """What a model found. Within an image the order matters: among equal scores the first goes first."""
 
     images: np.ndarray
@@ -82,7 +82,7 @@ class RunLengths:
             yield {"size": self.sizes[image], "counts": counts}
 
 
-Evaluator = Callable[[Truth, Found, tuple[int, ...]], tuple[np.ndarray, np.ndarray]]
+Evaluator = Callable[[GroundTruth, Predictions, tuple[int, ...]], tuple[np.ndarray, np.ndarray]]
 
 
 def evaluator(backend: str) -> tuple[str, Evaluator]:
@@ -102,7 +102,7 @@ def evaluator(backend: str) -> tuple[str, Evaluator]:
 
 
 def with_pycocotools(
-    truth: Truth, found: Found, max_detections: tuple[int, ...]
+    truth: GroundTruth, found: Predictions, max_detections: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """COCO's own code."""
     from pycocotools.coco import COCO
@@ -136,7 +136,7 @@ def with_pycocotools(
 
 
 def with_hotcoco(
-    truth: Truth, found: Found, max_detections: tuple[int, ...]
+    truth: GroundTruth, found: Predictions, max_detections: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The same in Rust (https://github.com/derekallman/hotcoco), straight from the arrays."""
     import hotcoco
@@ -167,7 +167,7 @@ def with_hotcoco(
     return result["precision"], result["recall"]
 
 
-def _records(items: Truth | Found, **columns: np.ndarray) -> list[dict[str, Any]]:
+def _records(items: GroundTruth | Predictions, **columns: np.ndarray) -> list[dict[str, Any]]:
     """One dict of plain numbers for each object, as pycocotools wants them."""
     columns = {"image_id": items.images, "category_id": items.categories, "bbox": items.boxes, **columns}
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
@@ -177,13 +177,13 @@ def _records(items: Truth | Found, **columns: np.ndarray) -> list[dict[str, Any]
     return records
 
 
-def _images(truth: Truth) -> list[dict[str, Any]]:
+def _images(truth: GroundTruth) -> list[dict[str, Any]]:
     if truth.sizes is None:
         return [{"id": i} for i in range(truth.num_images)]
     return [{"id": i, "height": h, "width": w} for i, (h, w) in enumerate(truth.sizes.tolist())]
 
 
-def _areas(found: Found) -> np.ndarray:
+def _areas(found: Predictions) -> np.ndarray:
     """(N,) float64: of the masks where there are any, else of the boxes."""
     if found.masks is None:
         return found.boxes[:, 2] * found.boxes[:, 3]

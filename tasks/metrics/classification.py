@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tasks.contracts import Batch, Classification
-from tasks.distributed import gathered
+from tasks.distributed import all_gather_objects
 from tasks.files import write_csv, write_text
 from tasks.metrics.accuracy import AccuracyMetric
 
@@ -84,6 +84,6 @@ class ClassificationMetric:
     def _all_ranks(self) -> tuple[np.ndarray, list[list[np.ndarray]]]:
         """The confusion matrix (K, K) and the batches seen, of all ranks."""
         if self._gathered is None:
-            batches = [batch for rank in gathered(self._seen) for batch in rank]
+            batches = [batch for rank in all_gather_objects(self._seen) for batch in rank]
             self._gathered = self.accuracy.confusion_matrix(), batches
         return self._gathered

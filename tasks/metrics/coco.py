@@ -12,10 +12,10 @@ import numpy as np
 
 from tasks.contracts import Batch, Detections
 from tasks.device_copies import fetch
-from tasks.distributed import gathered
+from tasks.distributed import all_gather_objects
 from tasks.files import write_whole
-from tasks.metrics.average_precision import Found, RunLengths, Truth, evaluator
-from tasks.metrics.coverage import check_each_once, some
+from tasks.metrics.average_precision import GroundTruth, Predictions, RunLengths, evaluator
+from tasks.metrics.coverage import check_every_image_once, preview
 
 _AREAS = ("all", "small", "medium", "large")  # COCO's: below 32², up to 96², above, in square pixels
 
@@ -91,7 +91,7 @@ class CocoMetric:
             if (counts > 1).any():
                 raise ValueError(
                     f"annotations.{name} must all be different to be scored; "
-                    f"more than once: {some(values[counts > 1])}"
+                    f"more than once: {preview(values[counts > 1])}"
                 )
         if (np.asarray(annotations.ids) == 0).any():
             # pycocotools notes the id of the match and reads 0 as none; hotcoco does not share the slip.
@@ -233,7 +233,7 @@ class CocoMetric:
                 "score": score,
             }
 
-    def _found(self, *, masks: bool) -> Found:
+    def _found(self, *, masks: bool) -> Predictions:
         """The detections of all ranks, with or without masks, by ascending image id, in the order given within an
         image."""
         if self._gathered is None:
@@ -242,11 +242,11 @@ class CocoMetric:
             empty += (np.zeros(0, object),) * self.masks
             mine = tuple(np.concatenate(column) for column in zip(empty, *self._seen, strict=True))
             self._seen = [mine]
-            every = gathered(mine)
+            every = all_gather_objects(mine)
             joined = (np.concatenate(column) for column in zip(*every, strict=True))
             self._gathered = tuple(joined) if len(every) > 1 else mine
         image_ids, counts, boxes, scores, labels, *run_lengths = self._gathered
-        check_each_once(np.asarray(self.annotations.image_ids), image_ids)
+        check_every_image_once(np.asarray(self.annotations.image_ids), image_ids)
         images = np.repeat(np.searchsorted(np.sort(self.annotations.image_ids), image_ids), counts)
         order = np.argsort(images, kind="stable")
         categories = _ranks(self.annotations.category_ids)[labels]
@@ -256,11 +256,13 @@ class CocoMetric:
             strings = RunLengths(run_lengths[0][order], images[order], sizes)
         extents = boxes[order].astype(np.float64)
         extents[:, 2:] -= extents[:, :2]  # in float64, as a reader of the written file would
-        return Found(images[order], categories[order], extents, scores[order].astype(np.float64), strings)
+        return Predictions(
+            images[order], categories[order], extents, scores[order].astype(np.float64), strings
+        )
 
 
-def _truth(annotations: Annotations) -> Truth:
-    return Truth(
+def _truth(annotations: Annotations) -> GroundTruth:
+    return GroundTruth(
         num_images=len(annotations.image_ids),
         num_categories=len(annotations.category_ids),
         images=np.repeat(_ranks(annotations.image_ids), np.diff(annotations.offsets)),
@@ -272,7 +274,7 @@ def _truth(annotations: Annotations) -> Truth:
     )
 
 
-def _with_masks(truth: Truth, annotations: MaskAnnotations) -> Truth:
+def _with_masks(truth: GroundTruth, annotations: MaskAnnotations) -> GroundTruth:
     empty = [[0.0, 0.0, 0.0, 0.0, 0.0, 0.0]]  # of an object whose mask is not known
     masks = [annotations.segmentation(index) or empty for index in range(len(annotations.ids))]
     return replace(truth, sizes=_sizes(annotations), masks=masks)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from tasks.device_copies import fetch
-from tasks.distributed import gathered
-from tasks.metrics.coverage import check_each_once
+from tasks.distributed import all_gather_objects
+from tasks.metrics.coverage import check_every_image_once
 
 
 class ConfusionMatrix:
@@ -87,8 +87,8 @@ class ConfusionMatrix:
         """
         seen = np.concatenate([np.zeros(0, np.int64), *self._seen])
         counts = np.zeros((self.num_classes,) * 2, np.int64)
-        every = gathered((counts if self._counts is None else self._counts.cpu().numpy(), seen))
-        check_each_once(self.image_ids, np.concatenate([ids for _, ids in every]))
+        every = all_gather_objects((counts if self._counts is None else self._counts.cpu().numpy(), seen))
+        check_every_image_once(self.image_ids, np.concatenate([ids for _, ids in every]))
         return np.sum([counts for counts, _ in every], axis=0)
 
 

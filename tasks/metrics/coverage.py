@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def check_each_once(expected: np.ndarray, seen: np.ndarray) -> None:
+def check_every_image_once(expected: np.ndarray, seen: np.ndarray) -> None:
     """Raises ValueError that names image ids missing from `seen`, repeated in it, or not `expected`.
 
     Args:
@@ -16,7 +16,7 @@ def check_each_once(expected: np.ndarray, seen: np.ndarray) -> None:
         "seen more than once": ids[times > 1],
         "not in the data set": np.setdiff1d(ids, expected),
     }
-    found = [f"{len(ids)} {what} (image ids {some(ids)})" for what, ids in faults.items() if len(ids)]
+    found = [f"{len(ids)} {what} (image ids {preview(ids)})" for what, ids in faults.items() if len(ids)]
     if found:
         raise ValueError(
             f"the numbers of a data set need each of its {len(expected)} images exactly once: "
@@ -24,6 +24,6 @@ def check_each_once(expected: np.ndarray, seen: np.ndarray) -> None:
         )
 
 
-def some(values: np.ndarray, limit: int = 5) -> str:
+def preview(values: np.ndarray, limit: int = 5) -> str:
     """The first few, for a message."""
     return ", ".join(map(str, values[:limit])) + (", …" if len(values) > limit else "")

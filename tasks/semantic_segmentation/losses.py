@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tasks.distributed import mean_count
+from tasks.distributed import loss_normalizer
 from tasks.targets import IGNORE_LABEL
 
 
@@ -18,7 +18,7 @@ def cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
     if logits.is_cuda:  # its kernel for maps, unlike that for rows, gives other sums each time
         logits, truth = logits.permute(0, 2, 3, 1).flatten(0, 2), truth.flatten()
     total = F.cross_entropy(logits.float(), truth.long(), ignore_index=IGNORE_LABEL, reduction="sum")
-    return total / mean_count((truth != IGNORE_LABEL).sum())
+    return total / loss_normalizer((truth != IGNORE_LABEL).sum())
 
 
 def dice(logits: Tensor, truth: Tensor) -> Tensor:

@@ -49,8 +49,8 @@ class Transfer:
         if self.moved_classes:
             lines.append(f"classes by name: {_listed(self.moved_classes)}")
         for title, names in (
-            ("classes that start afresh", self.new_classes),
-            ("classes left behind", self.unused_classes),
+            ("randomly initialised classes", self.new_classes),
+            ("unused classes", self.unused_classes),
             ("of another shape, left as they were", self.reshaped),
             ("preprocessing differs in", self.preprocessing),
         ):

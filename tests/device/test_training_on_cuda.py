@@ -11,7 +11,7 @@ import torch
 
 from tasks.harness.guards import LossGuard
 from tasks.harness.task import Task
-from tasks.harness.throughput import Pace
+from tasks.harness.throughput import ThroughputMonitor
 from tasks.inference.predictor import Predictor
 from tests.device.simulated_cuda import SimulatedCuda
 from tests.device.small_models import make_batch, small_model
@@ -41,9 +41,9 @@ def test_a_training(task: str, cuda: SimulatedCuda, tmp_path: Path, monkeypatch:
     """Every step from its second on, from the start of a batch to that of the next, and every batch of validation."""
     totals: list[int] = []
     validations: list[int] = []
-    start, step = Pace.on_train_batch_start, Task.validation_step
+    start, step = ThroughputMonitor.on_train_batch_start, Task.validation_step
 
-    def started(self: Pace, *arguments: Any) -> None:
+    def started(self: ThroughputMonitor, *arguments: Any) -> None:
         totals.append(cuda.total())
         start(self, *arguments)
 
@@ -53,7 +53,7 @@ def test_a_training(task: str, cuda: SimulatedCuda, tmp_path: Path, monkeypatch:
         validations.append(cuda.total() - before)
         return found
 
-    monkeypatch.setattr(Pace, "on_train_batch_start", started)
+    monkeypatch.setattr(ThroughputMonitor, "on_train_batch_start", started)
     monkeypatch.setattr(Task, "validation_step", validated)
     tiny_run(task, tmp_path / "run", *ON_CUDA, steps=4)
     model = MODEL.get(task, task)

@@ -117,15 +117,15 @@ def _check(given: Input, folder: Path) -> str:
 
 def other_policies(make: Callable[..., Any], root: Path, masks: bool) -> str:
     """What is wrong with what fixing and dropping leave."""
-    for on_bad in ("fix", "drop"):
+    for on_invalid in ("fix", "drop"):
         try:
-            source = make(root, masks=masks, on_bad=on_bad)
+            source = make(root, masks=masks, on_invalid=on_invalid)
             splits = [source.split(name).annotations for name in ("train", "val")]
         except PROMISED:
             continue
         for annotations in splits:
             if wrong := outside(annotations):
-                return f"on_bad={on_bad}: {wrong}"
+                return f"on_invalid={on_invalid}: {wrong}"
     return ""
 
 

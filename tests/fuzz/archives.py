@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tasks.data.loading.images import Reading
-from tasks.data.loading.storage import ArchiveStore
+from tasks.data.loading.storage import ArchiveStorage
 from tests.fuzz.images import genuine as pictures
 from tests.fuzz.mutation import damage
 
@@ -46,7 +46,7 @@ def check(given: Input) -> str:
         path = Path(folder) / given.file
         path.write_bytes(given.content)
         try:
-            store = ArchiveStore(path, "", READING)
+            store = ArchiveStorage(path, "", READING)
         except ValueError as error:
             return "" if given.file in str(error) else f"the message names no file: {error}"
         for name in store.names():

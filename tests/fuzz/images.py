@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from tasks.data.loading.images import Reading, read_image
-from tasks.data.loading.storage import FolderStore
+from tasks.data.loading.storage import FolderStorage
 from tasks.data.quality.image_checks import check_image_file
 from tasks.data.quality.issues import MISSING, TRUNCATED, UNREADABLE
 from tests.fuzz.mutation import damage
@@ -53,7 +53,7 @@ def check(given: Input) -> str:
             loads = True
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 return f"read as {image.dtype} {image.shape}"
-        found = check_image_file(FolderStore(Path(folder), reading), given.file, (0, 0), decode=True)
+        found = check_image_file(FolderStorage(Path(folder), reading), given.file, (0, 0), decode=True)
         passes = found.fault not in (UNREADABLE, TRUNCATED, MISSING)
         if loads != passes:
             return f"the loader {'reads' if loads else 'refuses'} it, the doctor says '{found.detail}'"

@@ -83,12 +83,12 @@ def detector_pair(name: str, batch: Batch) -> tuple[Model, Any]:
     pair = PAIRS[name]
     ours, theirs = pair.make()
     theirs.transform.resize = lambda image, target: (image, target)  # the images have their size already
-    _enliven(theirs, batch)
+    scale_random_heads(theirs, batch)
     pair.load(ours, theirs.state_dict())
     return ours.train(), theirs.train()
 
 
-def _enliven(theirs: Any, batch: Batch) -> None:
+def scale_random_heads(theirs: Any, batch: Batch) -> None:
     """Scales the last layers of random weights to the spread of answers that trained ones give."""
     if hasattr(theirs, "rpn"):
         spread = {theirs.rpn.head.cls_logits: 2.0, theirs.roi_heads.box_predictor.cls_score: 2.5}

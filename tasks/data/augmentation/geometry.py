@@ -26,7 +26,7 @@ Sample = tuple[np.ndarray, Target]
 """uint8 (H, W, 3) RGB and its target, in pixels of it."""
 
 
-def cut(image: np.ndarray, target: Target, window: Window) -> Sample:
+def crop(image: np.ndarray, target: Target, window: Window) -> Sample:
     """The part of the image in `window`, which lies inside it."""
     left, top, right, bottom = window
     width, height = right - left, bottom - top
@@ -42,7 +42,9 @@ def cut(image: np.ndarray, target: Target, window: Window) -> Sample:
         masks=masks,
         class_map=None if class_map is None else class_map[top:bottom, left:right],
     )
-    return image[top:bottom, left:right], kept(part, target, areas(boxes) >= MIN_VISIBILITY * areas(moved))
+    return image[top:bottom, left:right], keep_visible(
+        part, target, areas(boxes) >= MIN_VISIBILITY * areas(moved)
+    )
 
 
 def resized(image: np.ndarray, target: Target, size: tuple[int, int]) -> Sample:
@@ -51,17 +53,17 @@ def resized(image: np.ndarray, target: Target, size: tuple[int, int]) -> Sample:
         return image, target
     scaled = scale_boxes(target, image.shape[:2], size)
     resized_image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
-    return resized_image, kept(scaled, target, np.ones(len(target.boxes), bool))
+    return resized_image, keep_visible(scaled, target, np.ones(len(target.boxes), bool))
 
 
-def moved(target: Target, right: int, down: int) -> Target:
+def translate(target: Target, right: int, down: int) -> Target:
     """The target of an image that stands so many pixels further in a larger one. Has no class map."""
     masks = target.masks and [move_mask(mask, right, down) for mask in target.masks]
     boxes = target.boxes + np.array([right, down, right, down], np.float32)
     return replace(target, boxes=boxes, masks=masks, class_map=None)
 
 
-def joined(target: Target, others: Sequence[Target]) -> Target:
+def concatenate(target: Target, others: Sequence[Target]) -> Target:
     """`target` with the objects of `others` behind its own, all in pixels of one image."""
     everyone = [target, *others]
     masks = None
@@ -88,7 +90,7 @@ def selected(target: Target, rows: np.ndarray) -> Target:
     )
 
 
-def covered_by_window(target: Target, window: Window) -> Target:
+def occlude(target: Target, window: Window) -> Target:
     """What is to be seen of the objects once `window` shows something else."""
     boxes, (left, top, right, bottom) = target.boxes.astype(np.float64), window
     x1, y1, x2, y2 = boxes.T
@@ -104,7 +106,7 @@ def covered_by_window(target: Target, window: Window) -> Target:
     keep = areas(boxes) - hidden >= MIN_VISIBILITY * areas(boxes)
     masks = None if target.masks is None else [without_window(mask, window) for mask in target.masks]
     rest = replace(target, boxes=np.stack([new_x1, new_y1, new_x2, new_y2], axis=1), masks=masks)
-    return kept(rest, target, keep & enough_of_masks(rest, target))
+    return keep_visible(rest, target, keep & enough_of_masks(rest, target))
 
 
 def without_ends(
@@ -117,7 +119,7 @@ def without_ends(
     return new_low, new_high
 
 
-def covered_by_mask(target: Target, shape: np.ndarray) -> Target:
+def occlude_by_mask(target: Target, shape: np.ndarray) -> Target:
     """What is to be seen of the objects, all of which have masks, once the pixels where `shape` (bool (H, W)) is
     true show something else."""
     assert target.masks is not None
@@ -127,7 +129,7 @@ def covered_by_mask(target: Target, shape: np.ndarray) -> Target:
         over = shape[mask.top : mask.top + height, mask.left : mask.left + width]
         masks.append(cropped(mask.bitmap * ~over, mask.left, mask.top) if over.any() else mask)
     rest = replace(target, masks=masks)
-    return kept(rest, target, enough_of_masks(rest, target))
+    return keep_visible(rest, target, enough_of_masks(rest, target))
 
 
 def enough_of_masks(target: Target, before: Target) -> np.ndarray:
@@ -140,7 +142,7 @@ def enough_of_masks(target: Target, before: Target) -> np.ndarray:
     )
 
 
-def kept(target: Target, before: Target, keep: np.ndarray) -> Target:
+def keep_visible(target: Target, before: Target, keep: np.ndarray) -> Target:
     """The objects of `target` where `keep` is true, unless their boxes are too small or nothing is left of the
     mask they had in `before`, row by row the same objects; boxes within a pixel of their masks."""
     boxes = target.boxes.astype(np.float64)

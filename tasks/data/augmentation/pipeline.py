@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Surroundings:
+class TransformContext:
     """What a transform may ask for beside the image it is given."""
 
     generator: np.random.Generator
@@ -47,25 +47,26 @@ class Transform(ABC):
     needs_whole_images: ClassVar[bool] = False
     """Whether it may show a part of an image larger than the whole would be."""
 
-    def __init__(self, *, p: float = 1.0, closing_epochs: int = 0):
-        """`p` is the share of images it is applied to; in the last `closing_epochs` it is applied to none."""
-        if not 0 <= p <= 1 or closing_epochs < 0:
+    def __init__(self, *, p: float = 1.0, close_mosaic_epochs: int = 0):
+        """`p` is the share of images it is applied to; in the last `close_mosaic_epochs` it is applied to none."""
+        if not 0 <= p <= 1 or close_mosaic_epochs < 0:
             raise ValueError(
-                f"{type(self).__name__}: p={p} must be between 0 and 1, closing_epochs={closing_epochs} at least 0"
+                f"{type(self).__name__}: p={p} must be between 0 and 1, "
+                f"close_mosaic_epochs={close_mosaic_epochs} at least 0"
             )
         self.p = p
-        self.closing_epochs = closing_epochs
+        self.close_mosaic_epochs = close_mosaic_epochs
 
-    def __call__(self, image: np.ndarray, target: Target, around: Surroundings) -> Sample:
+    def __call__(self, image: np.ndarray, target: Target, around: TransformContext) -> Sample:
         """The sample, or what `apply` makes of it."""
-        if around.epochs_left is not None and around.epochs_left < self.closing_epochs:
+        if around.epochs_left is not None and around.epochs_left < self.close_mosaic_epochs:
             return image, target
         if around.generator.random() >= self.p:
             return image, target
         return self.apply(image, target, around)
 
     @abstractmethod
-    def apply(self, image: np.ndarray, target: Target, around: Surroundings) -> Sample:
+    def apply(self, image: np.ndarray, target: Target, around: TransformContext) -> Sample:
         """Another sample; keeps what tasks/data/augmentation/geometry.py promises. Changes nothing of itself:
         threads share it."""
 
@@ -120,7 +121,7 @@ class Augmentation:
     @property
     def closes(self) -> bool:
         """Whether a transform stops some epochs before the end."""
-        return any(isinstance(step, Transform) and step.closing_epochs > 0 for step in self._steps)
+        return any(isinstance(step, Transform) and step.close_mosaic_epochs > 0 for step in self._steps)
 
     def __call__(
         self,
@@ -151,7 +152,9 @@ class Augmentation:
                     sample = apply(pipeline, *sample)
                 else:
                     another = partial(another_after, number)
-                    around = Surroundings(generator, preprocessing or Preprocessing(), another, epochs_left)
+                    around = TransformContext(
+                        generator, preprocessing or Preprocessing(), another, epochs_left
+                    )
                     sample = step(*sample, around)
             return sample
 

@@ -5,8 +5,8 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
-from tasks.data.augmentation.geometry import Sample, cut, resized
-from tasks.data.augmentation.pipeline import Surroundings, Transform
+from tasks.data.augmentation.geometry import Sample, crop, resized
+from tasks.data.augmentation.pipeline import Transform, TransformContext
 from tasks.targets import Target
 
 Keep = Literal["one", "all"]
@@ -26,12 +26,12 @@ class LargeScaleJitter(Transform):
         self.size = None if size is None else pair(size, f"LargeScaleJitter: size={size}")
         self.scale = interval(scale, f"LargeScaleJitter: scale={scale}")
 
-    def apply(self, image: np.ndarray, target: Target, around: Surroundings) -> Sample:
+    def apply(self, image: np.ndarray, target: Target, around: TransformContext) -> Sample:
         side = around.preprocessing.short_side
         height, width = self.size or (image.shape[:2] if side is None else (side, side))
         zoom = around.generator.uniform(*self.scale) * min(height / image.shape[0], width / image.shape[1])
         image, target = resized(image, target, zoomed(image.shape[:2], zoom))
-        return cut(image, target, random_window(image.shape[:2], (height, width), around.generator))
+        return crop(image, target, random_window(image.shape[:2], (height, width), around.generator))
 
 
 class MultiScale(Transform):
@@ -46,7 +46,7 @@ class MultiScale(Transform):
         super().__init__()
         self.scale = interval(scale, f"MultiScale: scale={scale}")
 
-    def apply(self, image: np.ndarray, target: Target, around: Surroundings) -> Sample:
+    def apply(self, image: np.ndarray, target: Target, around: TransformContext) -> Sample:
         size = around.preprocessing.output_size(*image.shape[:2])
         return resized(image, target, zoomed(size, around.generator.uniform(*self.scale)))
 
@@ -56,10 +56,12 @@ class CropKeepingBoxes(Transform):
 
     needs_whole_images: ClassVar[bool] = True
 
-    def __init__(self, *, keep: Keep = "one", min_side: float = 0.4, p: float = 1.0, closing_epochs: int = 0):
+    def __init__(
+        self, *, keep: Keep = "one", min_side: float = 0.4, p: float = 1.0, close_mosaic_epochs: int = 0
+    ):
         """Sides of the window are from `min_side` to 1 of the image's, or longer where what it is to `keep`, "one"
         object drawn at random or "all", is. Others are cut, and go where too little of them is left."""
-        super().__init__(p=p, closing_epochs=closing_epochs)
+        super().__init__(p=p, close_mosaic_epochs=close_mosaic_epochs)
         if keep not in get_args(Keep):
             raise ValueError(
                 f"CropKeepingBoxes: keep={keep} is unknown; wanted {' or '.join(get_args(Keep))}"
@@ -69,7 +71,7 @@ class CropKeepingBoxes(Transform):
         self.keep: Keep = keep
         self.min_side = min_side
 
-    def apply(self, image: np.ndarray, target: Target, around: Surroundings) -> Sample:
+    def apply(self, image: np.ndarray, target: Target, around: TransformContext) -> Sample:
         generator = around.generator
         sizes = np.array(image.shape[1::-1])  # width, height
         sides = np.ceil(generator.uniform(self.min_side, 1, 2) * sizes).astype(int)
@@ -83,7 +85,7 @@ class CropKeepingBoxes(Transform):
         first = (high - sides).clip(0)
         last = np.minimum(low, sizes - sides)
         left, top = generator.integers(first, last + 1).tolist()
-        return cut(image, target, (left, top, left + int(sides[0]), top + int(sides[1])))
+        return crop(image, target, (left, top, left + int(sides[0]), top + int(sides[1])))
 
 
 def zoomed(size: tuple[int, int], zoom: float) -> tuple[int, int]:

@@ -24,10 +24,10 @@ from tasks.data.loading.images import (
     one_line,
     read_regular,
 )
-from tasks.data.loading.storage import ImageStore, is_store, open_store
+from tasks.data.loading.storage import ImageStorage, is_image_root, open_images
 from tasks.data.quality.image_checks import CheckImages, image_sizes
 from tasks.data.quality.issues import BAD_CROWD, ODD_POLYGON
-from tasks.data.quality.policy import OnBad
+from tasks.data.quality.policy import OnInvalid
 from tasks.data.quality.segmentation_checks import read_masks
 from tasks.data.splits import SplitName
 
@@ -49,7 +49,7 @@ def read_coco_json(
     )
     if not images:
         raise ValueError(f"'{path}' lists no images; wanted at least one")
-    store, notes = open_store(folder, reading), []
+    store, notes = open_images(folder, reading), []
     image_ids = declared_ids(images, "images", path)
     category_of = declared_ids(categories, "categories", path)
     written_images = naming(image_ids, annotations, "image_id", path)
@@ -61,7 +61,7 @@ def read_coco_json(
     file_names = fit_file_names(read_file_names(images, path), store, notes)
     rows = positions(image_ids.numbers, written_images)
     sizes = read_sizes(images, file_names, store, notes)
-    boxes, faults = read_boxes(annotations, rows, sizes, notes)
+    boxes, issues = read_boxes(annotations, rows, sizes, notes)
     is_crowd, unclear = read_crowds(annotations)
     kinds = {"images": image_ids, "annotations": ids, "categories": category_of}
     return RawSplit(
@@ -83,7 +83,7 @@ def read_coco_json(
         areas=read_areas(annotations, boxes),
         is_crowd=is_crowd,
         segmentations=[unwrap(a.get("segmentation")) for a in annotations] if masks else None,
-        row_faults={fault: found for fault, found in ((BAD_CROWD, unclear), (ODD_POLYGON, faults)) if found},
+        row_issues={issue: found for issue, found in ((BAD_CROWD, unclear), (ODD_POLYGON, issues)) if found},
         notes=notes,
         written_ids={kind: of_kind.written for kind, of_kind in kinds.items() if of_kind.written},
         reading=reading,
@@ -180,7 +180,7 @@ def read_file_names(images: Records, path: Path) -> list[str]:
     return [str(name) for name in names]
 
 
-def read_sizes(images: Records, file_names: list[str], store: ImageStore, notes: list[str]) -> np.ndarray:
+def read_sizes(images: Records, file_names: list[str], store: ImageStorage, notes: list[str]) -> np.ndarray:
     """(I, 2) int64 (height, width); of the file where a record has none that can be one."""
     sizes = np.array(
         [[to_integer(image.get(side)) or 0 for side in ("height", "width")] for image in images], np.int64
@@ -215,7 +215,7 @@ def read_boxes(
     if rows.size:
         masks = read_masks([annotations[row]["segmentation"] for row in rows], images[rows], sizes)
         for place, (row, mask) in enumerate(zip(rows.tolist(), masks.objects, strict=True)):
-            if masks.faults[ODD_POLYGON][place]:
+            if masks.issues[ODD_POLYGON][place]:
                 odd[row] = "and its box would come from it"
             elif isinstance(mask, bytes):
                 boxes[row] = coco_mask.toBbox({"size": sizes[images[row]].tolist(), "counts": mask})
@@ -316,7 +316,7 @@ class CocoData(ObjectFiles):
         val_annotations: str | None = "annotations/instances_val2017.json",
         test_images: str | None = None,
         test_annotations: str | None = None,
-        on_bad: OnBad = "error",
+        on_invalid: OnInvalid = "error",
         check_images: CheckImages = "headers",
         masks: bool = False,
         max_images: int | None = None,
@@ -326,7 +326,7 @@ class CocoData(ObjectFiles):
         **reading: Unpack[ReadingOptions],
     ):
         super().__init__(
-            root, on_bad, check_images, masks, max_images, split, group_pattern, split_seed, **reading
+            root, on_invalid, check_images, masks, max_images, split, group_pattern, split_seed, **reading
         )
         if not self.root.is_dir():
             raise FileNotFoundError(
@@ -342,13 +342,13 @@ class CocoData(ObjectFiles):
 
     def _check_named(self) -> None:
         for name, named in self.paths.items():
-            if self.partition is not None and name != "train":
+            if self.splitting is not None and name != "train":
                 continue
             for kind, value in zip(("images", "annotations"), named, strict=True):
                 if value is None or value == DEFAULT_PATHS.get(f"{name}_{kind}"):
                     continue
                 path = self.root / value
-                if kind == "images" and not is_store(path):
+                if kind == "images" and not is_image_root(path):
                     raise FileNotFoundError(no_folder(path, name))
                 if kind == "annotations" and not path.exists():
                     raise FileNotFoundError(no_file(path, f"data.{name}_annotations"))
@@ -386,7 +386,7 @@ class CocoData(ObjectFiles):
                 f"data.{file_of}_annotations="
             )
         folder = self.root / images
-        if not is_store(folder):
+        if not is_image_root(folder):
             raise FileNotFoundError(no_folder(folder, file_of))
         return folder, self.root / annotation_file
 

@@ -24,7 +24,7 @@ from tasks.data.formats.raw import RawSplit
 from tasks.data.formats.voc import VocData
 from tasks.data.formats.yolo import YoloData, label_file
 from tasks.data.loading.images import DEFAULT_READING, SUFFIXES, Reading, check_regular
-from tasks.data.loading.storage import ImageStore, open_store
+from tasks.data.loading.storage import ImageStorage, open_images
 from tasks.data.quality.annotation_checks import diagnose_annotations
 from tasks.data.splits import SplitName
 
@@ -46,9 +46,9 @@ class Split:
     """How the images are read."""
 
     @property
-    def store(self) -> ImageStore:
+    def storage(self) -> ImageStorage:
         """The image files."""
-        return open_store(self.folder, self.reading)
+        return open_images(self.folder, self.reading)
 
 
 @dataclass
@@ -156,8 +156,8 @@ def check_written(split: Split, to: Format, out: Path, losses: Losses) -> None:
             f"the class name {differing!r} does not read back from {to}; nothing is kept: rename the class"
         )
     bad = diagnose_annotations(raw)
-    for fault, rows in bad.rows.items():
-        losses.add(f"objects that reading finds fault with: {fault.name}", len(rows))
+    for issue, rows in bad.rows.items():
+        losses.add(f"objects that reading finds fault with: {issue.name}", len(rows))
     if raw.unreadable:
         raise ValueError(
             f"what was written as {to} cannot be read back: {next(iter(raw.unreadable.values()))}"
@@ -366,8 +366,8 @@ def copy(split: Split, name: str, destination: Path, losses: Losses) -> None:
         raise ValueError(
             f"two images would be written to '{destination.name}' of one folder; rename one of them"
         )
-    store = split.store
-    if split.reading.allow_outside and not open_store(
+    store = split.storage
+    if split.reading.allow_outside and not open_images(
         split.folder, replace(split.reading, allow_outside=False)
     ).is_inside(name):
         losses.add("images copied from outside the data set (data.allow_outside=true)")

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tasks.data.loading.storage import ImageStore
+from tasks.data.loading.storage import ImageStorage
 
 
 def is_file_name(value: Any) -> bool:
@@ -38,7 +38,7 @@ def readings(name: str) -> Iterator[tuple[str, str]]:
                 yield stem + other, how if other == suffix else f"with the ending {other}"
 
 
-def fit_file_names(names: Sequence[str], store: ImageStore, notes: list[str]) -> list[str]:
+def fit_file_names(names: Sequence[str], store: ImageStorage, notes: list[str]) -> list[str]:
     """`names` with those that are not there replaced by the reading that is, if any, which `notes` then say.
 
     No two names are read as one file.

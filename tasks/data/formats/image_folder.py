@@ -12,9 +12,9 @@ from typing import Unpack
 import numpy as np
 
 from tasks.data.annotations.image_labels import ImageLabels
-from tasks.data.formats.splitting import parse_partition
+from tasks.data.formats.splitting import parse_splitting
 from tasks.data.loading.images import SUFFIXES, ReadingOptions, reading_of
-from tasks.data.loading.storage import ImageStore, is_store, open_store
+from tasks.data.loading.storage import ImageStorage, is_image_root, open_images
 from tasks.data.sources import LabelSource
 from tasks.data.splits import FileSplit, Split, SplitName
 
@@ -36,7 +36,7 @@ class ImageFolderData(LabelSource):
         **reading: Unpack[ReadingOptions],
     ) -> None:
         """`train`, `val` and `test` name the folders of the splits, or archives of them, relative to `root`. With
-        `split`, shares such as "0.8/0.1/0.1", `root` itself holds the class folders and is parted
+        `split`, shares such as "0.8/0.1/0.1", `root` itself holds the class folders and is split
         (tasks/data/formats/splitting.py); `group_pattern` keeps images together by their path.
         `reading` is `max_pixels`, `value_range` and `allow_outside`: how image files are read.
 
@@ -47,14 +47,14 @@ class ImageFolderData(LabelSource):
         super().__init__()
         self.root = Path(root)
         self.folders: dict[SplitName, str] = {"train": train, "val": val, "test": test}
-        if not is_store(self.root):
+        if not is_image_root(self.root):
             raise FileNotFoundError(
                 f"data.root={root} is no folder; give the folder that holds {train}/ and {val}/"
             )
         self.reading = reading_of(self.root, **reading)
-        self._stores: dict[str, ImageStore] = {}
-        self.partition = parse_partition(split, group_pattern, split_seed)
-        if self.partition is not None:
+        self._storages: dict[str, ImageStorage] = {}
+        self.splitting = parse_splitting(split, group_pattern, split_seed)
+        if self.splitting is not None:
             self.folders = dict.fromkeys(self.folders, ".")
         found: list[SplitName] = [name for name in self.folders if self._has_folder(name)]
         if not found:
@@ -70,11 +70,11 @@ class ImageFolderData(LabelSource):
         return list(self._class_names)
 
     def has_split(self, name: SplitName) -> bool:
-        return self._has_folder(name) and (self.partition is None or self.partition.has_split(name))
+        return self._has_folder(name) and (self.splitting is None or self.splitting.has_split(name))
 
     def _has_folder(self, name: SplitName) -> bool:
         folder = self.root / self.folders[name]
-        return is_store(folder) and (folder.is_dir() or bool(self._store(name).names()))
+        return is_image_root(folder) and (folder.is_dir() or bool(self._storage(name).names()))
 
     def read_split(self, name: SplitName) -> Split[ImageLabels]:
         folder = self.root / self.folders[name]
@@ -92,7 +92,7 @@ class ImageFolderData(LabelSource):
         files: list[bytes] = []
         labels: list[int] = []
         of_class: dict[str, list[bytes]] = {}
-        store, seen = self._store(name), set()
+        store, seen = self._storage(name), set()
         for file in store.names():
             if (parent := os.path.dirname(file)) not in seen:
                 seen.add(parent)
@@ -115,16 +115,16 @@ class ImageFolderData(LabelSource):
             labels=np.array(labels, np.int64),
             file_names=np.array(files),
         )
-        if self.partition is not None:
+        if self.splitting is not None:
             shown = annotations.labels[:, None] == np.arange(len(self._class_names))
             names = [annotations.file_name(i) for i in range(len(annotations))]
-            annotations = annotations.select(self.partition.indices(name, names, shown))
+            annotations = annotations.select(self.splitting.indices(name, names, shown))
         return FileSplit(folder, annotations, reading=self.reading)
 
-    def _store(self, name: SplitName) -> ImageStore:
-        if name not in self._stores:
-            self._stores[name] = open_store(self.root / self.folders[name], self.reading)
-        return self._stores[name]
+    def _storage(self, name: SplitName) -> ImageStorage:
+        if name not in self._storages:
+            self._storages[name] = open_images(self.root / self.folders[name], self.reading)
+        return self._storages[name]
 
     def _class_folders(self, name: SplitName) -> list[str]:
         """Names of the folders of the split, sorted; hidden ones are none. ValueError where there are none."""
@@ -132,7 +132,7 @@ class ImageFolderData(LabelSource):
         if folder.is_dir():
             names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
         else:
-            names = sorted({file.split("/")[0] for file in self._store(name).names() if "/" in file})
+            names = sorted({file.split("/")[0] for file in self._storage(name).names() if "/" in file})
         if not names:
             raise ValueError(
                 f"'{folder}' has no folders inside; wanted one per class, with its images: {folder}/<class>/…"

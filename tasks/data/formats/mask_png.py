@@ -24,12 +24,12 @@ from tasks.data.loading.images import (
     reading_of,
 )
 from tasks.data.loading.storage import (
-    ImageStore,
+    ImageStorage,
     in_archive,
     is_file,
     is_folder,
-    is_store,
-    open_store,
+    is_image_root,
+    open_images,
     read_file,
     read_lines,
 )
@@ -111,7 +111,7 @@ class MaskFiles(ClassMapSource):
         listed = self.list_masks(name)
         check_masks_exist(listed.images, listed.mask_folder, listed.masks)
         masks = [listed.mask_folder / mask for mask in listed.masks]
-        store = open_store(listed.image_folder, self.reading)
+        store = open_images(listed.image_folder, self.reading)
         for image, mask in zip(listed.images, masks, strict=True):
             check_sizes(store, image, mask, self.reading)
         annotations = ClassMaps(
@@ -166,7 +166,7 @@ class MaskPngData(MaskFiles):
             ValueError: no classes, two of one value, or a value beyond 254.
         """
         self.root = Path(root).expanduser()
-        if not is_store(self.root):
+        if not is_image_root(self.root):
             raise FileNotFoundError(f"data.root={root} does not exist or is no folder; wanted the data set's")
         super().__init__(class_values(classes, self.root), unlisted, reading_of(self.root, **reading))
         if unlisted not in get_args(Unlisted):
@@ -228,7 +228,7 @@ def class_values(classes: Sequence[str] | Mapping[str, int] | None, root: Path) 
 def image_files(folder: Path, suffix: str) -> list[str]:
     """Paths, relative to `folder`, of the pictures anywhere below whose names end so; sorted."""
     found = []
-    for name in open_store(folder).names():
+    for name in open_images(folder).names():
         stem, ending = os.path.splitext(name)
         if ending.lower() in SUFFIXES and stem.endswith(suffix):
             found.append(name)
@@ -242,7 +242,7 @@ def mask_name(file: str, image_suffix: str, mask_suffix: str) -> str:
 
 def check_masks_exist(files: Sequence[str], folder: Path, masks: Sequence[str]) -> None:
     """Raises FileNotFoundError, naming the first few, unless every image has its mask in `folder`."""
-    absent = set(open_store(folder).missing(masks))
+    absent = set(open_images(folder).missing(masks))
     missing = [(file, mask) for file, mask in zip(files, masks, strict=True) if mask in absent]
     if missing:
         examples = "; ".join(f"'{file}' wants '{folder / mask}'" for file, mask in missing[:3])
@@ -274,7 +274,7 @@ def read_mask(path: Path, reading: Reading = DEFAULT_READING) -> np.ndarray:
     return values.astype(np.uint8)
 
 
-def check_sizes(store: ImageStore, file: str, mask: Path, reading: Reading) -> None:
+def check_sizes(store: ImageStorage, file: str, mask: Path, reading: Reading) -> None:
     """Raises ValueError unless the image `file` in `store` and its mask have as many pixels each way; reads no more
     than their headers."""
     source = store.source(file)

@@ -14,11 +14,11 @@ import numpy as np
 from tasks.data.annotations.objects import Annotations
 from tasks.data.formats.cache import cached
 from tasks.data.formats.raw import RawSplit
-from tasks.data.formats.splitting import parse_partition
+from tasks.data.formats.splitting import parse_splitting
 from tasks.data.loading.images import ReadingOptions, reading_of
-from tasks.data.loading.storage import open_store
+from tasks.data.loading.storage import open_images
 from tasks.data.quality.image_checks import CheckImages, check_check_images
-from tasks.data.quality.policy import OnBad, check_on_bad, usable_annotations
+from tasks.data.quality.policy import OnInvalid, check_on_invalid, usable_annotations
 from tasks.data.sources import ObjectSource
 from tasks.data.splits import SPLITS, FileSplit, Split, SplitName
 
@@ -43,7 +43,7 @@ class ObjectFiles(ObjectSource):
     def __init__(
         self,
         root: str | Path,
-        on_bad: OnBad = "error",
+        on_invalid: OnInvalid = "error",
         check_images: CheckImages = "headers",
         masks: bool = False,
         max_images: int | None = None,
@@ -55,7 +55,7 @@ class ObjectFiles(ObjectSource):
         """
         Args:
             root: the folder that all paths are relative to, or a tar or zip file.
-            on_bad: what happens to bad annotations and images (tasks/data/quality/policy.py).
+            on_invalid: what happens to bad annotations and images (tasks/data/quality/policy.py).
             check_images: how image files are looked at before that.
             masks: read masks too.
             max_images: keep only the first so many images of each split, to try something out.
@@ -65,16 +65,16 @@ class ObjectFiles(ObjectSource):
             split_seed: seed of that split.
             reading: `max_pixels`, `value_range` and `allow_outside`: how image files are read.
         """
-        check_on_bad(on_bad)
+        check_on_invalid(on_invalid)
         check_check_images(check_images)
         if max_images is not None and max_images < 1:
             raise ValueError(f"data.max_images={max_images} must be at least 1, or null for all")
         super().__init__(masks=masks)
         self.root = Path(root).expanduser()
-        self.on_bad: OnBad = on_bad
+        self.on_invalid: OnInvalid = on_invalid
         self.check_images: CheckImages = check_images
         self.max_images = max_images
-        self.partition = parse_partition(split, group_pattern, split_seed)
+        self.splitting = parse_splitting(split, group_pattern, split_seed)
         self.reading = reading_of(self.root, **reading)
 
     # What a format says.
@@ -114,10 +114,10 @@ class ObjectFiles(ObjectSource):
         return self._any_split().annotations.category_ids
 
     def has_split(self, name: SplitName) -> bool:
-        return self.has_files(name) if self.partition is None else self.partition.has_split(name)
+        return self.has_files(name) if self.splitting is None else self.splitting.has_split(name)
 
     def expects(self, name: SplitName) -> bool:
-        return self.expects_files(name) if self.partition is None else self.partition.has_split(name)
+        return self.expects_files(name) if self.splitting is None else self.splitting.has_split(name)
 
     def why_untrainable(self, name: SplitName) -> str:
         return self.raw(name).why_untrainable()
@@ -129,34 +129,34 @@ class ObjectFiles(ObjectSource):
         """The split as its annotation files say, unchecked; with `segmentations` also where masks were not asked for,
         if those files have them. Raises FileNotFoundError or ValueError where the files cannot be read."""
         masks = self.masks or segmentations
-        if self.partition is None:
+        if self.splitting is None:
             raw = self.read(name, masks=masks)
         else:
-            raw = self.partition.take(self.read("train", masks=masks), name)
+            raw = self.splitting.take(self.read("train", masks=masks), name)
         if self.max_images is not None:
             raw = raw.select(np.arange(min(self.max_images, len(raw))))
         return raw
 
     def usable(self, name: SplitName) -> Annotations:
-        """The annotations of the split, checked, and fixed or dropped as `on_bad` says; from the cache where they are
-        in there."""
-        read = partial(usable_annotations, self, name, self.on_bad, self.check_images)
+        """The annotations of the split, checked, and fixed or dropped as `on_invalid` says; from the cache where they
+        are in there."""
+        read = partial(usable_annotations, self, name, self.on_invalid, self.check_images)
         made_of = self.made_of(name)
         if made_of is None:
             return read()
-        store = open_store(self.image_folder(name), self.reading)
+        store = open_images(self.image_folder(name), self.reading)
         return cached(
             made_of.path,
             read,
             choices={
                 "format": type(self).__name__,
                 "split": name,
-                "on_bad": self.on_bad,
+                "on_invalid": self.on_invalid,
                 "check_images": self.check_images,
                 "masks": self.masks,
                 "requires_masks": self.requires_masks,
                 "max_images": self.max_images,
-                "partition": repr(self.partition),
+                "splitting": repr(self.splitting),
                 "reading": repr(self.reading),
                 **made_of.settings,
             },
@@ -172,7 +172,7 @@ class ObjectFiles(ObjectSource):
 
     def files_of(self, name: SplitName) -> SplitName:
         """The split whose files hold the images of the split called `name`."""
-        return name if self.partition is None else "train"
+        return name if self.splitting is None else "train"
 
     def _any_split(self) -> Split[Annotations]:
         if self._splits:

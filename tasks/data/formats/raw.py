@@ -15,8 +15,8 @@ import numpy as np
 from tasks.data.annotations.objects import Annotations
 from tasks.data.annotations.segmentations import Rings, Segmentations
 from tasks.data.loading.images import DEFAULT_READING, Reading
-from tasks.data.loading.storage import ImageStore, open_store
-from tasks.data.quality.issues import Fault
+from tasks.data.loading.storage import ImageStorage, open_images
+from tasks.data.quality.issues import Issue
 
 
 @dataclass
@@ -64,8 +64,8 @@ class RawSplit:
     """Whether the format writes fractions of the image, which `boxes` are in pixels of."""
     unreadable: dict[int, str] = field(default_factory=dict)
     """Images, by index, whose annotation cannot be read, and why."""
-    row_faults: dict[Fault, dict[int, str]] = field(default_factory=dict)
-    """Rows with a fault that shows only in the file's own words, and what these are."""
+    row_issues: dict[Issue, dict[int, str]] = field(default_factory=dict)
+    """Rows with an issue that shows only in the file's own words, and what these are."""
     notes: list[str] = field(default_factory=list)
     """What was read otherwise than it is written, in words."""
     written_ids: dict[str, dict[int, str]] = field(default_factory=dict)
@@ -128,9 +128,9 @@ class RawSplit:
         return len(self.image_ids)
 
     @property
-    def store(self) -> ImageStore:
+    def storage(self) -> ImageStorage:
         """The image files."""
-        return open_store(self.folder, self.reading)
+        return open_images(self.folder, self.reading)
 
     @property
     def is_trainable(self) -> np.ndarray:
@@ -172,14 +172,14 @@ class RawSplit:
             is_crowd=self.is_crowd[rows],
             segmentations=None if self.segmentations is None else [self.segmentations[row] for row in rows],
             unreadable={int(place[i]): why for i, why in self.unreadable.items() if place[i] >= 0},
-            row_faults=self._select_faults(rows),
+            row_issues=self._select_issues(rows),
         )
 
-    def _select_faults(self, rows: np.ndarray) -> dict[Fault, dict[int, str]]:
-        position = {row: new for new, row in enumerate(rows.tolist())} if self.row_faults else {}
+    def _select_issues(self, rows: np.ndarray) -> dict[Issue, dict[int, str]]:
+        position = {row: new for new, row in enumerate(rows.tolist())} if self.row_issues else {}
         return {
-            fault: {position[row]: text for row, text in found.items() if row in position}
-            for fault, found in self.row_faults.items()
+            issue: {position[row]: text for row, text in found.items() if row in position}
+            for issue, found in self.row_issues.items()
         }
 
     def to_annotations(

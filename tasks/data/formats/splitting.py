@@ -16,7 +16,7 @@ NAMES = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class Partition:
+class Splitting:
     """How to part; the same files and seed give the same parts, whatever their order."""
 
     shares: tuple[float, ...]
@@ -62,9 +62,9 @@ class Partition:
         return part
 
 
-def parse_partition(
+def parse_splitting(
     split: str | Sequence[float] | None, group_pattern: str | None, seed: int
-) -> Partition | None:
+) -> Splitting | None:
     """The partition that `data.split`, as "0.8/0.1/0.1" or numbers, asks for; None for None.
 
     Raises ValueError for what is none.
@@ -92,7 +92,7 @@ def parse_partition(
                 f"data.group_pattern={group_pattern} is no regular expression ({error})"
             ) from None
     total = sum(shares)
-    return Partition(tuple(share / total for share in shares), group_pattern, seed)
+    return Splitting(tuple(share / total for share in shares), group_pattern, seed)
 
 
 def group_keys(files: Sequence[str], pattern: str | None) -> list[str]:

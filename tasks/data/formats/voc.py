@@ -29,16 +29,16 @@ from tasks.data.formats.values import to_flag, to_number
 from tasks.data.loading.images import SUFFIXES, ImageError, Reading, ReadingOptions
 from tasks.data.loading.storage import (
     MAX_TEXT_BYTES,
-    ImageStore,
+    ImageStorage,
     is_file,
     is_folder,
-    open_store,
+    open_images,
     read_file,
     read_lines,
 )
 from tasks.data.quality.image_checks import CheckImages, image_size
 from tasks.data.quality.issues import BAD_CROWD
-from tasks.data.quality.policy import OnBad
+from tasks.data.quality.policy import OnInvalid
 from tasks.data.splits import SplitName
 
 
@@ -115,11 +115,11 @@ def image_files(folder: Path, names: list[str]) -> list[str]:
 
 def _stems(folder: Path, endings: Collection[str]) -> dict[str, str]:
     """The files right in `folder`, which may be in an archive, with one of these endings: name by name without it."""
-    paths = (PurePosixPath(name) for name in open_store(folder).names() if "/" not in name)
+    paths = (PurePosixPath(name) for name in open_images(folder).names() if "/" not in name)
     return {path.stem: path.name for path in paths if path.suffix.lower() in endings}
 
 
-def read_xml(root: Path, name: str, store: ImageStore, image: str) -> VocImage:
+def read_xml(root: Path, name: str, store: ImageStorage, image: str) -> VocImage:
     """What `Annotations/<name>.xml` says of the file `image` in `store`.
 
     VOC counts pixels from 1 and its corners are the first and last pixel inside, so that a box from 1 to 640
@@ -244,7 +244,7 @@ class VocData(ObjectFiles):
         test: str | None = "test",
         images: str = "JPEGImages",
         classes: Sequence[str] | None = None,
-        on_bad: OnBad = "error",
+        on_invalid: OnInvalid = "error",
         check_images: CheckImages = "headers",
         masks: bool = False,
         max_images: int | None = None,
@@ -264,7 +264,7 @@ class VocData(ObjectFiles):
             classes: names by label. None takes those in `classes.txt`, one a line, where there is such a file, else
                 the sorted names of the objects on the training and validation lists, and for class maps, whose
                 numbers need a meaning, VOC's own twenty.
-            on_bad: this, `check_images`, `max_images`, `group_pattern` and `split_seed` are those of `ObjectFiles`.
+            on_invalid: this, `check_images`, `max_images`, `group_pattern` and `split_seed` are those of `ObjectFiles`.
             check_images: see there.
             masks: read the masks of objects in `SegmentationObject`.
             max_images: see there.
@@ -277,10 +277,10 @@ class VocData(ObjectFiles):
             FileNotFoundError: `root` is not there, or not of this layout, or a list that a setting names is missing.
         """
         super().__init__(
-            root, on_bad, check_images, masks, max_images, split, group_pattern, split_seed, **reading
+            root, on_invalid, check_images, masks, max_images, split, group_pattern, split_seed, **reading
         )
         self.images = self.root / images
-        for folder in (self.images, self.root / ("Annotations" if self.partition else "ImageSets")):
+        for folder in (self.images, self.root / ("Annotations" if self.splitting else "ImageSets")):
             if not is_folder(folder):
                 raise FileNotFoundError(
                     f"data.root={root} is not in Pascal VOC's layout: there is no folder '{folder}'; give the one "
@@ -292,7 +292,7 @@ class VocData(ObjectFiles):
         self.classes = None if classes is None else [str(name) for name in classes]
         self._names = self.classes
         self._read: dict[tuple[str, str], VocList] = {}
-        for name, list_name in self.lists.items() if self.partition is None else ():
+        for name, list_name in self.lists.items() if self.splitting is None else ():
             if list_name not in (None, name) and not any(is_file(path) for path in self._lists(list_name)):
                 read_list(self.root, self._kind, list_name, f"data.{name}")  # says so
 
@@ -308,8 +308,8 @@ class VocData(ObjectFiles):
     def _read_names(self) -> list[str]:
         """Names by label out of the annotations, where no setting gives them."""
         if self._names is None:
-            used: tuple[SplitName, ...] = ("train",) if self.partition else ("train", "val")
-            present: list[SplitName] = [n for n in used if self.partition or self.has_files(n)]
+            used: tuple[SplitName, ...] = ("train",) if self.splitting else ("train", "val")
+            present: list[SplitName] = [n for n in used if self.splitting or self.has_files(n)]
             lists = [self._list(n) for n in present] or [self._list("test")]
             self._names = sorted(
                 {name for listed in lists for image in listed.images for name in image.names}
@@ -374,7 +374,7 @@ class VocData(ObjectFiles):
         lists = f"{self.root}/ImageSets/{self._kind}/{self.lists[name]}.txt"
         return RawSplit.without_ids(
             name,
-            lists if self.partition is None else f"{self.root}/Annotations",
+            lists if self.splitting is None else f"{self.root}/Annotations",
             self.images,
             class_names=class_names,
             category_ids=np.arange(1, len(class_names) + 1),
@@ -388,7 +388,7 @@ class VocData(ObjectFiles):
             is_crowd=np.concatenate([image.is_difficult for image in images]),
             segmentations=segmentations,
             unreadable=listed.unreadable,
-            row_faults={BAD_CROWD: unclear} if unclear else {},
+            row_issues={BAD_CROWD: unclear} if unclear else {},
             reading=self.reading,
             crowds="difficult",
         )
@@ -401,13 +401,13 @@ class VocData(ObjectFiles):
         """The images of a list, or all that there are, and what their files say; read once."""
         key = self._kind, name
         if key not in self._read:
-            if self.partition is None:
+            if self.splitting is None:
                 list_name = named_list(self.lists, name)
                 names = read_list(self.root, self._kind, list_name, f"data.{name}")[: self.max_images]
             else:
                 names = all_names(self.root)
             files = image_files(self.images, names)
-            listed, store = VocList(files, [], {}), open_store(self.images, self.reading)
+            listed, store = VocList(files, [], {}), open_images(self.images, self.reading)
             for stem, file in zip(names, files, strict=True):
                 try:
                     listed.images.append(read_xml(self.root, stem, store, file))

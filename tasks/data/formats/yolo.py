@@ -20,18 +20,18 @@ from tasks.data.formats.raw import RawSplit
 from tasks.data.formats.values import to_integer, to_number
 from tasks.data.loading.images import SUFFIXES, ReadingOptions
 from tasks.data.loading.storage import (
-    ImageStore,
+    ImageStorage,
     decode_text,
     in_archive,
     is_file,
     is_folder,
-    open_store,
+    open_images,
     read_file,
     read_lines,
 )
 from tasks.data.quality.image_checks import CheckImages, image_sizes
-from tasks.data.quality.issues import ODD_POLYGON, WRONG_COLUMNS, Fault
-from tasks.data.quality.policy import OnBad
+from tasks.data.quality.issues import ODD_POLYGON, WRONG_COLUMNS, Issue
+from tasks.data.quality.policy import OnInvalid
 from tasks.data.splits import SPLITS, SplitName
 
 MAX_YAML_BYTES = 2**20
@@ -58,7 +58,7 @@ class YoloLabels:
     """(N, 4) float64 x, y, width, height in fractions; NaN where the line is neither a box nor a polygon."""
     rings: list[list[float] | None]
     """(N,) polygons in fractions; None for a box alone."""
-    faults: dict[Fault, dict[int, str]] = field(default_factory=dict)
+    issues: dict[Issue, dict[int, str]] = field(default_factory=dict)
     """Lines that are neither, by index, and why."""
 
 
@@ -142,7 +142,13 @@ def find_place(base: Path, place: Any) -> Path:
 
 
 def list_images(
-    base: Path, entry: Any, folder: Path, option: str, store: ImageStore, root: ImageStore, notes: list[str]
+    base: Path,
+    entry: Any,
+    folder: Path,
+    option: str,
+    store: ImageStorage,
+    root: ImageStorage,
+    notes: list[str],
 ) -> list[str]:
     """Images of what data.yaml says of a split: a folder, a text file of paths, or several, relative to `base`.
 
@@ -159,7 +165,7 @@ def list_images(
                 "data.allow_outside=true to read it where it is"
             )
         if is_folder(path):
-            found = (name for name in open_store(path).names() if Path(name).suffix.lower() in SUFFIXES)
+            found = (name for name in open_images(path).names() if Path(name).suffix.lower() in SUFFIXES)
             files += sorted(_relative(path / name, folder) for name in found)
         elif is_file(path):
             lines = read_lines(path)
@@ -216,14 +222,14 @@ def read_labels(path: Path, num_key_points: int = 0) -> YoloLabels:
         labels.classes.append(words[0] if number is None else number)
         values = [to_number(word) for word in words[1:]]
         box, ring = [float("nan")] * 4, None
-        fault, why = None, ""
+        issue, why = None, ""
         is_pose = num_key_points > 0
         if len(values) == 4 or (is_pose and len(values) == 4 + num_key_points):
             box = to_corner(values[:4])
         elif len(values) == 5 and not is_pose:
-            fault, why, box = WRONG_COLUMNS, "6 columns, a confidence?", to_corner(values[:4])
+            issue, why, box = WRONG_COLUMNS, "6 columns, a confidence?", to_corner(values[:4])
         elif len(values) > 5 and not is_pose and len(values) % 2:
-            fault, why = ODD_POLYGON, f"{len(values)} numbers, and its box would come from them"
+            issue, why = ODD_POLYGON, f"{len(values)} numbers, and its box would come from them"
         elif len(values) > 5 and not is_pose:
             ring = values
             xs, ys = values[0::2], values[1::2]
@@ -236,9 +242,9 @@ def read_labels(path: Path, num_key_points: int = 0) -> YoloLabels:
                 if is_pose
                 else "5 of a box, 7 or more of a polygon"
             )
-            fault, why = WRONG_COLUMNS, f"{len(words)} columns, wanted {wanted}"
-        if fault is not None:
-            labels.faults.setdefault(fault, {})[row] = why
+            issue, why = WRONG_COLUMNS, f"{len(words)} columns, wanted {wanted}"
+        if issue is not None:
+            labels.issues.setdefault(issue, {})[row] = why
         boxes.append(box)
         labels.rings.append(ring)
     labels.boxes = np.array(boxes, np.float64).reshape(-1, 4)
@@ -270,7 +276,7 @@ class YoloData(ObjectFiles):
         root: str | Path,
         *,
         file: str = "data.yaml",
-        on_bad: OnBad = "error",
+        on_invalid: OnInvalid = "error",
         check_images: CheckImages = "headers",
         masks: bool = False,
         max_images: int | None = None,
@@ -288,7 +294,7 @@ class YoloData(ObjectFiles):
             ValueError: it has no names, its "path" leads out of the data set, or a setting is none.
         """
         super().__init__(
-            root, on_bad, check_images, masks, max_images, split, group_pattern, split_seed, **reading
+            root, on_invalid, check_images, masks, max_images, split, group_pattern, split_seed, **reading
         )
         self.file = file
         self.content = read_data_yaml(self.root / file)
@@ -346,7 +352,7 @@ class YoloData(ObjectFiles):
                     found.append(path)
             try:
                 folder = self._folder(entry)
-                store, root = open_store(folder, self.reading), open_store(self.root, self.reading)
+                store, root = open_images(folder, self.reading), open_images(self.root, self.reading)
                 files = list_images(self.base, entry, folder, name, store, root, [])
             except (OSError, ValueError):
                 continue
@@ -361,7 +367,7 @@ class YoloData(ObjectFiles):
         base = self.root / named
         if not is_folder(base):
             return self.root
-        if not open_store(self.root, self.reading).is_inside(str(base.absolute())):
+        if not open_images(self.root, self.reading).is_inside(str(base.absolute())):
             raise ValueError(
                 f"'{self.root / self.file}' says that its images are in '{base}', outside the data set; give that "
                 "folder as data.root=, or pass data.allow_outside=true to read it where it is"
@@ -371,9 +377,9 @@ class YoloData(ObjectFiles):
     def read(self, name: SplitName, *, masks: bool) -> RawSplit:
         entry = self._entry(name)
         folder, notes = self.image_folder(name), []
-        store, root = open_store(folder, self.reading), open_store(self.root, self.reading)
+        store, root = open_images(folder, self.reading), open_images(self.root, self.reading)
         files = list_images(self.base, entry, folder, name, store, root, notes)
-        if self.partition is None:
+        if self.splitting is None:
             files = files[: self.max_images]  # before their labels are read
         labels: list[YoloLabels] = []
         unreadable: dict[int, str] = {}
@@ -391,10 +397,10 @@ class YoloData(ObjectFiles):
         sizes = image_sizes(store, files)
         counts = [len(item.classes) for item in labels]
         first = np.cumsum([0, *counts]).tolist()
-        faults: dict[Fault, dict[int, str]] = {}
+        issues: dict[Issue, dict[int, str]] = {}
         for start, item in zip(first, labels, strict=False):
-            for fault, found in item.faults.items():
-                faults.setdefault(fault, {}).update({start + row: why for row, why in found.items()})
+            for issue, found in item.issues.items():
+                issues.setdefault(issue, {}).update({start + row: why for row, why in found.items()})
         rows = np.repeat(np.arange(len(files)), counts)
         classes = [number for item in labels for number in item.classes]
         known = range(len(self.content["names"]))
@@ -434,7 +440,7 @@ class YoloData(ObjectFiles):
             segmentations=polygons if masks else None,
             is_normalised=True,
             unreadable=unreadable,
-            row_faults=faults,
+            row_issues=issues,
             notes=notes,
             reading=self.reading,
             looked_for=looked_for,

@@ -45,7 +45,7 @@ class OutsideError(ImageError):
     """A file that is not read because it is not in the data set."""
 
 
-class ImageStore(Protocol):
+class ImageStorage(Protocol):
     """Pictures by name; names are relative, with `/` between folders."""
 
     def image(self, name: str, shown_at: ShownAt | None = None) -> np.ndarray:
@@ -87,7 +87,7 @@ class ImageStore(Protocol):
         ...
 
 
-class FolderStore:
+class FolderStorage:
     """Pictures below a folder. A name that leads out of it, and out of `reading.root`, is not followed."""
 
     def __init__(self, folder: Path, reading: Reading = DEFAULT_READING):
@@ -169,7 +169,7 @@ class FolderStore:
         return absent
 
 
-class ArchiveStore:
+class ArchiveStorage:
     """Pictures in a tar or zip file, which is not unpacked; with `folder`, those in that folder of it.
 
     Raises ValueError where the file is neither, or a tar compressed as a whole, whose pictures could only be
@@ -348,18 +348,18 @@ def damaged(place: str, why: str) -> ImageError:
     return ImageError(f"'{place}' cannot be unpacked ({why}); the archive is damaged: pack the images again")
 
 
-def open_store(path: Path, reading: Reading = DEFAULT_READING) -> ImageStore:
+def open_images(path: Path, reading: Reading = DEFAULT_READING) -> ImageStorage:
     """The pictures in the folder, or in the archive or the folder inside one, at `path`."""
     place = in_archive(path)
     if place is None:
-        return FolderStore(path, reading)
+        return FolderStorage(path, reading)
     return open_archive(*place, place[0].stat().st_mtime_ns, reading)
 
 
 @lru_cache(maxsize=8)
-def open_archive(path: Path, folder: str, changed: int, reading: Reading) -> ArchiveStore:
+def open_archive(path: Path, folder: str, changed: int, reading: Reading) -> ArchiveStorage:
     """The archive, whose list of contents is read once; anew where it was `changed` since."""
-    return ArchiveStore(path, folder, reading)
+    return ArchiveStorage(path, folder, reading)
 
 
 def read_file(path: Path, max_bytes: int | None = None) -> bytes:
@@ -368,7 +368,7 @@ def read_file(path: Path, max_bytes: int | None = None) -> bytes:
     place = in_archive(path)
     if place is None or not place[1]:
         return read_regular(path, max_bytes)
-    store = open_store(place[0])
+    store = open_images(place[0])
     if max_bytes is not None and store.num_bytes(place[1]) > max_bytes:
         raise ImageError(
             f"file '{path}' has {store.num_bytes(place[1])} bytes, more than the {max_bytes} that are read"
@@ -412,12 +412,12 @@ def is_file(path: Path) -> bool:
     place = in_archive(path)
     if place is None or not place[1]:
         return is_plain_file(path)
-    return not open_store(place[0]).missing([place[1]])
+    return not open_images(place[0]).missing([place[1]])
 
 
 def is_folder(path: Path) -> bool:
     """Whether there is such a folder, or an archive or a folder in one with anything in it."""
-    return is_dir(path) or (in_archive(path) is not None and bool(open_store(path).names()))
+    return is_dir(path) or (in_archive(path) is not None and bool(open_images(path).names()))
 
 
 def is_dir(path: Path) -> bool:
@@ -436,7 +436,7 @@ def is_plain_file(path: Path) -> bool:
         return False
 
 
-def is_store(path: Path) -> bool:
+def is_image_root(path: Path) -> bool:
     """Whether `path` is a folder, or leads to or into an archive."""
     return is_dir(path) or in_archive(path) is not None
 

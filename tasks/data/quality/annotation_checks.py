@@ -1,4 +1,4 @@
-"""Finds bad annotations of a split, and mends those that can be mended.
+"""Finds bad annotations of a split, and fixes those that can be fixed.
 
 Legend, beside that of tasks/data/formats/raw.py:
     alive  (M,) bool: rows that count; a row that was given up is neither looked at nor compared with
@@ -33,7 +33,7 @@ from tasks.data.quality.issues import (
     UNKNOWN_CATEGORY,
     UNKNOWN_IMAGE,
     WRONG_COLUMNS,
-    Fault,
+    Issue,
 )
 from tasks.data.quality.segmentation_checks import ReadMasks, read_masks
 
@@ -47,9 +47,9 @@ FAR = 2.0
 MASK_FAULTS = (BAD_SEGMENTATION, RUNS_OF_OTHER_SIZE, FEW_POINTS, ODD_POLYGON)
 """Faults of a mask, without which an object keeps its box."""
 MAX_ROUNDS = 4
-"""Mending one fault may uncover another; an annotation with more than so many is given up."""
+"""Fixing one issue may uncover another; an annotation with more than so many is given up."""
 
-Rows = dict[Fault, np.ndarray]
+Rows = dict[Issue, np.ndarray]
 
 
 @dataclass
@@ -57,54 +57,54 @@ class AnnotationDiagnosis:
     """What is wrong with the annotations of a split, and what becomes of it."""
 
     rows: Rows
-    """Rows by their first fault."""
-    mended: RawSplit
-    """The split with mended values."""
+    """Rows by their first issue."""
+    fixed: RawSplit
+    """The split with fixed values."""
     masks: ReadMasks | None
-    is_mended: np.ndarray
-    """(M,) bool: bad, but good in `mended`."""
+    is_fixed: np.ndarray
+    """(M,) bool: bad, but good in `fixed`."""
     bounds: np.ndarray
     """(M, 4) float64 xyxy of the polygons as written; NaN without."""
 
     @property
     def is_bad(self) -> np.ndarray:
         """(M,) bool."""
-        bad = np.zeros(len(self.mended.ids), bool)
+        bad = np.zeros(len(self.fixed.ids), bool)
         for rows in self.rows.values():
             bad[rows] = True
         return bad
 
 
 def diagnose_annotations(raw: RawSplit) -> AnnotationDiagnosis:
-    """Looks for every fault, and for what mending leads to. `raw` itself stays as it is."""
+    """Looks for every issue, and for what fixing leads to. `raw` itself stays as it is."""
     masks = None if raw.segmentations is None else read_masks(raw.segmentations, raw.images, raw.sizes)
     alive = np.ones(len(raw.ids), bool)
-    first = problems = find_faults(raw, masks, alive)
-    is_mended = np.zeros(len(raw.ids), bool)
+    first = problems = find_issues(raw, masks, alive)
+    is_fixed = np.zeros(len(raw.ids), bool)
     bounds = np.full((len(raw.ids), 4), np.nan) if masks is None else masks.bounds.copy()
-    mended = raw
+    fixed = raw
     if problems:
-        mended = copy(raw)
-        mended.ids, mended.boxes, mended.areas = raw.ids.copy(), raw.boxes.copy(), raw.areas.copy()
-        mended.row_faults = dict(raw.row_faults)
+        fixed = copy(raw)
+        fixed.ids, fixed.boxes, fixed.areas = raw.ids.copy(), raw.boxes.copy(), raw.areas.copy()
+        fixed.row_issues = dict(raw.row_issues)
     for _ in range(MAX_ROUNDS):
         if not problems:
             break
-        for fault, rows in problems.items():
+        for issue, rows in problems.items():
             with np.errstate(invalid="ignore", over="ignore"):
-                good = mend(fault, mended, masks, rows)
-            is_mended[rows] = good
+                good = fix(issue, fixed, masks, rows)
+            is_fixed[rows] = good
             alive[rows[~good]] = False
-        problems = find_faults(mended, masks, alive)
+        problems = find_issues(fixed, masks, alive)
     for rows in problems.values():
-        is_mended[rows] = False
-    return AnnotationDiagnosis(first, mended, masks, is_mended, bounds)
+        is_fixed[rows] = False
+    return AnnotationDiagnosis(first, fixed, masks, is_fixed, bounds)
 
 
-def find_faults(raw: RawSplit, masks: ReadMasks | None, alive: np.ndarray) -> Rows:
-    """Rows of bad annotations by what is wrong with them; a row is listed once, under its first fault."""
+def find_issues(raw: RawSplit, masks: ReadMasks | None, alive: np.ndarray) -> Rows:
+    """Rows of bad annotations by what is wrong with them; a row is listed once, under its first issue."""
     size_known = np.append(raw.sizes.min(axis=1, initial=1) > 0, False)
-    # Rows without an image get an endless one: their fault is another.
+    # Rows without an image get an endless one: their issue is another.
     sides = np.append(raw.sizes[:, ::-1].astype(np.float64), [[np.inf, np.inf]], axis=0)
     sides[~size_known] = np.inf
     limits = sides[raw.images]
@@ -122,7 +122,7 @@ def find_faults(raw: RawSplit, masks: ReadMasks | None, alive: np.ndarray) -> Ro
             UNKNOWN_IMAGE: raw.images < 0,
             UNKNOWN_CATEGORY: raw.labels < 0,
             DUPLICATE_ID: repeats(raw.ids, alive),
-            **{fault: written(raw, fault) for fault in (BAD_CROWD, WRONG_COLUMNS)},
+            **{issue: written(raw, issue) for issue in (BAD_CROWD, WRONG_COLUMNS)},
             ODD_POLYGON: written(raw, ODD_POLYGON),  # where the box comes from it
             NOT_FINITE: ~finite,
             DEGENERATE: (np.abs(extent) < MIN_SIDE).any(axis=1) & ~normalised,
@@ -136,26 +136,26 @@ def find_faults(raw: RawSplit, masks: ReadMasks | None, alive: np.ndarray) -> Ro
         }
         if masks is not None:
             is_bad |= {
-                fault: masks.faults[fault] | is_bad.get(fault, np.zeros(len(raw.ids), bool))
-                for fault in MASK_FAULTS
+                issue: masks.issues[issue] | is_bad.get(issue, np.zeros(len(raw.ids), bool))
+                for issue in MASK_FAULTS
             }
             low, high = start - masks.bounds[:, :2], masks.bounds[:, 2:] - stop
             is_bad[POLYGON_OUTSIDE] = (low > TOLERANCE).any(axis=1) | (high > TOLERANCE).any(axis=1)
     seen = ~alive
     problems: Rows = {}
-    for fault, bad in is_bad.items():
+    for issue, bad in is_bad.items():
         if (rows := np.flatnonzero(bad & ~seen)).size:
-            problems[fault] = rows
+            problems[issue] = rows
         seen = seen | bad
     if (rows := duplicates(raw, np.flatnonzero(~seen))).size:
         problems[DUPLICATE] = rows
     return problems
 
 
-def written(raw: RawSplit, fault: Fault) -> np.ndarray:
-    """(M,) bool: rows that were found to have the fault when they were read."""
+def written(raw: RawSplit, issue: Issue) -> np.ndarray:
+    """(M,) bool: rows that were found to have the issue when they were read."""
     rows = np.zeros(len(raw.ids), bool)
-    rows[list(raw.row_faults.get(fault, {}))] = True
+    rows[list(raw.row_issues.get(issue, {}))] = True
     return rows
 
 
@@ -229,31 +229,31 @@ def duplicates(raw: RawSplit, rows: np.ndarray) -> np.ndarray:
     return np.array(found, np.int64)
 
 
-def mend(fault: Fault, raw: RawSplit, masks: ReadMasks | None, rows: np.ndarray) -> np.ndarray:
-    """Mends `rows` of `raw`, and of `masks`, in place as far as can be; (len(rows),) bool says which were."""
+def fix(issue: Issue, raw: RawSplit, masks: ReadMasks | None, rows: np.ndarray) -> np.ndarray:
+    """Fixes `rows` of `raw`, and of `masks`, in place as far as can be; (len(rows),) bool says which were."""
     boxes = raw.boxes[rows]
     limits = raw.sizes[raw.images[rows], ::-1].astype(np.float64)
-    if fault is DUPLICATE_ID:
+    if issue is DUPLICATE_ID:
         raw.ids[rows] = raw.ids.max() + 1 + np.arange(len(rows))
         return np.ones(len(rows), bool)
-    if fault is NOT_FINITE:  # a box without an area has that of its sides
+    if issue is NOT_FINITE:  # a box without an area has that of its sides
         good = rows_where(np.isfinite(boxes))
         raw.areas[rows[good]] = boxes[good, 2:].prod(axis=1)
         return good
-    if fault is BAD_AREA:
+    if issue is BAD_AREA:
         raw.areas[rows] = boxes[:, 2:].prod(axis=1)
         return raw.areas[rows] > 0
-    if fault is WRONG_COLUMNS:  # a box and one number more; rows of another kind have no box
-        raw.row_faults[fault] = {}
+    if issue is WRONG_COLUMNS:  # a box and one number more; rows of another kind have no box
+        raw.row_issues[issue] = {}
         return rows_where(np.isfinite(boxes))
-    if fault in MASK_FAULTS and masks is not None:  # without the bad ring, or without the mask
-        masks.faults[fault][rows] = False
+    if issue in MASK_FAULTS and masks is not None:  # without the bad ring, or without the mask
+        masks.issues[issue][rows] = False
         for row in rows.tolist():
             if masks.objects[row] is None:
                 masks.bounds[row] = np.nan
-        is_of_box = np.isin(rows, list(raw.row_faults.get(fault, {})))
+        is_of_box = np.isin(rows, list(raw.row_issues.get(issue, {})))
         return ~is_of_box
-    if fault is REVERSED:
+    if issue is REVERSED:
         boxes = np.concatenate(
             [np.minimum(boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), np.abs(boxes[:, 2:])], axis=1
         )
@@ -261,22 +261,22 @@ def mend(fault: Fault, raw: RawSplit, masks: ReadMasks | None, rows: np.ndarray)
         good = rows_where(
             (start >= -TOLERANCE) & (stop <= limits + TOLERANCE)
         )  # else: who knows what was meant
-    elif fault is CORNERS:
+    elif issue is CORNERS:
         boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
         good = np.ones(len(rows), bool)
-    elif fault in (FRACTIONS, PIXELS):
+    elif issue in (FRACTIONS, PIXELS):
         scale = np.tile(limits, 2)
-        boxes = boxes * scale if fault is FRACTIONS else boxes / scale
+        boxes = boxes * scale if issue is FRACTIONS else boxes / scale
         good = rows_where(boxes[:, 2:] >= MIN_SIDE)
         raw.areas[rows[good]] = boxes[good, 2:].prod(axis=1)
         if masks is not None:
             scale_rings(
-                masks, rows[good], scale[good] if fault is FRACTIONS else 1 / scale[good], boxes[good]
+                masks, rows[good], scale[good] if issue is FRACTIONS else 1 / scale[good], boxes[good]
             )
-    elif fault in (NEGATIVE, OUTSIDE):
+    elif issue in (NEGATIVE, OUTSIDE):
         boxes = between(boxes[:, :2].clip(0, limits), (boxes[:, :2] + boxes[:, 2:]).clip(0, limits))
         good = rows_where(boxes[:, 2:] >= MIN_SIDE)
-    elif fault is POLYGON_OUTSIDE and masks is not None:
+    elif issue is POLYGON_OUTSIDE and masks is not None:
         bounds = masks.bounds[rows]
         low, high = (
             np.maximum(bounds[:, :2], boxes[:, :2]),

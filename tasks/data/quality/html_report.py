@@ -8,7 +8,7 @@ import numpy as np
 from jinja2 import Environment
 from PIL import Image, ImageDraw, ImageFont
 
-from tasks.data.quality.issues import FAULTS, Finding
+from tasks.data.quality.issues import ISSUES, IssueReport
 from tasks.data.quality.report import Report
 
 MAX_SIDE = 480
@@ -24,52 +24,52 @@ max-width:480px}figcaption{font-size:13px;overflow-wrap:anywhere}img{max-width:1
 {{- "; " if not loop.last }}{% endfor %}</p>
 {% for name, raw in splits.items() %}{% for note in raw.notes %}<p>{{ name }}: {{ note }}</p>
 {% endfor %}{% endfor %}
-{% if not sections %}<p>No fault found.</p>{% else %}
-<table><tr><th>fault</th><th></th><th>count</th></tr>{% for fault, found, _ in sections %}
-<tr><td><a href="#{{ fault.name|replace(" ", "-") }}">{{ fault.name }}</a></td>
-<td class="{{ fault.severity }}">{{ fault.severity }}</td><td>{{ found|length }}</td></tr>{% endfor %}
+{% if not sections %}<p>No issue found.</p>{% else %}
+<table><tr><th>issue</th><th></th><th>count</th></tr>{% for issue, found, _ in sections %}
+<tr><td><a href="#{{ issue.name|replace(" ", "-") }}">{{ issue.name }}</a></td>
+<td class="{{ issue.severity }}">{{ issue.severity }}</td><td>{{ found|length }}</td></tr>{% endfor %}
 </table>{% endif %}
-<p>In italics: what <code>data.on_bad=fix</code> does about it.</p>
-{% for fault, found, figures in sections %}
-<h2 id="{{ fault.name|replace(" ", "-") }}" class="{{ fault.severity }}">{{ fault.name }} ({{ found|length }})</h2>
+<p>In italics: what <code>data.on_invalid=fix</code> does about it.</p>
+{% for issue, found, figures in sections %}
+<h2 id="{{ issue.name|replace(" ", "-") }}" class="{{ issue.severity }}">{{ issue.name }} ({{ found|length }})</h2>
 {% for picture, caption in figures %}<figure><img alt="" src="data:image/jpeg;base64,{{ picture }}">
 <figcaption>{{ caption }}</figcaption></figure>{% endfor %}
 <ul>{% for f in found[:most] %}
-<li>{{ f.split }}: {{ f }} <i>({{ f.remedy }}{{ ": " + f.becomes if f.becomes }})</i></li>
+<li>{{ f.split }}: {{ f }} <i>({{ f.remedy }}{{ ": " + f.after_fix if f.after_fix }})</i></li>
 {% endfor %}{% if found|length > most %}<li>… and {{ found|length - most }} more in report.json</li>{% endif %}</ul>
 {% endfor %}</html>
 """
 
 
 def page(report: Report, num_pictures: int) -> str:
-    """HTML with at most `num_pictures` pictures of each kind of fault; bad boxes are red, all others green."""
+    """HTML with at most `num_pictures` pictures of each kind of issue; bad boxes are red, all others green."""
     sections = []
-    for fault in FAULTS:
-        found = [finding for finding in report.findings if finding.fault is fault]
+    for issue in ISSUES:
+        found = [finding for finding in report.findings if finding.issue is issue]
         if found:
             pictures = [(draw(report, group), group) for group in worst(found)[:num_pictures]]
             figures = [(encoded(drawn), caption(group)) for drawn, group in pictures if drawn is not None]
-            sections.append((fault, found, figures))
+            sections.append((issue, found, figures))
     template = Environment(autoescape=True).from_string(TEMPLATE)
     return template.render(sections=sections, splits=report.splits, most=MAX_LISTED)
 
 
-def worst(found: list[Finding]) -> list[list[Finding]]:
+def worst(found: list[IssueReport]) -> list[list[IssueReport]]:
     """The findings by image, those of the image that has the most of them first."""
-    groups: dict[tuple[str, str | None], list[Finding]] = {}
+    groups: dict[tuple[str, str | None], list[IssueReport]] = {}
     for finding in found:
         if finding.file_name is not None:
             groups.setdefault((finding.split, finding.file_name), []).append(finding)
     return sorted(groups.values(), key=len, reverse=True)
 
 
-def draw(report: Report, group: list[Finding]) -> Image.Image | None:
+def draw(report: Report, group: list[IssueReport]) -> Image.Image | None:
     """The image of the findings with its boxes as they stand in the file, shrunk; None where it cannot be read."""
     first = group[0]
     raw = report.splits[first.split]
     assert first.file_name is not None
     try:
-        image = Image.fromarray(raw.store.image(first.file_name))
+        image = Image.fromarray(raw.storage.image(first.file_name))
     except (ValueError, FileNotFoundError):
         return None
     scale = min(1.0, MAX_SIDE / max(image.size)) if max(image.size) > 64 else MAX_SIDE / 2 / max(image.size)
@@ -102,7 +102,7 @@ def encoded(picture: Image.Image) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def caption(group: list[Finding]) -> str:
+def caption(group: list[IssueReport]) -> str:
     """What is wrong in the picture of these findings."""
     ids = ", ".join(str(f.annotation_id) for f in group[:12] if f.annotation_id is not None)
     what = f"annotations {ids}" if ids else group[0].detail

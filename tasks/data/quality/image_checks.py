@@ -23,7 +23,7 @@ from tasks.data.loading.images import (
     open_image,
     to_8_bit,
 )
-from tasks.data.loading.storage import ImageStore, OutsideError
+from tasks.data.loading.storage import ImageStorage, OutsideError
 from tasks.data.quality.issues import (
     EXIF_IGNORED,
     EXIF_ROTATED,
@@ -32,7 +32,7 @@ from tasks.data.quality.issues import (
     OUTSIDE_FILE,
     TRUNCATED,
     UNREADABLE,
-    Fault,
+    Issue,
 )
 
 CheckImages = Literal["decode", "headers", "none"]
@@ -48,7 +48,7 @@ END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 class ImageFile:
     """One file, as far as it was looked at."""
 
-    fault: Fault | None = None
+    issue: Issue | None = None
     detail: str = ""
     num_bytes: int = 0
     fingerprint: np.ndarray | None = None
@@ -57,7 +57,7 @@ class ImageFile:
 
 
 def check_image_files(
-    store: ImageStore,
+    store: ImageStorage,
     names: Sequence[str],
     sizes: np.ndarray,
     check_images: CheckImages,
@@ -77,7 +77,7 @@ def check_image_files(
 
 
 def check_image_file(
-    store: ImageStore, name: str, size: tuple[int, int], decode: bool, fingerprint: bool = False
+    store: ImageStorage, name: str, size: tuple[int, int], decode: bool, fingerprint: bool = False
 ) -> ImageFile:
     """Looks at the header of the file, and at the pixels with `decode`, or where the end of the file is not
     where one would expect it. Pixels are read by the code that training reads them by."""
@@ -102,25 +102,25 @@ def check_image_file(
     except FileNotFoundError:
         return ImageFile(MISSING, f"'{name}'")
     except ValueError as error:
-        found.fault, found.detail = UNREADABLE, str(error)
+        found.issue, found.detail = UNREADABLE, str(error)
         return found
     if decode or kind not in END_MARKERS or END_MARKERS[kind] not in tail:
         try:
             content = source if isinstance(source, bytes) else store.read(name)
             pixels = decode_image(content, name, reading=store.reading)
         except (OSError, ImageError) as error:
-            found.fault, found.detail = TRUNCATED, str(error)
+            found.issue, found.detail = TRUNCATED, str(error)
             return found
         found.few_levels = pixels.few_levels
         if fingerprint:
             grey = Image.fromarray(pixels.image).convert("L")
             side = (FINGERPRINT_SIDE, FINGERPRINT_SIDE)
             found.fingerprint = np.asarray(grey.resize(side, Image.Resampling.BOX))
-    found.fault, found.detail = compare_size(size, (height, width), orientation)
+    found.issue, found.detail = compare_size(size, (height, width), orientation)
     return found
 
 
-def image_size(store: ImageStore, name: str) -> tuple[int, int]:
+def image_size(store: ImageStorage, name: str) -> tuple[int, int]:
     """(height, width) of the upright image from its header alone, (0, 0) where it cannot be read."""
     try:
         source = store.source(name)
@@ -133,7 +133,7 @@ def image_size(store: ImageStore, name: str) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def image_sizes(store: ImageStore, names: Sequence[str]) -> np.ndarray:
+def image_sizes(store: ImageStorage, names: Sequence[str]) -> np.ndarray:
     """(I, 2) int64 of `image_size`."""
     with ThreadPoolExecutor(NUM_THREADS) as threads:
         found = list(threads.map(lambda name: image_size(store, name), names))
@@ -158,7 +158,7 @@ def read_orientation(image: Image.Image, tail: bytes) -> int:
 
 def compare_size(
     declared: tuple[int, int], stored: tuple[int, int], orientation: int
-) -> tuple[Fault | None, str]:
+) -> tuple[Issue | None, str]:
     """What is wrong with a declared (height, width) for a file of `stored` size and EXIF `orientation`."""
     upright = stored[::-1] if orientation in ON_ITS_SIDE else stored
     if min(declared) < 1 or declared == upright:
@@ -168,12 +168,12 @@ def compare_size(
     return (EXIF_IGNORED if declared == stored else OTHER_SIZE), detail
 
 
-def file_lengths(store: ImageStore, names: Sequence[str]) -> list[int]:
+def file_lengths(store: ImageStorage, names: Sequence[str]) -> list[int]:
     """Bytes of each file, 0 where there is none."""
     return [store.num_bytes(name) for name in names]
 
 
-def digest(store: ImageStore, name: str) -> bytes:
+def digest(store: ImageStorage, name: str) -> bytes:
     """128-bit digest of a file; b"" of one that cannot be read."""
     try:
         return hashlib.blake2b(store.read(name), digest_size=16).digest()

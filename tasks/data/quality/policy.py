@@ -1,4 +1,4 @@
-"""`data.on_bad`: stops at bad annotations and images, mends them or drops them; the doctor's checks, obeyed."""
+"""`data.on_invalid`: stops at bad annotations and images, fixes them or drops them; the doctor's checks, obeyed."""
 
 import logging
 from collections import Counter
@@ -23,8 +23,8 @@ from tasks.data.quality.issues import (
     NO_MASK,
     NOT_FINITE,
     POLYGON_OUTSIDE,
-    Fault,
-    Finding,
+    Issue,
+    IssueReport,
     Remedy,
 )
 from tasks.data.quality.split_checks import same_files
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OnBad = Literal["error", "fix", "drop"]
+OnInvalid = Literal["error", "fix", "drop"]
 NUM_EXAMPLES = 5
 
 
 class BadData(ValueError):
     """Data that cannot be used as it is; `findings` has everything that is wrong, the message a few of it."""
 
-    def __init__(self, message: str, findings: list[Finding]):
+    def __init__(self, message: str, findings: list[IssueReport]):
         super().__init__(message)
         self.findings = findings
 
@@ -55,9 +55,9 @@ class Diagnosis:
     annotations: AnnotationDiagnosis
     files: list[ImageFile]
     """(I,)."""
-    images: dict[Fault, dict[int, str]]
-    """Bad images by fault and index, with the detail; an image is listed once."""
-    warned: dict[Fault, dict[int, str]]
+    images: dict[Issue, dict[int, str]]
+    """Bad images by issue and index, with the detail; an image is listed once."""
+    warned: dict[Issue, dict[int, str]]
     """Images that may be bad."""
     is_kept: np.ndarray
     """(I,) bool: images that can be used."""
@@ -67,28 +67,28 @@ class Diagnosis:
         """Whether there is any error."""
         return bool(self.annotations.rows or self.images)
 
-    def add(self, fault: Fault, image: int, detail: str) -> None:
-        """Notes a fault of an image that has no other yet."""
-        if fault.severity == "warning":
-            self.warned.setdefault(fault, {})[image] = detail
-        elif not any(image in of_fault for of_fault in self.images.values()):
-            self.images.setdefault(fault, {})[image] = detail
+    def add(self, issue: Issue, image: int, detail: str) -> None:
+        """Notes an issue of an image that has no other yet."""
+        if issue.severity == "warning":
+            self.warned.setdefault(issue, {})[image] = detail
+        elif not any(image in of_issue for of_issue in self.images.values()):
+            self.images.setdefault(issue, {})[image] = detail
             self.is_kept[image] = False
 
-    def errors(self) -> list[Finding]:
+    def errors(self) -> list[IssueReport]:
         """Every error, images first, each in the order of the files."""
         return self.image_findings(self.images, "dropped") + self.annotation_findings()
 
-    def warnings(self) -> list[Finding]:
+    def warnings(self) -> list[IssueReport]:
         """Of images; no policy changes anything about them."""
-        return self.image_findings(self.warned, "left")
+        return self.image_findings(self.warned, "unchanged")
 
-    def image_findings(self, faults: Mapping[Fault, Mapping[int, str]], remedy: Remedy) -> list[Finding]:
+    def image_findings(self, issues: Mapping[Issue, Mapping[int, str]], remedy: Remedy) -> list[IssueReport]:
         """One finding for each of these images."""
-        listed = sorted((i, fault, text) for fault, images in faults.items() for i, text in images.items())
+        listed = sorted((i, issue, text) for issue, images in issues.items() for i, text in images.items())
         return [
-            Finding(
-                fault,
+            IssueReport(
+                issue,
                 self.raw.name,
                 f"image {as_written(self.raw, 'images', self.raw.image_ids[i])} '{self.raw.file_names[i]}'",
                 text,
@@ -96,23 +96,23 @@ class Diagnosis:
                 image_id=int(self.raw.image_ids[i]),
                 file_name=self.raw.file_names[i],
             )
-            for i, fault, text in listed
+            for i, issue, text in listed
         ]
 
-    def annotation_findings(self, rows: Mapping[Fault, np.ndarray] | None = None) -> list[Finding]:
+    def annotation_findings(self, rows: Mapping[Issue, np.ndarray] | None = None) -> list[IssueReport]:
         """One finding for each bad annotation, or for each of `rows`, about which nothing is done."""
-        faults = self.annotations.rows if rows is None else rows
-        listed = sorted((row, fault) for fault, found in faults.items() for row in found.tolist())
+        issues = self.annotations.rows if rows is None else rows
+        listed = sorted((row, issue) for issue, found in issues.items() for row in found.tolist())
         return [
             self.annotation_finding(
                 row,
-                fault,
-                "left" if rows is not None else "mended" if self.annotations.is_mended[row] else "dropped",
+                issue,
+                "unchanged" if rows is not None else "fixed" if self.annotations.is_fixed[row] else "dropped",
             )
-            for row, fault in listed
+            for row, issue in listed
         ]
 
-    def annotation_finding(self, row: int, fault: Fault, remedy: Remedy) -> Finding:
+    def annotation_finding(self, row: int, issue: Issue, remedy: Remedy) -> IssueReport:
         """The finding of one annotation."""
         raw = self.raw
         image = int(raw.images[row])
@@ -126,14 +126,14 @@ class Diagnosis:
         box = raw.boxes[row].tolist()
         named = f"category '{category}'" if isinstance(category, str) else f"category_id {category}"
         detail = f"{named}, bbox x, y, width, height = {numbers(box)}"
-        if fault is POLYGON_OUTSIDE:
+        if issue is POLYGON_OUTSIDE:
             detail += f", polygons from {numbers(self.annotations.bounds[row].tolist())}"
-        if fault is BAD_AREA:
+        if issue is BAD_AREA:
             detail += f", area {raw.areas[row]:g}"
-        if text := raw.row_faults.get(fault, {}).get(row):
+        if text := raw.row_issues.get(issue, {}).get(row):
             detail += f", {text}"
-        return Finding(
-            fault,
+        return IssueReport(
+            issue,
             raw.name,
             f"annotation {as_written(raw, 'annotations', raw.ids[row])} ({where})",
             detail,
@@ -143,21 +143,21 @@ class Diagnosis:
             category=category,
             file_name=raw.file_names[image] if image >= 0 else None,
             box=(box[0], box[1], box[2], box[3]),
-            becomes=self.becomes(row, fault) if remedy == "mended" else "",
+            after_fix=self.after_fix(row, issue) if remedy == "fixed" else "",
         )
 
-    def becomes(self, row: int, fault: Fault) -> str:
-        """What mending made of an annotation, in words."""
-        mended = self.annotations.mended
-        if fault is DUPLICATE_ID:
-            return f"id {mended.ids[row]}"
-        if fault in MASK_FAULTS:
+    def after_fix(self, row: int, issue: Issue) -> str:
+        """What fixing made of an annotation, in words."""
+        fixed = self.annotations.fixed
+        if issue is DUPLICATE_ID:
+            return f"id {fixed.ids[row]}"
+        if issue in MASK_FAULTS:
             masks = self.annotations.masks
             has_others = masks is not None and masks.objects[row] is not None
             return "its other polygons" if has_others else "its box without a mask"
-        if fault in (NOT_FINITE, BAD_AREA):
-            return f"area {mended.areas[row]:g}"
-        return f"bbox {numbers(mended.boxes[row].tolist())}"
+        if issue in (NOT_FINITE, BAD_AREA):
+            return f"area {fixed.areas[row]:g}"
+        return f"bbox {numbers(fixed.boxes[row].tolist())}"
 
 
 def as_written(raw: RawSplit, kind: str, number: Any) -> Any:
@@ -176,8 +176,8 @@ def diagnose(raw: RawSplit, check_images: CheckImages, *, fingerprints: bool = F
     Raises FileNotFoundError where there is no file of any image: the folder is the wrong one.
     """
     annotations = diagnose_annotations(raw)
-    files = check_image_files(raw.store, raw.file_names, raw.sizes, check_images, fingerprints=fingerprints)
-    num_missing = sum(file.fault is MISSING for file in files)
+    files = check_image_files(raw.storage, raw.file_names, raw.sizes, check_images, fingerprints=fingerprints)
+    num_missing = sum(file.issue is MISSING for file in files)
     if num_missing == len(files):
         raise FileNotFoundError(
             f"none of the {len(files)} images that the annotations in '{raw.source}' name is in '{raw.folder}': "
@@ -195,8 +195,8 @@ def diagnose(raw: RawSplit, check_images: CheckImages, *, fingerprints: bool = F
     for i, why in raw.unreadable.items():
         found.add(NO_ANNOTATION, i, why)
     for i, file in enumerate(files):
-        if file.fault is not None:
-            found.add(file.fault, i, file.detail)
+        if file.issue is not None:
+            found.add(file.issue, i, file.detail)
         if file.few_levels:
             found.add(FEW_LEVELS, i, file.few_levels)
     return found
@@ -206,8 +206,8 @@ def add_copies(diagnosis: Diagnosis, others: Sequence[RawSplit]) -> None:
     """Notes the files that are in one of the other splits too."""
     raw = diagnosis.raw
     lengths = {raw.name: [file.num_bytes for file in diagnosis.files]}
-    lengths |= {other.name: file_lengths(other.store, other.file_names) for other in others}
-    stores = {split.name: split.store for split in (raw, *others)}
+    lengths |= {other.name: file_lengths(other.storage, other.file_names) for other in others}
+    stores = {split.name: split.storage for split in (raw, *others)}
     names = {split.name: split.file_names for split in (raw, *others)}
     by_name = {other.name: other for other in others}
     for i, name, j in same_files(raw.name, lengths, stores, names):
@@ -229,29 +229,29 @@ def diagnose_beside(
 
 
 def usable_annotations(
-    source: "ObjectFiles", name: SplitName, on_bad: OnBad, check_images: CheckImages
+    source: "ObjectFiles", name: SplitName, on_invalid: OnInvalid, check_images: CheckImages
 ) -> Annotations:
-    """The annotations of a split as `on_bad` says. `error` raises `BadData` where anything is wrong; for the
+    """The annotations of a split as `on_invalid` says. `error` raises `BadData` where anything is wrong; for the
     training split also what is wrong with that of validation, which training reads too."""
     diagnosis = diagnose_beside(source, name, check_images)
-    if on_bad == "error":
+    if on_invalid == "error":
         beside: list[SplitName] = ["val"] if name == "train" and source.has_split("val") else []
         stop_at_errors([diagnosis, *(diagnose_beside(source, other, check_images) for other in beside)])
     for note in diagnosis.raw.notes:
         logger.warning("'%s': %s", diagnosis.raw.source, note)
     tell_few_levels(diagnosis)
     split, is_kept = diagnosis.raw, ~diagnosis.annotations.is_bad
-    if on_bad == "fix":
-        split, is_kept = diagnosis.annotations.mended, is_kept | diagnosis.annotations.is_mended
+    if on_invalid == "fix":
+        split, is_kept = diagnosis.annotations.fixed, is_kept | diagnosis.annotations.is_fixed
     if diagnosis.is_bad:
-        log_changes(diagnosis, on_bad)
+        log_changes(diagnosis, on_invalid)
     if not diagnosis.is_kept.any():
         raise ValueError(
-            f"'{split.source}': data.on_bad={on_bad} leaves none of its {len(split)} images; mend the files"
+            f"'{split.source}': data.on_invalid={on_invalid} leaves none of its {len(split)} images; fix the files"
         )
     masks = diagnosis.annotations.masks
     if masks is not None and source.requires_masks:
-        is_kept &= ~without_mask(diagnosis, is_kept, on_bad)
+        is_kept &= ~without_mask(diagnosis, is_kept, on_invalid)
     if why := split.why_untrainable():
         logger.warning("'%s': nothing can be learned from the %s split: %s", split.source, name, why)
     return split.to_annotations(
@@ -259,7 +259,7 @@ def usable_annotations(
     )
 
 
-def without_mask(diagnosis: Diagnosis, is_kept: np.ndarray, on_bad: OnBad) -> np.ndarray:
+def without_mask(diagnosis: Diagnosis, is_kept: np.ndarray, on_invalid: OnInvalid) -> np.ndarray:
     """(M,) bool: objects of those kept (M,) that have no mask and are no crowds, where others have one.
 
     Raises `BadData` for `error`; else says that they are dropped. Where no object has one, the task says so."""
@@ -275,13 +275,13 @@ def without_mask(diagnosis: Diagnosis, is_kept: np.ndarray, on_bad: OnBad) -> np
         "take for empty ones"
     )
     findings = diagnosis.annotation_findings({NO_MASK: np.flatnonzero(none)})
-    if on_bad == "error":
+    if on_invalid == "error":
         raise BadData(
             f"{what}: {'; '.join(map(str, findings[:NUM_EXAMPLES]))}{', …' if len(findings) > NUM_EXAMPLES else ''}. "
-            "Add the masks, pass data.on_bad=drop (leaves these objects out), or task=detection",
+            "Add the masks, pass data.on_invalid=drop (leaves these objects out), or task=detection",
             findings,
         )
-    logger.warning("%s; data.on_bad=%s dropped these", what, on_bad)
+    logger.warning("%s; data.on_invalid=%s dropped these", what, on_invalid)
     return none
 
 
@@ -317,38 +317,40 @@ def stop_at_errors(diagnoses: Sequence[Diagnosis]) -> None:
     more = f"; and {len(findings) - NUM_EXAMPLES} more" if len(findings) > NUM_EXAMPLES else ""
     raise BadData(
         f"{' and '.join(repr(d.raw.source) for d in bad)}: {' and '.join(counts)} cannot be used: "
-        f"{'; '.join(map(str, findings[:NUM_EXAMPLES]))}{more}. Mend the files (tools/check_data.py lists all), or "
-        "pass data.on_bad=fix (mends what can be mended, clips boxes to their image, drops the rest) or "
-        "data.on_bad=drop (leaves these out)",
+        f"{'; '.join(map(str, findings[:NUM_EXAMPLES]))}{more}. Fix the files (tools/check_data.py lists all), or "
+        "pass data.on_invalid=fix (fixes what can be fixed, clips boxes to their image, drops the rest) or "
+        "data.on_invalid=drop (leaves these out)",
         findings,
     )
 
 
-def log_changes(diagnosis: Diagnosis, on_bad: OnBad) -> None:
-    """Says how many of what were mended and dropped, and why; each of them on a line of its own at level INFO."""
+def log_changes(diagnosis: Diagnosis, on_invalid: OnInvalid) -> None:
+    """Says how many of what were fixed and dropped, and why; each of them on a line of its own at level INFO."""
     raw, errors = diagnosis.raw, diagnosis.errors()
-    remedies = ["dropped" if on_bad == "drop" else finding.remedy for finding in errors]
+    remedies = ["dropped" if on_invalid == "drop" else finding.remedy for finding in errors]
     of_annotations = [
         r for r, finding in zip(remedies, errors, strict=True) if finding.annotation_id is not None
     ]
     num_dropped = int((~diagnosis.is_kept).sum())
-    reasons = Counter((r, finding.fault) for r, finding in zip(remedies, errors, strict=True))
+    reasons = Counter((r, finding.issue) for r, finding in zip(remedies, errors, strict=True))
     logger.warning(
-        "'%s': data.on_bad=%s mended %d and dropped %d of %d annotations%s: %s",
+        "'%s': data.on_invalid=%s fixed %d and dropped %d of %d annotations%s: %s",
         raw.source,
-        on_bad,
-        of_annotations.count("mended"),
+        on_invalid,
+        of_annotations.count("fixed"),
         of_annotations.count("dropped"),
         len(raw.ids),
         f" and dropped {num_dropped} of {len(raw)} images" if num_dropped else "",
-        ", ".join(f"{count} {remedy} because {fault.text}" for (remedy, fault), count in reasons.items()),
+        ", ".join(f"{count} {remedy} because {issue.text}" for (remedy, issue), count in reasons.items()),
     )
     for remedy, finding in zip(remedies, errors, strict=True):
-        became = f"; becomes {finding.becomes}" if remedy == "mended" else ""
+        became = f"; becomes {finding.after_fix}" if remedy == "fixed" else ""
         logger.info("%s %s%s", remedy, finding, became)
 
 
-def check_on_bad(on_bad: str) -> None:
+def check_on_invalid(on_invalid: str) -> None:
     """Raises ValueError for a word that is no policy."""
-    if on_bad not in get_args(OnBad):
-        raise ValueError(f"data.on_bad={on_bad} is unknown; wanted one of {', '.join(get_args(OnBad))}")
+    if on_invalid not in get_args(OnInvalid):
+        raise ValueError(
+            f"data.on_invalid={on_invalid} is unknown; wanted one of {', '.join(get_args(OnInvalid))}"
+        )

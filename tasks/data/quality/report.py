@@ -19,7 +19,7 @@ from tasks.data.quality.issues import (
     UNREADABLE_SPLIT,
     UNUSED_CATEGORY,
     VANISHING,
-    Finding,
+    IssueReport,
 )
 from tasks.data.quality.policy import Diagnosis, add_copies, diagnose
 from tasks.data.quality.split_checks import near_pictures
@@ -34,7 +34,7 @@ VANISHING_SIDE = 1.0
 class Report:
     """What the doctor found."""
 
-    findings: list[Finding]
+    findings: list[IssueReport]
     """Errors and warnings, split by split."""
     splits: dict[str, RawSplit]
     """Those that could be read."""
@@ -42,15 +42,15 @@ class Report:
     @property
     def has_errors(self) -> bool:
         """Whether any finding is an error."""
-        return any(finding.fault.severity == "error" for finding in self.findings)
+        return any(finding.issue.severity == "error" for finding in self.findings)
 
 
 def examine(source: ObjectFiles, preprocessing: Preprocessing) -> Report:
-    """Every fault of every split that `source` declares. Decodes every image.
+    """Every issue of every split that `source` declares. Decodes every image.
 
     Raises ValueError where there is no split at all.
     """
-    findings: list[Finding] = []
+    findings: list[IssueReport] = []
     raws: dict[str, RawSplit] = {}
     diagnoses: dict[str, Diagnosis] = {}
     declared = source.expected_splits()
@@ -61,7 +61,7 @@ def examine(source: ObjectFiles, preprocessing: Preprocessing) -> Report:
             raws[name] = source.raw(name, segmentations=True)
             diagnoses[name] = diagnose(raws[name], "decode", fingerprints=True)
         except (FileNotFoundError, ValueError) as error:
-            findings.append(Finding(UNREADABLE_SPLIT, name, f"split {name}", str(error)))
+            findings.append(IssueReport(UNREADABLE_SPLIT, name, f"split {name}", str(error)))
     for name, diagnosis in diagnoses.items():
         later = [d.raw for other, d in diagnoses.items() if SPLITS.index(other) > SPLITS.index(name)]
         add_copies(diagnosis, [raw for raw in later if raw.source != diagnosis.raw.source])
@@ -71,7 +71,9 @@ def examine(source: ObjectFiles, preprocessing: Preprocessing) -> Report:
         findings += diagnosis.annotation_findings({VANISHING: vanishing(diagnosis, preprocessing)})
         findings += mask_findings(diagnosis)
         if why := diagnosis.raw.why_untrainable():
-            findings.append(Finding(NOTHING_TO_LEARN, diagnosis.raw.name, f"split {diagnosis.raw.name}", why))
+            findings.append(
+                IssueReport(NOTHING_TO_LEARN, diagnosis.raw.name, f"split {diagnosis.raw.name}", why)
+            )
     findings += different_categories(raws)
     findings += category_findings(raws)
     return Report(findings, raws)
@@ -87,7 +89,7 @@ def add_near_copies(diagnoses: Mapping[str, Diagnosis]) -> None:
             diagnoses[a].add(NEARLY_COPIED, i, detail)
 
 
-def mask_findings(diagnosis: Diagnosis) -> list[Finding]:
+def mask_findings(diagnosis: Diagnosis) -> list[IssueReport]:
     """Objects without a mask in a split of which others have one."""
     masks, raw = diagnosis.annotations.masks, diagnosis.raw
     if masks is None:
@@ -109,7 +111,7 @@ def vanishing(diagnosis: Diagnosis, preprocessing: Preprocessing) -> np.ndarray:
     return rows[sides.min(axis=1, initial=np.inf) < VANISHING_SIDE]
 
 
-def different_categories(raws: Mapping[str, RawSplit]) -> Iterator[Finding]:
+def different_categories(raws: Mapping[str, RawSplit]) -> Iterator[IssueReport]:
     """Categories that not every split declares with the same id and name."""
     declared = {
         name: set(zip(raw.category_ids.tolist(), raw.class_names, strict=True)) for name, raw in raws.items()
@@ -117,7 +119,7 @@ def different_categories(raws: Mapping[str, RawSplit]) -> Iterator[Finding]:
     for category_id, class_name in sorted(set().union(*declared.values())):
         has = [name for name, pairs in declared.items() if (category_id, class_name) in pairs]
         if len(has) < len(raws):
-            yield Finding(
+            yield IssueReport(
                 DIFFERENT_CATEGORIES,
                 ", ".join(has),
                 f"category {category_id} '{class_name}'",
@@ -126,7 +128,7 @@ def different_categories(raws: Mapping[str, RawSplit]) -> Iterator[Finding]:
             )
 
 
-def category_findings(raws: Mapping[str, RawSplit]) -> Iterator[Finding]:
+def category_findings(raws: Mapping[str, RawSplit]) -> Iterator[IssueReport]:
     """Categories that no split has objects of, or only one."""
     counts = {
         name: Counter(raw.class_names[label] for label in raw.labels.tolist() if label >= 0)
@@ -142,7 +144,7 @@ def category_findings(raws: Mapping[str, RawSplit]) -> Iterator[Finding]:
         for label, count in sorted(Counter(raw.labels[raw.labels >= 0].tolist()).items()):
             if not known[label] and raw.is_trainable.any():
                 category_id, class_name = int(raw.category_ids[label]), raw.class_names[label]
-                yield Finding(
+                yield IssueReport(
                     ALL_CROWD,
                     name,
                     f"category {category_id} '{class_name}'",
@@ -152,11 +154,11 @@ def category_findings(raws: Mapping[str, RawSplit]) -> Iterator[Finding]:
     with_objects = [name for name, count in counts.items() if count]
     for class_name, category_id in ids.items():
         has = [name for name in with_objects if counts[name][class_name]]
-        found = Finding(
+        found = IssueReport(
             UNUSED_CATEGORY, ", ".join(raws), f"category {category_id} '{class_name}'", category=category_id
         )
         if not has:
             yield found
         elif len(has) == 1 and len(with_objects) > 1:
             detail = f"{counts[has[0]][class_name]} in {has[0]}"
-            yield replace(found, fault=ONE_SPLIT_CATEGORY, split=has[0], detail=detail)
+            yield replace(found, issue=ONE_SPLIT_CATEGORY, split=has[0], detail=detail)

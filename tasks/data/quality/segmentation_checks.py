@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 
 from tasks.data.annotations.masks import run_lengths
 from tasks.data.annotations.segmentations import Rings, unwrap
-from tasks.data.quality.issues import BAD_SEGMENTATION, FEW_POINTS, ODD_POLYGON, RUNS_OF_OTHER_SIZE, Fault
+from tasks.data.quality.issues import BAD_SEGMENTATION, FEW_POINTS, ODD_POLYGON, RUNS_OF_OTHER_SIZE, Issue
 
 MAX_RUN_PIXELS = 2**31
 """Of an image with run lengths: pycocotools counts them in 32 bits."""
@@ -27,8 +27,8 @@ class ReadMasks:
 
     objects: list[Rings | bytes | None]
     """(M,) rings, without the bad ones; compressed run lengths; None without a mask."""
-    faults: dict[Fault, np.ndarray]
-    """(M,) bool for each fault of a segmentation."""
+    issues: dict[Issue, np.ndarray]
+    """(M,) bool for each issue of a segmentation."""
     bounds: np.ndarray
     """(M, 4) float64; NaN where there are no rings."""
 
@@ -38,7 +38,7 @@ def read_masks(segmentations: list[Any], images: np.ndarray, sizes: np.ndarray) 
     num_rows = len(segmentations)
     objects: list[Rings | bytes | None] = []
     kinds = (BAD_SEGMENTATION, RUNS_OF_OTHER_SIZE, FEW_POINTS, ODD_POLYGON)
-    faults = {fault: np.zeros(num_rows, bool) for fault in kinds}
+    issues = {issue: np.zeros(num_rows, bool) for issue in kinds}
     bounds = np.full((num_rows, 4), np.nan)
     sides = sizes.tolist()
     for row, (segmentation, image) in enumerate(
@@ -47,7 +47,7 @@ def read_masks(segmentations: list[Any], images: np.ndarray, sizes: np.ndarray) 
         usable: Rings | bytes | None = None
         try:
             if isinstance(segmentation, list):
-                rings, fault = usable_rings(segmentation)
+                rings, issue = usable_rings(segmentation)
                 usable = rings or None
                 if rings:
                     points = np.concatenate([np.array(ring, np.float64) for ring in rings]).reshape(-1, 2)
@@ -55,25 +55,25 @@ def read_masks(segmentations: list[Any], images: np.ndarray, sizes: np.ndarray) 
             elif segmentation:
                 # Of an image that is not there, nothing is known to compare with.
                 size = sides[image] if image >= 0 else list(segmentation["size"])
-                usable, fault = checked_runs(segmentation, size)
+                usable, issue = checked_runs(segmentation, size)
             else:
-                fault = None
+                issue = None
         except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError):
             usable, bounds[row] = None, np.nan
-            fault = BAD_SEGMENTATION
+            issue = BAD_SEGMENTATION
         objects.append(usable)
-        if fault is not None:
-            faults[fault][row] = True
-    return ReadMasks(objects, faults, bounds)
+        if issue is not None:
+            issues[issue][row] = True
+    return ReadMasks(objects, issues, bounds)
 
 
-def usable_rings(rings: list[Any]) -> tuple[Rings, Fault | None]:
-    """The rings that make a polygon, and the worst fault of the others.
+def usable_rings(rings: list[Any]) -> tuple[Rings, Issue | None]:
+    """The rings that make a polygon, and the worst issue of the others.
 
     Raises ValueError, TypeError or OverflowError where one is no list of finite numbers.
     """
     good: Rings = []
-    fault = None
+    issue = None
     for ring in rings:
         if not isinstance(ring, list | tuple):
             raise ValueError("a polygon is a list of finite numbers")
@@ -81,15 +81,15 @@ def usable_rings(rings: list[Any]) -> tuple[Rings, Fault | None]:
         if values.ndim != 1 or not np.isfinite(values).all():
             raise ValueError("a polygon is a list of finite numbers")
         if len(ring) % 2:
-            fault = ODD_POLYGON
+            issue = ODD_POLYGON
         elif len(ring) < 6:  # pycocotools would take four numbers for a box
-            fault = fault or FEW_POINTS
+            issue = issue or FEW_POINTS
         else:
             good.append(values.tolist())
-    return good, fault
+    return good, issue
 
 
-def checked_runs(segmentation: Any, size: list[int]) -> tuple[bytes | None, Fault | None]:
+def checked_runs(segmentation: Any, size: list[int]) -> tuple[bytes | None, Issue | None]:
     """Compressed run lengths, or what is wrong with them for an image of that `size` (height, width).
 
     Raises ValueError, TypeError, KeyError or AttributeError for what is none.

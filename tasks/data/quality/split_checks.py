@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 
-from tasks.data.loading.storage import ImageStore
+from tasks.data.loading.storage import ImageStorage
 from tasks.data.quality.image_checks import ImageFile, digest
 
 Pair = tuple[str, int, str, int]
@@ -26,7 +26,7 @@ CHUNK = 256
 def same_files(
     name: str,
     lengths: Mapping[str, Sequence[int]],
-    stores: Mapping[str, ImageStore],
+    stores: Mapping[str, ImageStorage],
     names: Mapping[str, Sequence[str]],
 ) -> list[tuple[int, str, int]]:
     """Files of the split `name` that are, byte by byte, in another: (index, other split, index there).

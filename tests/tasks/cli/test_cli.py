@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.cli.compose import MOVED, compose, load_config
+from tasks.cli.compose import MOVED, RENAMED, compose, load_config
 from tasks.cli.data import data_of, transforms_of
 from tasks.cli.folders import config_groups, put_on_top, take_config_dirs
 from tasks.cli.main import as_settings, help_text
@@ -268,3 +268,36 @@ def test_a_folder_of_ones_own_configurations_on_top(tmp_path: Path) -> None:
 )
 def test_plain_words_and_options_as_settings(words: list[str], settings: list[str]) -> None:
     assert list(as_settings(words, "runs", ("size",))) == settings
+
+
+def test_earlier_names_of_settings_are_read_with_a_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["task=detection", "model=yolox", "task.closing=0.2", "data=coco", f"data.root={tmp_path}/on_bad"]
+    mosaic = "{_target_: tasks.data.augmentation.multi_image.Mosaic, closing_epochs: 3}"
+    config = compose("train", [*words, "data.on_bad=drop", f"augmentation.transforms=[{mosaic}]"])
+    assert config.task.l1_final_fraction == 0.2
+    assert "closing" not in config.task
+    assert config.data.on_invalid == "drop"
+    assert config.data.root == f"{tmp_path}/on_bad"
+    assert config.augmentation.transforms[0].close_mosaic_epochs == 3
+    notes = sorted(capsys.readouterr().err.splitlines())
+    assert notes == sorted(f"note: the setting {old} is called {new} now" for old, new in RENAMED.items())
+
+
+def test_earlier_names_of_settings_in_the_config_of_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "task: {name: detection, closing: 0.2}\n"
+        "data: {on_bad: fix, closing: 1}\n"
+        "augmentation:\n  transforms:\n  - {p: 1, closing_epochs: 3}\n"
+    )
+    config = load_config(path)
+    assert config == {
+        "task": {"name": "detection", "l1_final_fraction": 0.2},
+        "data": {"on_invalid": "fix", "closing": 1},
+        "augmentation": {"transforms": [{"p": 1, "close_mosaic_epochs": 3}]},
+    }
+    assert len(capsys.readouterr().err.splitlines()) == 3

@@ -14,7 +14,7 @@ OPTIONS = {
 }  # fmt: skip
 CAT, DOG, RARE, UNUSED = 1, 2, 3, 9
 
-Place = tuple[str, str, int | None, int | None, int | None]  # fault, split, image, annotation, category
+Place = tuple[str, str, int | None, int | None, int | None]  # issue, split, image, annotation, category
 
 IN_ANNOTATIONS: dict[int, tuple[str, dict[str, Any]]] = {
     101: ("unknown image", {"image_id": 999}),
@@ -36,8 +36,8 @@ IN_ANNOTATIONS: dict[int, tuple[str, dict[str, Any]]] = {
         {"bbox": [20, 20, 30, 0.5], "segmentation": [[20, 20, 50, 20, 50, 20.5, 20, 20.5]]},
     ),
 }
-"""Annotation id to fault and what is wrong; each on an image of its own, whose id is 100 less."""
-MENDED = {103, 106, 107, 108, 109, 110, 111, 112, 113, 114, 115}
+"""Annotation id to issue and what is wrong; each on an image of its own, whose id is 100 less."""
+FIXED = {103, 106, 107, 108, 109, 110, 111, 112, 113, 114, 115}
 
 
 def texture(seed: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
@@ -54,7 +54,7 @@ def annotation(annotation_id: int, on_image: int, **values: Any) -> dict[str, An
 
 
 def write_defects(root: Path) -> set[Place]:
-    """Writes the data set and returns its faults: 28 kinds, each once."""
+    """Writes the data set and returns its issues: 28 kinds, each once."""
     images: dict[str, list[dict[str, Any]]] = {"train": [], "val": []}
     annotations: dict[str, list[dict[str, Any]]] = {"train": [], "val": []}
     places: set[Place] = set()
@@ -75,11 +75,11 @@ def write_defects(root: Path) -> set[Place]:
         add_image("val", image_id)
         annotations["val"].append(annotation(image_id, image_id, category_id=DOG if image_id % 2 else CAT))
 
-    for annotation_id, (fault, values) in IN_ANNOTATIONS.items():
+    for annotation_id, (issue, values) in IN_ANNOTATIONS.items():
         add_image("train", annotation_id - 100)
         annotations["train"].append(annotation(annotation_id, annotation_id - 100, **values))
         image_id = values.get("image_id", annotation_id - 100)
-        places.add((fault, "train", image_id, annotation_id, values.get("category_id", CAT)))
+        places.add((issue, "train", image_id, annotation_id, values.get("category_id", CAT)))
     add_image("train", 3)
     annotations["train"] += [annotation(103, 3), annotation(103, 3, category_id=DOG)]
     places.add(("duplicate annotation id", "train", 3, 103, DOG))
@@ -87,8 +87,8 @@ def write_defects(root: Path) -> set[Place]:
     annotations["train"] += [annotation(116, 16), annotation(118, 16)]
     places.add(("duplicate annotation", "train", 16, 118, CAT))
 
-    def bad_image(fault: str, image_id: int) -> Path:
-        places.add((fault, "train", image_id, None, None))
+    def bad_image(issue: str, image_id: int) -> Path:
+        places.add((issue, "train", image_id, None, None))
         return add_image("train", image_id)
 
     bad_image("file missing", 200).unlink()

@@ -12,7 +12,7 @@ from tasks.cli.compose import compose
 from tasks.data.datamodule import DataModule
 from tasks.data.formats.object_files import ObjectFiles
 from tasks.data.formats.raw import RawSplit
-from tasks.data.loading.storage import open_store
+from tasks.data.loading.storage import open_images
 from tasks.data.quality.image_checks import image_size
 from tasks.data.quality.report import examine
 from tasks.data.splits import SplitName
@@ -46,8 +46,8 @@ def test_open_coco_by_name(coco_root: Path) -> None:
 class Squares(ObjectFiles):
     """One line an object: image, class, x, y, width, height."""
 
-    def __init__(self, root: Path, *, on_bad: str = "error", split: str | None = None):
-        super().__init__(root, on_bad, split=split)  # type: ignore[arg-type]
+    def __init__(self, root: Path, *, on_invalid: str = "error", split: str | None = None):
+        super().__init__(root, on_invalid, split=split)  # type: ignore[arg-type]
 
     def has_files(self, name: SplitName) -> bool:
         return (self.root / f"{name}.txt").is_file()
@@ -66,7 +66,7 @@ class Squares(ObjectFiles):
             class_names=names,
             category_ids=np.arange(2),
             file_names=files,
-            sizes=[image_size(open_store(self.root, self.reading), file) for file in files],
+            sizes=[image_size(open_images(self.root, self.reading), file) for file in files],
             counts=[sum(row[0] == file for row in rows) for file in files],
             categories=[row[1] for row in rows],
             labels=[names.index(row[1]) if row[1] in names else -1 for row in rows],
@@ -87,7 +87,7 @@ def squares(tmp_path: Path) -> Path:
 def test_a_format_is_a_reader(squares: Path) -> None:
     with pytest.raises(ValueError, match=r"2\.png.*its category is not declared.*category 'cow'"):
         Squares(squares).split("train")
-    source = Squares(squares, on_bad="fix")
+    source = Squares(squares, on_invalid="fix")
     assert source.class_names == ["cat", "dog"]
     assert not source.has_split("test")
     train, val = source.split("train").annotations, source.split("val").annotations
@@ -96,7 +96,7 @@ def test_a_format_is_a_reader(squares: Path) -> None:
     assert train.areas.tolist() == [100, 100, 64]
     assert val.boxes.tolist() == [[35, 0, 5, 10]]  # clipped to its image
     assert {
-        f.fault.name for f in examine(source, Preprocessing()).findings if f.fault.severity == "error"
+        f.issue.name for f in examine(source, Preprocessing()).findings if f.issue.severity == "error"
     } == {
         "undeclared category",
         "box outside image",
@@ -106,7 +106,7 @@ def test_a_format_is_a_reader(squares: Path) -> None:
 
 
 def test_a_format_of_ones_own_is_split_and_lacks_what_it_has_not(squares: Path) -> None:
-    source = Squares(squares, on_bad="drop", split="0.5/0.5")
+    source = Squares(squares, on_invalid="drop", split="0.5/0.5")
     names: tuple[SplitName, ...] = ("train", "val")
     files = [file for name in names for file in source.split(name).annotations.file_names.tolist()]
     assert sorted(files) == [b"0.png", b"1.png", b"2.png"]

@@ -98,7 +98,7 @@ def test_finite_losses_a_gradient_for_every_parameter_and_valid_predictions(
 ) -> None:
     model, made = models[kind].train(), BATCHES[batch]()
     if kind.startswith("yolox"):
-        model.closing = True
+        model.with_l1 = True
     model.zero_grad()
     found = losses(model, made, bf16)
     total = torch.stack(list(found.values())).sum()

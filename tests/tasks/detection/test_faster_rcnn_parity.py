@@ -78,7 +78,7 @@ def build_oracle(variant: str, **options) -> oracle.FasterRCNN:
     return model
 
 
-def livelier(model: oracle.FasterRCNN, batch: Batch) -> None:
+def scale_random_heads(model: oracle.FasterRCNN, batch: Batch) -> None:
     """Gives random weights statistics and heads that answer differently from place to place."""
     images, _ = to_torchvision(batch)
     padded = torch.zeros(3, 3, *batch.images.shape[-2:])
@@ -118,7 +118,7 @@ def build_ours(variant: str, weights: dict[str, Tensor], **options) -> FasterRCN
 @pytest.mark.parametrize("batch_statistics", [True, False])
 def test_losses_equal_torchvisions(batch: Batch, batch_statistics: bool, variant: str) -> None:
     theirs = build_oracle(variant, rpn_batch_size_per_image=ALL, box_batch_size_per_image=ALL)
-    livelier(theirs, batch)
+    scale_random_heads(theirs, batch)
     ours = build_ours(variant, theirs.state_dict(), rpn_samples=ALL, box_samples=ALL)
     images, targets = to_torchvision(batch)
     for model in (theirs, ours):
@@ -143,7 +143,7 @@ def test_losses_equal_torchvisions(batch: Batch, batch_statistics: bool, variant
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_detections_equal_torchvisions(batch: Batch, variant: str) -> None:
     theirs = build_oracle(variant)
-    livelier(theirs, batch)
+    scale_random_heads(theirs, batch)
     ours = build_ours(variant, theirs.state_dict())
     images, _ = to_torchvision(batch)
     with torch.no_grad():

@@ -20,17 +20,17 @@ def run(tmp_path_factory) -> Path:
 
 
 def test_average_by_hand(tmp_path: Path, monkeypatch) -> None:
-    from tasks.harness.checkpoints import WholeCheckpoints
+    from tasks.harness.checkpoints import AtomicCheckpointIO
 
     seen = []
-    write = WholeCheckpoints.save_checkpoint
+    write = AtomicCheckpointIO.save_checkpoint
 
     def remember(self, contents, path, storage_options=None) -> None:
         write(self, contents, path, storage_options)
         if Path(path).name == "last.ckpt":
             seen.append(torch.load(path, weights_only=True))
 
-    monkeypatch.setattr(WholeCheckpoints, "save_checkpoint", remember)
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", remember)
     tiny_run(
         "classification", tmp_path / "run", "ema=0.5", "norm=batch", "checkpointing.every_steps=1", steps=4
     )

@@ -181,7 +181,7 @@ def test_training_starts_from_them_with_the_head_of_the_shared_classes(
     said = capsys.readouterr().out
     assert f"started from {PUBLISHED[name][tag].file}" in said
     assert "classes by name: cat, dog" in said
-    assert "classes that start afresh: unicorn" in said
+    assert "randomly initialised classes: unicorn" in said
     assert server.requests == [(PUBLISHED[name][tag].file, None)]
     weights = load_file(out / "model.safetensors")
     theirs = small_torchvision(name, tag)

@@ -54,7 +54,7 @@ def test_heads_move_by_class_name() -> None:
     assert (moved.moved_classes, moved.new_classes) == (["dog"], ["horse", "cow"])
     assert moved.unused_classes == ["cat"]
     report = moved.report()
-    for words in ("classes by name: dog", "start afresh: horse, cow", "left behind: cat"):
+    for words in ("classes by name: dog", "randomly initialised classes: horse, cow", "unused classes: cat"):
         assert words in report
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tasks.data.annotations.masks import NO_MASK, cropped, mask_box
-from tasks.data.augmentation.geometry import covered_by_mask, covered_by_window, cut, resized
+from tasks.data.augmentation.geometry import crop, occlude, occlude_by_mask, resized
 from tasks.data.augmentation.multi_image import CopyPaste, CutMix, MixUp, Mosaic
 from tasks.data.augmentation.pipeline import Augmentation
 from tasks.data.augmentation.scale import CropKeepingBoxes, LargeScaleJitter, MultiScale
@@ -37,7 +37,7 @@ def solid(left: int, top: int, right: int, bottom: int) -> ObjectMask:
 def test_cut_by_hand() -> None:
     boxes = [[0, 0, 10, 10], [0, 0, 5.5, 20], [20, 10, 40, 20], [4, 0, 6, 4]]
     masks = [solid(0, 0, 10, 10), solid(0, 0, 5, 20), solid(20, 10, 40, 20), NO_MASK]
-    image, target = cut(*blank(20, 40, 9, boxes, masks=masks), (5, 0, 30, 15))
+    image, target = crop(*blank(20, 40, 9, boxes, masks=masks), (5, 0, 30, 15))
     assert image.shape == (15, 25, 3)
     # Of the second half a pixel is left of 5.5; the fourth, whose mask is unknown, goes by its box.
     assert target.labels.tolist() == [0, 2, 3]
@@ -51,10 +51,10 @@ def test_cut_of_a_mask_that_is_not_there_drops_the_object() -> None:
     corner = np.zeros((10, 10), np.uint8)
     corner[:, 9] = corner[9] = 1  # an L: nothing of it in the upper left quarter
     sample = blank(20, 20, 0, [[0, 0, 10, 10]], masks=[ObjectMask(0, 0, corner)])
-    assert len(cut(*sample, (0, 0, 8, 8))[1].boxes) == 0
-    _, target = cut(*sample, (0, 5, 20, 20))
+    assert len(crop(*sample, (0, 0, 8, 8))[1].boxes) == 0
+    _, target = crop(*sample, (0, 5, 20, 20))
     assert target.boxes.tolist() == [[0, 0, 10, 5]]
-    _, target = cut(*sample, (0, 0, 20, 9))  # its upright alone, a pixel wide
+    _, target = crop(*sample, (0, 0, 20, 9))  # its upright alone, a pixel wide
     assert target.boxes.tolist() == [[8, 0, 10, 9]]
 
 
@@ -86,10 +86,10 @@ def test_covered_by_a_window(window: tuple[int, int, int, int], expected: list[f
         window = (0, 0, 12, 40)
         expected = [12, 10, 20, 30]
     _, target = blank(40, 40, 0, [[10, 10, 20, 30]])
-    rest = covered_by_window(target, window)
+    rest = occlude(target, window)
     if window == (0, 0, 20, 28):
         assert rest.boxes.tolist() == [[10, 28, 20, 30]]  # exactly a tenth stays
-        rest = covered_by_window(target, (0, 0, 20, 29))
+        rest = occlude(target, (0, 0, 20, 29))
         assert len(rest.boxes) == 0
         return
     if window == (0, 0, 19, 29):
@@ -103,7 +103,7 @@ def test_covered_by_a_mask() -> None:
     shape = np.zeros((30, 30), bool)
     shape[:10, 4:12] = True  # six of ten columns
     shape[20:25, :5] = True  # all of the third
-    rest = covered_by_mask(target, shape)
+    rest = occlude_by_mask(target, shape)
     assert rest.labels.tolist() == [0, 1]
     assert rest.boxes.tolist() == [[0, 0, 5, 10], [19.5, 0, 30, 10]]
     assert rest.masks is not None
@@ -242,7 +242,7 @@ def test_crops_keep_boxes_whole(keep: Any) -> None:
 
 def test_closing_epochs() -> None:
     samples = [blank(40, 40, value, []) for value in (10, 20, 30, 40)]
-    mosaic = Mosaic(closing_epochs=2)
+    mosaic = Mosaic(close_mosaic_epochs=2)
     for left, changed in ((None, True), (2, True), (1, False), (0, False)):
         image, _ = run(mosaic, *samples, epochs_left=left)
         assert (image != 10).any() == changed
@@ -253,7 +253,7 @@ def test_the_data_module_knows_how_many_epochs_are_left() -> None:
         module = DataModule(
             DigitsData(size=64, num_train=10, num_val=1, num_test=1),
             PREPROCESSING,
-            augmentation=[Mosaic(closing_epochs=1)],
+            augmentation=[Mosaic(close_mosaic_epochs=1)],
             batch_size=2,
         )
         standard = {
@@ -287,7 +287,7 @@ def test_sizes_that_augmentation_sets_are_left_alone() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Mosaic(p=2), r"Mosaic: p=2 must be between 0 and 1, closing_epochs=0 at least 0"),
+        (lambda: Mosaic(p=2), r"Mosaic: p=2 must be between 0 and 1, close_mosaic_epochs=0 at least 0"),
         (
             lambda: Mosaic(scale=[1, 0.5]),
             r"Mosaic: scale=\[1, 0.5\] must be two numbers above 0, the smaller one first",

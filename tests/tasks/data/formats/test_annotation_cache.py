@@ -14,7 +14,7 @@ from tasks.data.annotations.objects import Annotations
 from tasks.data.formats import cache as annotation_cache
 from tasks.data.formats import object_files
 from tasks.data.formats.coco import CocoData
-from tasks.data.quality import policy as on_bad
+from tasks.data.quality import policy as on_invalid
 from tests.tasks.data.coco_on_disk import train_content, write_json
 
 FILE = "annotations/instances_train2017.json"
@@ -53,7 +53,7 @@ def assert_equal(a: Annotations, b: Annotations) -> None:
 def test_a_second_reading_parses_nothing(coco_root: Path, parsed: list[str], masks: bool) -> None:
     first, second = (CocoData(coco_root, masks=masks).split("train") for _ in range(2))
     assert parsed == ["train"]
-    content = on_bad.usable_annotations(CocoData(coco_root, masks=masks), "train", "error", "headers")
+    content = on_invalid.usable_annotations(CocoData(coco_root, masks=masks), "train", "error", "headers")
     for split in (first, second):
         assert_equal(content, split.annotations)
         assert not split.annotations.boxes.flags.writeable
@@ -67,7 +67,7 @@ def test_what_the_result_depends_on_is_kept_apart(coco_root: Path, parsed: list[
     kinds: list[dict[str, Any]] = [
         {},
         {"masks": True},
-        {"on_bad": "drop"},
+        {"on_invalid": "drop"},
         {"check_images": "none"},
         {"max_images": 2},
     ]
@@ -93,8 +93,8 @@ def test_files_that_went_away_are_missed(coco_root: Path, parsed: list[str]) -> 
     (coco_root / "train2017/deeper/grey.png").unlink()
     with pytest.raises(ValueError, match="deeper/grey.png"):
         CocoData(coco_root).split("train")
-    assert len(CocoData(coco_root, on_bad="drop").split("train")) == 3
-    assert len(CocoData(coco_root, on_bad="drop").split("train")) == 3
+    assert len(CocoData(coco_root, on_invalid="drop").split("train")) == 3
+    assert len(CocoData(coco_root, on_invalid="drop").split("train")) == 3
     assert parsed == ["train"] * 3
 
 
@@ -152,13 +152,13 @@ def test_what_was_changed_is_told_every_time(
     for _ in range(2):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            CocoData(coco_root, on_bad="fix").split("train")
+            CocoData(coco_root, on_invalid="fix").split("train")
         told.append([(r.name, r.levelno, r.getMessage()) for r in caplog.records])
     assert told[0] == told[1]
-    assert "data.on_bad=fix mended 1" in told[0][0][2]
+    assert "data.on_invalid=fix fixed 1" in told[0][0][2]
     assert len(parsed) == 1
     with pytest.raises(ValueError, match="1 of 4 annotations cannot be used"):
-        CocoData(coco_root, on_bad="error").split("train")
+        CocoData(coco_root, on_invalid="error").split("train")
 
 
 def test_where_the_data_cannot_be_written_to(

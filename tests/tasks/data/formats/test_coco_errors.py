@@ -64,13 +64,13 @@ def test_missing_images_are_found_at_load(coco_root: Path) -> None:
     assert "2 of 4 images" in text
     assert "image 700 'plain.jpg': its file is missing" in text
     assert "image 5 'deeper/grey.png': its file is missing" in text
-    kept = CocoData(coco_root, on_bad="drop").split("train").annotations
+    kept = CocoData(coco_root, on_invalid="drop").split("train").annotations
     assert kept.image_ids.tolist() == [12, 900]
     assert kept.ids.tolist() == [10, 31]
 
 
 def test_a_folder_without_any_of_the_images_is_the_wrong_one(coco_root: Path) -> None:
-    text = message(coco_root, FileNotFoundError, train_images="val2017", on_bad="drop")
+    text = message(coco_root, FileNotFoundError, train_images="val2017", on_invalid="drop")
     assert "none of the 4 images" in text
     assert "'plain.jpg', 'rotated.jpg', 'deeper/grey.png', …; restore them, or name" in text
     assert "data.train_images=" in text
@@ -141,7 +141,7 @@ def test_records_that_are_not_coco(
     coco_root: Path, edit: Callable[[dict[str, Any]], Any], expected: str
 ) -> None:
     change(coco_root, edit)
-    text = message(coco_root, on_bad="drop")  # no policy for annotations helps here
+    text = message(coco_root, on_invalid="drop")  # no policy for annotations helps here
     assert expected in text
     assert str(coco_root / TRAIN) in text
 
@@ -190,7 +190,7 @@ BAD = {
     "words": (lambda a: a.update(bbox=["a", "b", "c", "d"]), "is not made of finite numbers"),
     "area": (lambda a: a.update(area=None), "is not made of finite numbers"),
 }
-MENDED = {
+FIXED = {
     "outside": [20, 30, 10, 18],
     "negative corner": [0, 30, 8.5, 18],
     "swapped": [2, 30, 10, 18],
@@ -209,8 +209,8 @@ def test_bad_annotation_stops_by_default_and_says_which(coco_root: Path, case: s
     assert "1 of 4 annotations cannot be used: annotation" in text
     assert expected in text
     assert str(coco_root / TRAIN) in text
-    assert "data.on_bad=fix" in text
-    assert "data.on_bad=drop" in text
+    assert "data.on_invalid=fix" in text
+    assert "data.on_invalid=drop" in text
 
 
 @pytest.mark.parametrize("policy", ["fix", "drop"])
@@ -220,19 +220,19 @@ def test_bad_annotation_mended_or_dropped_and_logged(
 ) -> None:
     change(coco_root, lambda content: BAD[case][0](annotation(content, 10)))
     with caplog.at_level(logging.INFO):
-        annotations = CocoData(coco_root, on_bad=policy).split("train").annotations
+        annotations = CocoData(coco_root, on_invalid=policy).split("train").annotations
     (record,) = (record for record in caplog.records if record.levelno == logging.WARNING)
-    if policy == "fix" and case in MENDED:
+    if policy == "fix" and case in FIXED:
         assert annotations.ids.tolist() == [8, 9, 32 if case == "same id" else 10, 31]
-        assert annotations.boxes[2].tolist() == MENDED[case]
-        assert "data.on_bad=fix mended 1 and dropped 0 of 4 annotations: 1 mended because" in record.message
+        assert annotations.boxes[2].tolist() == FIXED[case]
+        assert "data.on_invalid=fix fixed 1 and dropped 0 of 4 annotations: 1 fixed because" in record.message
         (line,) = (record.message for record in caplog.records if record.levelno == logging.INFO)
-        assert line.startswith("mended annotation ") and "; becomes " in line
+        assert line.startswith("fixed annotation ") and "; becomes " in line
     else:
         assert annotations.ids.tolist() == [8, 9, 31]
         assert annotations.offsets.tolist() == [0, 2, 2, 2, 3]
         assert (
-            f"data.on_bad={policy} mended 0 and dropped 1 of 4 annotations: 1 dropped because it"
+            f"data.on_invalid={policy} fixed 0 and dropped 1 of 4 annotations: 1 dropped because it"
             in record.message
         )
     for index in range(len(annotations)):
@@ -253,9 +253,9 @@ def test_many_bad_annotations_are_counted_and_a_few_named(
     assert "20 of 24 annotations" in text
     assert [f"annotation {number} " in text for number in range(100, 106)] == [True] * 5 + [False]
     assert "and 15 more" in text
-    CocoData(coco_root, on_bad="fix").split("train")
+    CocoData(coco_root, on_invalid="fix").split("train")
     assert (
-        "mended 10 and dropped 10 of 24 annotations: 10 mended because its box leaves the image, 10 dropped because "
+        "fixed 10 and dropped 10 of 24 annotations: 10 fixed because its box leaves the image, 10 dropped because "
         "its category is not declared" in caplog.text
     )
 
@@ -284,7 +284,7 @@ def test_bad_segmentation_matters_when_masks_are_read(coco_root: Path, segmentat
     change(coco_root, lambda content: annotation(content, 10).update(segmentation=segmentation))
     assert len(CocoData(coco_root).split("train").annotations.ids) == 4
     assert "annotation 10 " in message(coco_root, masks=True)
-    kept = CocoData(coco_root, masks=True, on_bad="fix").split("train").annotations
+    kept = CocoData(coco_root, masks=True, on_invalid="fix").split("train").annotations
     assert kept.ids.tolist() == [8, 9, 10, 31]  # the mask goes, the box stays
     assert kept.segmentation(2) is None
     assert kept.segmentation(3) == [[10.25, 5.125, 30.35, 5.125, 30.35, 15.425]]
@@ -293,7 +293,7 @@ def test_bad_segmentation_matters_when_masks_are_read(coco_root: Path, segmentat
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"on_bad": "ignore"}, "data.on_bad=ignore is unknown; wanted one of error, fix, drop"),
+        ({"on_invalid": "ignore"}, "data.on_invalid=ignore is unknown; wanted one of error, fix, drop"),
         ({"check_images": "all"}, "data.check_images=all is unknown; wanted one of decode, headers, none"),
         ({"max_images": 0}, "data.max_images=0 must be at least 1, or null for all"),
     ],
@@ -337,7 +337,7 @@ def test_bad_image_files_are_found_at_load_or_else_when_read(coco_root: Path, ca
         assert found in text
     with pytest.raises(ValueError, match=rf"plain\.jpg'.* {read}"):
         CocoData(coco_root, check_images="none").split("train").image(0)
-    fixed = CocoData(coco_root, on_bad="fix").split("train")
+    fixed = CocoData(coco_root, on_invalid="fix").split("train")
     assert fixed.annotations.image_ids.tolist() == [12, 5, 900]
     assert fixed.annotations.ids.tolist() == [10, 31]
     assert [fixed.image(i).shape for i in range(3)] == [(50, 30, 3), (32, 32, 3), (40, 60, 3)]
@@ -359,7 +359,7 @@ def test_one_id_for_two_images(coco_root: Path, caplog: pytest.LogCaptureFixture
     text = message(coco_root)
     assert "image 700 'rotated.jpg': its id is declared before (for 'plain.jpg')" in text
     assert "annotation 10 (image 12): its image_id points nowhere" in text
-    kept = CocoData(coco_root, on_bad="fix").split("train").annotations
+    kept = CocoData(coco_root, on_invalid="fix").split("train").annotations
     assert kept.image_ids.tolist() == [5, 900]  # of which of the two the boxes are, nothing says
     assert "dropped 1 of 4 annotations and dropped 2 of 4 images" in caplog.text
 
@@ -367,7 +367,7 @@ def test_one_id_for_two_images(coco_root: Path, caplog: pytest.LogCaptureFixture
 def test_one_image_declared_twice_counts_once(coco_root: Path) -> None:
     change(coco_root, lambda content: content["images"].append(dict(content["images"][0])))
     assert "image 700 'plain.jpg': its id is declared before" in message(coco_root)
-    kept = CocoData(coco_root, on_bad="fix").split("train").annotations
+    kept = CocoData(coco_root, on_invalid="fix").split("train").annotations
     assert kept.image_ids.tolist() == [700, 12, 5, 900]
     assert kept.ids.tolist() == [8, 9, 10, 31]
 
@@ -378,7 +378,7 @@ def test_a_picture_of_another_split_is_not_trained_on(coco_root: Path) -> None:
     change(coco_root, lambda content: content["images"][1].update(height=40, width=60), val)
     text = message(coco_root)
     assert "image 900 'bäume.png': its file is also in another split (as '1.png', image 1 of val)" in text
-    assert CocoData(coco_root, on_bad="fix").split("train").annotations.image_ids.tolist() == [700, 12, 5]
+    assert CocoData(coco_root, on_invalid="fix").split("train").annotations.image_ids.tolist() == [700, 12, 5]
     assert len(CocoData(coco_root).split("val")) == 2
     assert len(CocoData(coco_root, check_images="none").split("train")) == 4
 
@@ -392,7 +392,7 @@ def test_training_stops_at_errors_of_both_splits(coco_root: Path) -> None:
     )
     with pytest.raises(BadData) as caught:
         CocoData(coco_root).split("train")
-    assert [(f.split, f.annotation_id, f.fault) for f in caught.value.findings] == [
+    assert [(f.split, f.annotation_id, f.issue) for f in caught.value.findings] == [
         ("train", 10, UNKNOWN_CATEGORY),
         ("val", 1, DEGENERATE),
     ]

@@ -46,12 +46,12 @@ def each(**values: Any) -> Callable[[dict[str, Any]], None]:
     return lambda content: [a.update(values) for a in content["annotations"]] and None
 
 
-def faults(source: Any) -> set[str]:
-    return {finding.fault.name for finding in examine(source, PREPROCESSING).findings}
+def issues(source: Any) -> set[str]:
+    return {finding.issue.name for finding in examine(source, PREPROCESSING).findings}
 
 
 def texts(source: Any) -> str:
-    return " | ".join(f"{f.fault.name}: {f}" for f in examine(source, PREPROCESSING).findings)
+    return " | ".join(f"{f.issue.name}: {f}" for f in examine(source, PREPROCESSING).findings)
 
 
 # COCO
@@ -74,7 +74,7 @@ def test_a_crowd_flag_that_is_none(tmp_path: Path, value: Any) -> None:
     root = edit(sound(tmp_path, "coco"), lambda c: c["annotations"][1].update(iscrowd=value))
     with pytest.raises(ValueError, match=r"annotation 2 .* crowd flag is neither 0 nor 1 .*iscrowd"):
         CocoData(root).split("train")
-    assert CocoData(root, on_bad="fix").split("train").annotations.ids.tolist() == [1, 3, 11, 12, 13]
+    assert CocoData(root, on_invalid="fix").split("train").annotations.ids.tolist() == [1, 3, 11, 12, 13]
 
 
 def test_numbers_as_strings_row_by_row(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_numbers_as_strings_row_by_row(tmp_path: Path) -> None:
     edit(root, spell)
     with pytest.raises(ValueError, match=r"1 of 6 annotations cannot be used: annotation 12 "):
         CocoData(root).split("train")
-    found = CocoData(root, on_bad="drop").split("train").annotations
+    found = CocoData(root, on_invalid="drop").split("train").annotations
     np.testing.assert_array_equal(found.boxes, np.delete(expected, 4, axis=0))
 
 
@@ -120,7 +120,7 @@ def test_areas_that_are_not_positive(tmp_path: Path, area: Any) -> None:
     root = edit(sound(tmp_path, "coco"), lambda c: c["annotations"][1].update(area=area))
     with pytest.raises(ValueError, match=r"annotation 2 .*its area is zero or negative"):
         CocoData(root).split("train")
-    assert CocoData(root, on_bad="fix").split("train").annotations.areas[1] == 25 * 30
+    assert CocoData(root, on_invalid="fix").split("train").annotations.areas[1] == 25 * 30
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_the_mask_goes_and_the_box_stays(tmp_path: Path, bad: Any) -> None:
     root = edit(sound(tmp_path, "coco"), lambda c: c["annotations"][1].update(segmentation=bad))
     with pytest.raises(ValueError, match="1 of 6 annotations cannot be used: annotation 2 "):
         CocoData(root, masks=True).split("train")
-    found = CocoData(root, masks=True, on_bad="fix").split("train").annotations
+    found = CocoData(root, masks=True, on_invalid="fix").split("train").annotations
     assert len(found.ids) == 6
     assert found.segmentation(1) is None
 
@@ -155,11 +155,13 @@ def test_segmentations_as_tools_write_them(tmp_path: Path) -> None:
 
 def test_objects_without_a_mask(tmp_path: Path) -> None:
     root = edit(sound(tmp_path, "coco"), lambda c: [a.pop("segmentation") for a in c["annotations"][2:]])
-    assert "object without mask" in faults(CocoData(root))
+    assert "object without mask" in issues(CocoData(root))
     assert len(CocoData(root).split("train").annotations.ids) == 6  # detection needs none
     with pytest.raises(ValueError, match=r"4 of 6 objects have no mask.*annotation 3 .*task=detection"):
         CocoData(root).with_masks(required=True).split("train")
-    assert len(CocoData(root, on_bad="drop").with_masks(required=True).split("train").annotations.ids) == 2
+    assert (
+        len(CocoData(root, on_invalid="drop").with_masks(required=True).split("train").annotations.ids) == 2
+    )
 
 
 def test_sizes_come_from_the_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -285,7 +287,7 @@ def test_a_split_without_an_object_to_learn_from(
         DataModule(source, PREPROCESSING, batch_size=1).train_dataloader()
     assert "nothing can be learned from the train split" in caplog.text  # a warning elsewhere
     report = examine(source, PREPROCESSING)
-    assert "nothing to learn from" in {f.fault.name for f in report.findings}
+    assert "nothing to learn from" in {f.issue.name for f in report.findings}
     assert not report.has_errors
 
 
@@ -294,7 +296,7 @@ def test_a_class_of_crowds_alone(tmp_path: Path) -> None:
         for row in content["annotations"]:
             row["iscrowd"] = int(row["category_id"] == 1)
 
-    assert "category of crowds alone" in faults(CocoData(edit(sound(tmp_path, "coco"), cats)))
+    assert "category of crowds alone" in issues(CocoData(edit(sound(tmp_path, "coco"), cats)))
 
 
 # YOLO
@@ -309,7 +311,7 @@ def test_a_sixth_column(tmp_path: Path) -> None:
     root = label(sound(tmp_path, "yolo"), "0 0.5 0.5 0.2 0.2 0.9")
     with pytest.raises(ValueError, match=r"6 columns, a confidence\?"):
         YoloData(root).split("train")
-    box = YoloData(root, on_bad="fix").split("train").annotations.boxes[0]
+    box = YoloData(root, on_invalid="fix").split("train").annotations.boxes[0]
     np.testing.assert_allclose(box, [0.4 * WIDTH, 0.4 * HEIGHT, 0.2 * WIDTH, 0.2 * HEIGHT])
 
 
@@ -337,7 +339,7 @@ def test_a_polygon_that_lost_a_number_is_no_box(tmp_path: Path) -> None:
     root = label(sound(tmp_path, "yolo"), "1 0.3 0.6 0.6 0.6 0.9 0.3 0.9")
     with pytest.raises(ValueError, match="has an odd count of numbers"):
         YoloData(root).split("train")  # detection, which takes the box from it
-    assert len(YoloData(root, on_bad="fix").split("train").annotations.ids) == 3
+    assert len(YoloData(root, on_invalid="fix").split("train").annotations.ids) == 3
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
@@ -346,8 +348,8 @@ def test_byte_order_marks(tmp_path: Path, encoding: str) -> None:
     expected = YoloData(root).split("train").annotations
     for file in [root / "data.yaml", *root.glob("labels/*/*.txt")]:
         file.write_bytes(file.read_text().encode(encoding))
-    for on_bad in ("error", "fix"):
-        found = YoloData(root, on_bad=on_bad).split("train").annotations
+    for on_invalid in ("error", "fix"):
+        found = YoloData(root, on_invalid=on_invalid).split("train").annotations
         np.testing.assert_array_equal(found.boxes, expected.boxes)
         assert found.labels.tolist() == expected.labels.tolist()
 
@@ -370,7 +372,7 @@ def test_roboflows_places(tmp_path: Path) -> None:
         "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnc: 2\nnames: ['cat', 'dog']\n"
     )
     assert len(YoloData(root).split("train").annotations.ids) == 6
-    assert faults(YoloData(root)) == set()
+    assert issues(YoloData(root)) == set()
 
 
 @pytest.mark.parametrize(
@@ -470,7 +472,7 @@ def test_train_and_val_are_expected(tmp_path: Path, kind: str) -> None:
     lost = {"coco": TRAIN, "voc": "ImageSets/Main/train.txt", "yolo": "images/train"}[kind]
     (root / lost).rename(tmp_path / "away")
     report = examine(SOURCES[kind](root), PREPROCESSING)
-    assert [(f.fault.name, f.split) for f in report.findings if f.fault.severity == "error"] == [
+    assert [(f.issue.name, f.split) for f in report.findings if f.issue.severity == "error"] == [
         ("split unreadable", "train")
     ]
     with pytest.raises((FileNotFoundError, ValueError), match="does not exist|there is no list of images"):
@@ -495,7 +497,7 @@ def test_files_outside_are_read_with_a_word_alone(tmp_path: Path) -> None:
             CocoData(root).split("train")
         with pytest.raises(ValueError, match="is outside the data set"):
             CocoData(root, check_images="none").split("train").image(0)
-        assert "file outside data set" in faults(CocoData(root))
+        assert "file outside data set" in issues(CocoData(root))
         assert CocoData(root, allow_outside=True).split("train").image(0).shape == (HEIGHT, WIDTH, 3)
         words = ["data=coco", f"data.root={root}", "to=coco", f"out={tmp_path / 'out'}"]
         with pytest.raises(ValueError, match="is outside the data set"):
@@ -726,7 +728,7 @@ def test_the_range_of_values(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     with pytest.raises(ValueError, match="floating point.*data.value_range="):
         CocoData(root).split("train")
     source = CocoData(root, value_range=[0, 1000])
-    assert faults(source) == set()
+    assert issues(source) == set()
     for index in range(2):
         image = source.split("train").image(index)
         assert image[0, 0, 0] == 0 and image[0, -1, 0] == 255

@@ -12,7 +12,7 @@ from tasks.cli.compose import compose
 from tasks.data.formats.coco import CocoData
 from tasks.data.formats.convert import Split, convert
 from tasks.data.formats.image_folder import ImageFolderData
-from tasks.data.formats.splitting import assign, group_keys, parse_partition
+from tasks.data.formats.splitting import assign, group_keys, parse_splitting
 from tasks.data.formats.voc import VocData
 from tasks.data.formats.yolo import YoloData
 from tests.tasks.data.defects_on_disk import texture
@@ -49,7 +49,7 @@ def coco(root: Path, split: Any = "0.5/0.25/0.25", **options: Any) -> CocoData:
 
 
 def files(source: Any) -> dict[str, list[str]]:
-    names = [n for n in ("train", "val", "test") if source.partition.has_split(n)]
+    names = [n for n in ("train", "val", "test") if source.splitting.has_split(n)]
     return {
         name: [source.split(name).annotations.file_name(i) for i in range(len(source.split(name)))]
         for name in names
@@ -150,7 +150,7 @@ def test_groups_of_a_pattern() -> None:
 )
 def test_bad_settings(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        parse_partition(*arguments, 0)
+        parse_splitting(*arguments, 0)
 
 
 def test_too_few_groups(root: Path) -> None:

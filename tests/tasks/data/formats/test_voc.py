@@ -137,9 +137,9 @@ def test_degenerate_boxes_of_both_lists_are_named(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=message):
         VocData(tmp_path).split("train")
-    dropped = VocData(tmp_path, on_bad="drop")
+    dropped = VocData(tmp_path, on_invalid="drop")
     assert dropped.split("train").annotations.boxes.tolist() == [[0, 0, 30, 20]]
-    fixed = VocData(tmp_path, on_bad="fix").split("val").annotations
+    fixed = VocData(tmp_path, on_invalid="fix").split("val").annotations
     assert fixed.boxes.tolist() == [[2, 4, 7, 4]]  # corners 3 to 9, swapped back
     assert len(dropped.split("val").annotations.boxes) == 0
 
@@ -158,10 +158,12 @@ def test_classes_may_be_given(tmp_path: Path) -> None:
     source = VocData(tmp_path, classes=["dog", "cat"])
     assert source.split("train").annotations.labels.tolist() == [0, 1]
     with pytest.raises(
-        ValueError, match="'a.jpg'.*: its category is not declared \\(category 'cat', .*on_bad=drop"
+        ValueError, match="'a.jpg'.*: its category is not declared \\(category 'cat', .*on_invalid=drop"
     ):
         VocData(tmp_path, classes=["dog"]).split("train")
-    assert VocData(tmp_path, classes=["dog"], on_bad="drop").split("train").annotations.labels.tolist() == [0]
+    assert VocData(tmp_path, classes=["dog"], on_invalid="drop").split(
+        "train"
+    ).annotations.labels.tolist() == [0]
 
 
 @pytest.mark.parametrize(
@@ -268,8 +270,8 @@ def test_class_masks_that_are_missing(tmp_path: Path) -> None:
 
 
 def test_bad_settings(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="data.on_bad=skip is unknown"):
-        VocData(write(tmp_path), on_bad="skip")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="data.on_invalid=skip is unknown"):
+        VocData(write(tmp_path), on_invalid="skip")  # type: ignore[arg-type]
     assert len(VocData(tmp_path, max_images=1).split("train")) == 1
 
 
@@ -278,7 +280,7 @@ def test_blood_smears() -> None:
     """4,888 boxes as its description says, two of them degenerate, in the training and validation lists."""
     with pytest.raises(ValueError, match=r"2 of 3943 .*BloodImage_00343.jpg.*BloodImage_00338.jpg"):
         VocData(DATA / "bccd").split("train")
-    source = VocData(DATA / "bccd", on_bad="drop")
+    source = VocData(DATA / "bccd", on_invalid="drop")
     assert source.class_names == ["Platelets", "RBC", "WBC"]
     splits = [source.split(name) for name in ("train", "val", "test")]
     assert [len(split) for split in splits] == [205, 87, 72]

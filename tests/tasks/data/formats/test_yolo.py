@@ -104,17 +104,17 @@ LABELS = {
 @pytest.mark.parametrize("line", LABELS)
 def test_bad_labels_are_named_and_mended(tmp_path: Path, line: str) -> None:
     write(tmp_path)
-    fault, mended = LABELS[line]
+    issue, fixed = LABELS[line]
     (tmp_path / "labels/train/a.txt").write_text(BOXES + line + "\n")
     (tmp_path / "labels/train/deep/b.txt").unlink()  # or boxes would be the objects without a mask
     report = examine(YoloData(tmp_path), Preprocessing(short_side=20, max_size=40))
-    (found,) = (finding for finding in report.findings if finding.fault is not NO_MASK)
-    assert (found.fault.name, found.split, found.image_id, found.annotation_id) == (fault, "train", 0, 3)
-    source = YoloData(tmp_path, on_bad="fix", masks=True).split("train").annotations
+    (found,) = (finding for finding in report.findings if finding.issue is not NO_MASK)
+    assert (found.issue.name, found.split, found.image_id, found.annotation_id) == (issue, "train", 0, 3)
+    source = YoloData(tmp_path, on_invalid="fix", masks=True).split("train").annotations
     boxes = source.boxes[source.offsets[0] : source.offsets[1]]
-    assert len(boxes) == 2 + (mended is not None)
-    if mended is not None:
-        np.testing.assert_allclose(boxes[2], mended)
+    assert len(boxes) == 2 + (fixed is not None)
+    if fixed is not None:
+        np.testing.assert_allclose(boxes[2], fixed)
     if line == "1 4 2 24 2 24 16":
         np.testing.assert_allclose(source.segmentation(2), [[4, 2, 24, 2, 24, 16]])
 
@@ -124,7 +124,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "labels/train/a.txt").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "images/train/deep/b.png").write_text("no picture")
     found = examine(YoloData(tmp_path), Preprocessing(short_side=20, max_size=40)).findings
-    assert [(f.fault.name, f.file_name) for f in found if f.image_id is not None] == [
+    assert [(f.issue.name, f.file_name) for f in found if f.image_id is not None] == [
         ("annotation unreadable", "a.png"),
         ("file unreadable", "deep/b.png"),
     ]

@@ -20,7 +20,7 @@ from tasks.cli.main import sentence, user_error
 from tasks.data.loading.images import Reading, read_image
 from tasks.data.loading.loader import ResumableLoader, WorkerError
 from tasks.data.loading.samplers import EpochSampler
-from tasks.data.loading.storage import FolderStore, open_store
+from tasks.data.loading.storage import FolderStorage, open_images
 from tasks.data.quality.image_checks import check_image_file
 from tests.tasks.data.coco_on_disk import picture
 
@@ -73,8 +73,8 @@ def test_pictures_that_are_too_much(tmp_path: Path, content: bytes, message: str
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"a\.jpg' {message}"):
         read_image(path)
-    found = check_image_file(FolderStore(tmp_path), "a.jpg", (0, 0), decode=True)
-    assert found.fault is not None
+    found = check_image_file(FolderStorage(tmp_path), "a.jpg", (0, 0), decode=True)
+    assert found.issue is not None
     assert re.search(message, found.detail)
 
 
@@ -102,7 +102,7 @@ def test_no_file_at_all(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "null.jpg").symlink_to("/dev/zero")
     for decode in (True, False):
-        found = check_image_file(FolderStore(tmp_path, Reading(allow_outside=True)), name, (0, 0), decode)
+        found = check_image_file(FolderStorage(tmp_path, Reading(allow_outside=True)), name, (0, 0), decode)
         assert "is a pipe, a socket or a device" in found.detail
     with pytest.raises(ValueError, match="is a pipe, a socket or a device"):
         read_image(tmp_path / name)
@@ -117,7 +117,7 @@ def zipped(path: Path, content: bytes, method: int = zipfile.ZIP_DEFLATED) -> by
 def test_members_of_a_zip_that_are_not_as_it_says(tmp_path: Path) -> None:
     path, content = tmp_path / "a.zip", png(40, 60)
     sound = zipped(path, content)
-    assert open_store(path).read("a.png") == content
+    assert open_images(path).read("a.png") == content
     entry = sound.index(b"PK\x01\x02")
     data = sound.index(b"a.png") + 5
 
@@ -129,7 +129,7 @@ def test_members_of_a_zip_that_are_not_as_it_says(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         os.utime(path, ns=(1, next(changed)))  # or its list of contents would not be read anew
         with pytest.raises(ValueError, match=r"a\.zip") as caught:
-            open_store(path).read("a.png")
+            open_images(path).read("a.png")
         return str(caught.value)
 
     assert "is encrypted" in spoilt(entry + 8, b"\x01")
@@ -147,13 +147,13 @@ def test_a_zip_of_zeros_unpacks_no_further_than_it_says(tmp_path: Path) -> None:
     content = zipped(path, bytes(200_000_000))
     assert len(content) < 300_000
     with pytest.raises(ValueError, match="has 200000000 bytes, more than the 8000000 that are read"):
-        open_store(path, Reading(max_pixels=1_000_000)).read("a.png")
+        open_images(path, Reading(max_pixels=1_000_000)).read("a.png")
     entry = content.index(b"PK\x01\x02")
     content[entry + 24 : entry + 28] = struct.pack("<I", 1000)
     path.write_bytes(content)
     os.utime(path, ns=(1, 1))
     with pytest.raises(ValueError, match="not of the 1000 bytes"):
-        open_store(path, Reading(max_pixels=1_000_000)).read("a.png")
+        open_images(path, Reading(max_pixels=1_000_000)).read("a.png")
 
 
 def test_a_tar_that_is_cut_short(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_tar_that_is_cut_short(tmp_path: Path) -> None:
         archive.addfile(info, io.BytesIO(bytes(5000)))
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(ValueError, match=r"a\.tar.* (ends behind the end of the archive|no plain tar file)"):
-        open_store(path).read("a.png")
+        open_images(path).read("a.png")
 
 
 def test_long_names_in_archives_take_their_own_length(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_long_names_in_archives_take_their_own_length(tmp_path: Path) -> None:
         archive.writestr("x" * 60_000 + ".png", b"")
         for number in range(20_000):
             archive.writestr(f"{number}.png", b"")
-    store = open_store(tmp_path / "a.zip")
+    store = open_images(tmp_path / "a.zip")
     assert len(store.names()) == 20_001
     assert store.missing(["777.png", "20000.png"]) == ["20000.png"]
 
@@ -240,8 +240,8 @@ def test_every_picture_is_in_range(tmp_path: Path) -> None:
 
     values = np.random.default_rng(0).integers(0, 1024, (20, 30, 3), np.uint16)
     cv2.imwrite(str(tmp_path / "a.png"), values[:, :, ::-1])
-    found = FolderStore(tmp_path).pixels("a.png")
+    found = FolderStorage(tmp_path).pixels("a.png")
     assert "4 of 256 levels of 16 bits" in found.few_levels
-    scaled = FolderStore(tmp_path, Reading(value_range=(0, 1023))).pixels("a.png")
+    scaled = FolderStorage(tmp_path, Reading(value_range=(0, 1023))).pixels("a.png")
     assert scaled.few_levels == ""
     assert np.abs(scaled.image - values * (255 / 1023)).max() <= 0.5

@@ -12,7 +12,7 @@ from PIL import Image
 from tasks.data.formats.coco import CocoData
 from tasks.data.formats.image_folder import ImageFolderData
 from tasks.data.loading.images import read_image
-from tasks.data.loading.storage import open_store
+from tasks.data.loading.storage import open_images
 from tests.tasks.data.coco_on_disk import ROTATED, picture, save_rotated
 
 
@@ -37,7 +37,7 @@ def test_coco_in_an_archive_is_coco_in_a_folder(coco_root: Path, ending: str, to
     assert len(packed) == len(plain) == 4
     for index in range(4):
         np.testing.assert_array_equal(packed.image(index), plain.image(index))
-    again = pickle.loads(pickle.dumps(packed.store))
+    again = pickle.loads(pickle.dumps(packed.storage))
     np.testing.assert_array_equal(again.image("plain.jpg"), plain.image(0))
 
 
@@ -47,7 +47,7 @@ def test_what_an_archive_lacks_is_named(coco_root: Path, ending: str) -> None:
     pack(coco_root / "train2017", coco_root / f"images{ending}")
     with pytest.raises(ValueError, match=r"1 of 4 images cannot be used: image 700 'plain.jpg'"):
         CocoData(coco_root, train_images=f"images{ending}").split("train")
-    store = open_store(coco_root / f"images{ending}")
+    store = open_images(coco_root / f"images{ending}")
     assert store.names() == ["bäume.png", "deeper/grey.png", ROTATED]
     with pytest.raises(FileNotFoundError, match=rf"images\{ending}/plain.jpg' does not exist"):
         store.image("plain.jpg")
@@ -61,7 +61,7 @@ def test_a_damaged_image_in_an_archive_is_named(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as zipped:
         zipped.writestr("deep/a.jpg", content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"image '.*b.zip/deep/a.jpg' cannot be decoded"):
-        open_store(tmp_path / "b.zip").image("deep/a.jpg")
+        open_images(tmp_path / "b.zip").image("deep/a.jpg")
 
 
 def test_compressed_archives_are_refused(tmp_path: Path) -> None:
@@ -69,13 +69,13 @@ def test_compressed_archives_are_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "b.tar", "w:gz") as tar:
         tar.add(tmp_path / "a.txt", "a.txt")
     with pytest.raises(ValueError, match=r"b.tar' is no zip and no plain tar file .* tar -cf"):
-        open_store(tmp_path / "b.tar")
+        open_images(tmp_path / "b.tar")
     with zipfile.ZipFile(tmp_path / "c.zip", "w", compression=zipfile.ZIP_LZMA) as zipped:
         zipped.write(tmp_path / "a.txt", "a.txt")
     with pytest.raises(
         ValueError, match=r"c.zip/a.txt' is compressed by method 14, which is not read.* zip -0"
     ):
-        open_store(tmp_path / "c.zip").image("a.txt")
+        open_images(tmp_path / "c.zip").image("a.txt")
 
 
 def test_the_last_of_several_of_one_name_counts(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_the_last_of_several_of_one_name_counts(tmp_path: Path) -> None:
         for value in (10, 200):
             Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(tmp_path / "a.png")
             tar.add(tmp_path / "a.png", "a.png")
-    assert open_store(tmp_path / "a.tar").image("a.png").max() == 200
+    assert open_images(tmp_path / "a.tar").image("a.png").max() == 200
 
 
 @pytest.mark.parametrize("ending", [".tar", ".zip"])

@@ -1,4 +1,4 @@
-"""The doctor names every fault and nothing else; what the loaders do about it agrees with its report."""
+"""The doctor names every issue and nothing else; what the loaders do about it agrees with its report."""
 
 import json
 import logging
@@ -16,19 +16,19 @@ from tasks.cli.check_data import check_data, summary, to_json
 from tasks.cli.compose import compose
 from tasks.data.formats.coco import CocoData
 from tasks.data.formats.voc import VocData
-from tasks.data.quality.issues import FAULTS, Finding
+from tasks.data.quality.issues import ISSUES, IssueReport
 from tasks.data.quality.policy import BadData
 from tasks.data.quality.report import Report, examine
 from tasks.preprocessing import Preprocessing
-from tests.tasks.data.defects_on_disk import IN_ANNOTATIONS, MENDED, OPTIONS, Place, texture, write_defects
+from tests.tasks.data.defects_on_disk import FIXED, IN_ANNOTATIONS, OPTIONS, Place, texture, write_defects
 
 ROOT = Path(__file__).parents[4]
 PREPROCESSING = Preprocessing(short_side=64, max_size=96)
 
 
-def place(finding: Finding) -> Place:
+def place(finding: IssueReport) -> Place:
     return (
-        finding.fault.name, finding.split, finding.image_id, finding.annotation_id, finding.category,
+        finding.issue.name, finding.split, finding.image_id, finding.annotation_id, finding.category,
     )  # type: ignore[return-value]  # fmt: skip
 
 
@@ -43,8 +43,8 @@ def report(defects: tuple[Path, set[Place]]) -> Report:
     return examine(CocoData(defects[0], **OPTIONS), PREPROCESSING)
 
 
-def errors(report: Report) -> list[Finding]:
-    return [finding for finding in report.findings if finding.fault.severity == "error"]
+def errors(report: Report) -> list[IssueReport]:
+    return [finding for finding in report.findings if finding.issue.severity == "error"]
 
 
 def test_every_planted_defect_is_named_and_nothing_else(
@@ -53,7 +53,7 @@ def test_every_planted_defect_is_named_and_nothing_else(
     found = [place(finding) for finding in report.findings]
     assert len(found) == len(set(found)) == 28
     assert set(found) == defects[1]
-    assert len({finding.fault for finding in report.findings}) == 28
+    assert len({finding.issue for finding in report.findings}) == 28
 
 
 def test_the_loader_stops_with_the_same_list(defects: tuple[Path, set[Place]], report: Report) -> None:
@@ -62,31 +62,31 @@ def test_the_loader_stops_with_the_same_list(defects: tuple[Path, set[Place]], r
     assert set(map(place, caught.value.findings)) == set(map(place, errors(report)))
 
 
-@pytest.mark.parametrize("on_bad", ["fix", "drop"])
+@pytest.mark.parametrize("on_invalid", ["fix", "drop"])
 def test_what_the_loader_changes_agrees_with_the_report(
-    defects: tuple[Path, set[Place]], report: Report, on_bad: Any, caplog: pytest.LogCaptureFixture
+    defects: tuple[Path, set[Place]], report: Report, on_invalid: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        source = CocoData(defects[0], **OPTIONS, masks=True, on_bad=on_bad)
+        source = CocoData(defects[0], **OPTIONS, masks=True, on_invalid=on_invalid)
         annotations = source.split("train").annotations
     of_annotations = [f for f in errors(report) if f.annotation_id is not None]
     images = [f for f in errors(report) if f.annotation_id is None]
-    mended = [f for f in of_annotations if f.remedy == "mended"] if on_bad == "fix" else []
-    assert {f.annotation_id for f in mended} == (MENDED if on_bad == "fix" else set())
+    fixed = [f for f in of_annotations if f.remedy == "fixed"] if on_invalid == "fix" else []
+    assert {f.annotation_id for f in fixed} == (FIXED if on_invalid == "fix" else set())
     (line,) = (r.getMessage() for r in caplog.records if r.levelno == logging.WARNING)
-    assert f"mended {len(mended)} and dropped {len(of_annotations) - len(mended)} of " in line
+    assert f"fixed {len(fixed)} and dropped {len(of_annotations) - len(fixed)} of " in line
     assert f"and dropped {len(images)} of 33 images" in line
     lines = [r.getMessage() for r in caplog.records if r.levelno == logging.INFO]
     assert len(lines) == len(errors(report))
     for finding in errors(report):
-        verb = "mended" if finding in mended else "dropped"
+        verb = "fixed" if finding in fixed else "dropped"
         assert any(line.startswith(f"{verb} {finding}") for line in lines), finding
-    dropped = {f.annotation_id for f in of_annotations if f not in mended} - {103}  # the first 103 is good
+    dropped = {f.annotation_id for f in of_annotations if f not in fixed} - {103}  # the first 103 is good
     kept = set(annotations.ids.tolist())
     assert not kept & dropped
-    assert kept >= {300, 116, 117, 103, *(f.annotation_id for f in mended if f.annotation_id != 103)}
+    assert kept >= {300, 116, 117, 103, *(f.annotation_id for f in fixed if f.annotation_id != 103)}
     assert len(kept) == len(annotations.ids)
-    if on_bad == "fix":
+    if on_invalid == "fix":
         boxes = dict(zip(annotations.ids.tolist(), annotations.boxes.tolist(), strict=True))
         assert boxes[106] == [50, 20, 40, 40]
         assert boxes[107] == [20, 20, 40, 30]
@@ -108,7 +108,7 @@ def test_the_report_as_plain_values(report: Report) -> None:
     (nan,) = (f for f in content["findings"] if f["annotation_id"] == 104)
     assert nan["box"] == [10, 10, None, 20]
     assert nan["remedy"] == "dropped"
-    assert {row["fault"]: row["mended"] for row in summary(report)}["box outside image"] == 1
+    assert {row["issue"]: row["fixed"] for row in summary(report)}["box outside image"] == 1
 
 
 def words(root: Path, out: Path) -> list[str]:
@@ -127,8 +127,8 @@ def test_the_command(defects: tuple[Path, set[Place]], tmp_path: Path) -> None:
     page = (tmp_path / "out/report.html").read_text()
     assert "http" not in page  # nothing from elsewhere
     assert page.count("data:image/jpeg;base64,") >= 20
-    for annotation_id, (fault, _) in IN_ANNOTATIONS.items():
-        assert re.search(rf"<li>train: annotation {annotation_id} \(image", page), fault
+    for annotation_id, (issue, _) in IN_ANNOTATIONS.items():
+        assert re.search(rf"<li>train: annotation {annotation_id} \(image", page), issue
 
 
 def write_sound(root: Path) -> None:
@@ -156,8 +156,8 @@ def write_sound(root: Path) -> None:
 def test_a_sound_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_sound(tmp_path)
     assert check_data(compose("check_data", words(tmp_path, tmp_path / "out"))) == 0
-    assert "no fault found" in capsys.readouterr().out
-    assert "No fault found" in (tmp_path / "out/report.html").read_text()
+    assert "no issue found" in capsys.readouterr().out
+    assert "No issue found" in (tmp_path / "out/report.html").read_text()
 
 
 def test_warnings_alone_are_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,13 +183,13 @@ def test_splits_that_do_not_fit_together(tmp_path: Path) -> None:
     content["categories"][0]["name"] = "dog"
     (tmp_path / "val.json").write_text(json.dumps(content))
     found = examine(CocoData(tmp_path, **OPTIONS), PREPROCESSING).findings
-    assert [(f.fault.name, f.subject, f.split) for f in found[:2]] == [
+    assert [(f.issue.name, f.subject, f.split) for f in found[:2]] == [
         ("categories differ", "category 1 'cat'", "train"),
         ("categories differ", "category 1 'dog'", "val"),
     ]
     (tmp_path / "val.json").write_text("{")
     found = examine(CocoData(tmp_path, **OPTIONS), PREPROCESSING).findings
-    assert [(f.fault.name, f.split) for f in found] == [("split unreadable", "val")]
+    assert [(f.issue.name, f.split) for f in found] == [("split unreadable", "val")]
     assert "is not JSON" in found[0].detail
 
 
@@ -210,8 +210,8 @@ def test_a_file_written_in_corners_throughout(tmp_path: Path) -> None:
         for i, b in enumerate(boxes, start=1)
     ]
     (tmp_path / "train.json").write_text(json.dumps(content))
-    source = CocoData(tmp_path, **OPTIONS, on_bad="fix")
-    assert [f.fault.name for f in examine(source, PREPROCESSING).findings] == ["corners for extents"] * 3
+    source = CocoData(tmp_path, **OPTIONS, on_invalid="fix")
+    assert [f.issue.name for f in examine(source, PREPROCESSING).findings] == ["corners for extents"] * 3
     found = source.split("train").annotations.boxes.tolist()
     assert found == [[2, 3, 18, 27], [5, 5, 35, 15], [50, 20, 40, 40]]
 
@@ -228,9 +228,9 @@ def test_voc_names_files_and_classes(tmp_path: Path) -> None:
         )
     Image.fromarray(texture(9)).save(tmp_path / "JPEGImages/e.png")
     (tmp_path / "ImageSets/Main/train.txt").write_text("a\nb\nc\nd\ne\n")
-    source = VocData(tmp_path, on_bad="fix", val=None)
+    source = VocData(tmp_path, on_invalid="fix", val=None)
     found = examine(source, PREPROCESSING).findings
-    assert [(f.fault.name, f.file_name, f.category) for f in found] == [
+    assert [(f.issue.name, f.file_name, f.category) for f in found] == [
         ("annotation unreadable", "e.png", None),
         ("degenerate box", "a.png", "cat"),
         ("wrong corner order", "b.png", "cat"),
@@ -243,5 +243,5 @@ def test_voc_names_files_and_classes(tmp_path: Path) -> None:
 def test_the_table_of_faults_is_whole() -> None:
     import tasks.data.quality.issues as module
 
-    assert {value for value in vars(module).values() if isinstance(value, module.Fault)} == set(FAULTS)
-    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
+    assert {value for value in vars(module).values() if isinstance(value, module.Issue)} == set(ISSUES)
+    assert len({issue.name for issue in ISSUES}) == len(ISSUES)
