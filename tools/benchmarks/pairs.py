@@ -94,6 +94,9 @@ def scale_random_heads(theirs: Any, batch: Batch) -> None:
         spread = {theirs.rpn.head.cls_logits: 2.0, theirs.roi_heads.box_predictor.cls_score: 2.5}
     else:
         spread = {theirs.head.classification_head.cls_logits: 2.0}
+        if hasattr(theirs.head.regression_head, "bbox_ctrness"):
+            # Of random weights half the boxes of FCOS have no area, which it keeps and we drop.
+            nn.init.ones_(theirs.head.regression_head.bbox_reg.bias)
     for layer, wanted in spread.items():
         seen: list[Tensor] = []
         hook = layer.register_forward_hook(lambda layer, given, out, seen=seen: seen.append(out.flatten()))
