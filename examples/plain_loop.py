@@ -52,12 +52,8 @@ if __name__ == "__main__":
     known = recipe("detection", "digits", "faster_rcnn")
     preprocessing = Preprocessing(**known["preprocessing"])
     data = DataModule(tasks.data.open("digits"), preprocessing, **known["loader"])
-    spec = {
-        "name": "faster_rcnn",
-        **known["model"],
-        "backbone": known["backbone"],
-        "pyramid": known["pyramid"],
-    }
+    parts = {part: known[part] for part in ("backbone", "pyramid")}
+    spec = {"name": "faster_rcnn", **known["model"], **parts}
     model = build_model(spec, num_classes=len(data.class_names), preprocessing=preprocessing)
     train(int(sys.argv[1]) if len(sys.argv) > 1 else known["trainer"]["max_steps"], data, model)
     print(f"AP {evaluate(data, model)['AP']:.3f}")
