@@ -218,7 +218,7 @@ def test_a_killed_worker_is_one_sentence() -> None:
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (PermissionError(13, "Permission denied", "/root/out"), "'/root/out': permission denied"),
+        (PermissionError(13, "Permission denied", "/srv/out"), "'/srv/out': permission denied"),
         (NotADirectoryError(20, "Not a directory", "a/b"), "'a/b': not a directory"),
         (IsADirectoryError(21, "Is a directory", "data"), "'data': is a directory"),
         (OSError(28, "No space left on device"), "no space left on device"),
