@@ -162,7 +162,7 @@ def test_too_few_groups(root: Path) -> None:
 
 def test_on_the_command_line() -> None:
     config = compose(
-        "train", ["data=coco", "data.root=x", "data.split=0.8/0.1/0.1", "data.group_pattern='p(\\d+)'"]
+        "train", ["data=coco", "data.root=x", "data.split=0.8/0.1/0.1", r"data.group_pattern=p(\d+)"]
     )
     assert config.data.split == "0.8/0.1/0.1"
     assert config.data.group_pattern == r"p(\d+)"
