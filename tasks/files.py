@@ -10,14 +10,15 @@ from typing import Any
 
 
 @contextmanager
-def write_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """The path of a new file beside `path` to write to, of the same ending; it takes the place of `path` once the
-    block is left, and goes away where that raises.
+def write_whole(path: str | os.PathLike[str], *, same_ending: bool = True) -> Iterator[Path]:
+    """The path of a new file beside `path` to write to; it takes the place of `path` once the block is left, and goes
+    away where that raises. It has the same ending, by which some writers choose a format, unless `same_ending` is
+    False. What a killed process leaves of it is written over the next time.
 
     It is on the disk before it gets its name, or a crash of the machine could leave the name without the contents.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}" if same_ending else f".{path.name}.partial")
     try:
         yield partial
         with open(partial, "r+b") as file:

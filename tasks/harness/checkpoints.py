@@ -46,7 +46,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path, full = Path(path), None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with write_whole(path) as partial:
+            with write_whole(path, same_ending=False) as partial:
                 try:
                     torch.save(checkpoint, partial)
                 finally:
