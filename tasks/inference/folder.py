@@ -1,8 +1,6 @@
 """Pictures from disk, annotated pictures and one JSON back."""
 
 import glob
-import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tasks.data.loading.images import Reading, read_image
+from tasks.files import write_json
 from tasks.inference.predictor import Predictor, Result
 from tasks.visualization.boxes import write_picture
 
@@ -34,9 +33,7 @@ def predict_pictures(
             entries.append(entry(path, image, found, names[path]))
             say(f"{path}: {found.summary()}")
     report = {"model": model, "pictures": entries, "unreadable": unreadable}
-    partial = output / ".predictions.json.partial"
-    partial.write_text(json.dumps(report, indent=1))
-    os.replace(partial, output / "predictions.json")
+    write_json(output / "predictions.json", report)
     say(f"{output}: {len(entries)} pictures and predictions.json")
     return unreadable
 
