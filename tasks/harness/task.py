@@ -23,6 +23,9 @@ from tasks.metrics.average_precision import evaluator
 from tasks.visualization.result import Result
 from tasks.zoo.model_file import METADATA_KEY, Header
 
+Scored = tuple[Any, Batch]
+"""Predictions in original pixels, and the images that they are of."""
+
 
 class Task(pl.LightningModule):
     """Drives a `contracts.Model`. A batch passes `training_step` on its way to `model.losses`, nothing between.
@@ -171,31 +174,39 @@ class Task(pl.LightningModule):
     def on_test_start(self) -> None:
         self.metric = self.build_metric(self._annotations(self.trainer.test_dataloaders))
 
-    def validation_step(self, batch: Batch, batch_index: int) -> Any:
-        features = self.model.features(batch)
-        losses = self.model.losses(features, batch)
-        self._val_losses.append((batch.image_ids, {k: v.detach().float() for k, v in losses.items()}))
-        return self._score(features, batch)
+    def validation_step(self, batch: Batch, batch_index: int) -> list[Scored]:
+        """Predictions in original pixels, with the images that they are of: the batch, in parts that are padded
+        alike."""
+        found = []
+        for _, part in batch.alike():
+            features = self.model.features(part)
+            losses = self.model.losses(features, part)
+            self._val_losses.append((part.image_ids, {k: v.detach().float() for k, v in losses.items()}))
+            found.append(self._score(features, part))
+        return found
 
-    def test_step(self, batch: Batch, batch_index: int) -> Any:
-        return self._score(self.model.features(batch), batch)
+    def test_step(self, batch: Batch, batch_index: int) -> list[Scored]:
+        return [self._score(self.model.features(part), part) for _, part in batch.alike()]
 
     def predict_step(self, batch: Batch, batch_index: int) -> list[Any]:
         """What is found in each image, as a `Predictor` gives it."""
-        predictions = self.model.predictions(self.model.features(batch), batch)
-        return list(self.results(self.to_original(predictions, batch), batch))
+        found: dict[int, Any] = {}
+        for rows, part in batch.alike():
+            predictions = self.model.predictions(self.model.features(part), part)
+            found.update(zip(rows, self.results(self.to_original(predictions, part), part), strict=True))
+        return [found[row] for row in range(len(batch))]
 
     def _annotations(self, loader: Any) -> Any:
         """Those of the split that `loader` reads."""
         check_ranks(loader, self.trainer.world_size)
         return split_of(loader).annotations
 
-    def _score(self, features: Any, batch: Batch) -> Any:
-        """The predictions for a batch in original pixels, which the metric has counted."""
+    def _score(self, features: Any, batch: Batch) -> Scored:
+        """The predictions for a batch in original pixels, which the metric has counted, and the batch."""
         assert self.metric is not None
         predictions = self.to_original(self.model.predictions(features, batch), batch)
         self.metric.update(predictions, batch)
-        return predictions
+        return predictions, batch
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking or self.metric is None:
