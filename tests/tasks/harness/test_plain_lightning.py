@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import FSDPStrategy
 from torch.utils.data import DataLoader
 
 import tasks.data
@@ -141,3 +142,15 @@ def test_two_ranks(sampler: str, tmp_path: Path) -> None:
     assert said[0][5] == said[1][5]  # every image once, over both
     if sampler == "ours":
         assert "refused: the loader was made for 1 process and 2 train together" in result.stdout
+
+
+def test_a_network_in_pieces_is_refused(tmp_path: Path) -> None:
+    model, _ = parts()
+    task = DetectionTask(model)
+    task.trainer = trainer(tmp_path)
+    task.setup("fit")
+    task.trainer._accelerator_connector.strategy = (
+        FSDPStrategy()
+    )  # which Lightning itself gives to GPUs alone
+    with pytest.raises(ValueError, match=r"strategy=fsdp; a network that is cut into pieces .*: take ddp"):
+        task.setup("fit")
