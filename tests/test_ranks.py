@@ -139,6 +139,12 @@ EVERY_SAMPLE = [  # none left to chance
         pytest.param("detection", [*GROUP_NORM, *EVERY_SAMPLE], id="faster_rcnn"),
         pytest.param("retinanet", [*GROUP_NORM, "model.head_norm=group"], id="retinanet"),
         pytest.param("fcos", [*GROUP_NORM, "model.head_norm=group"], id="fcos"),
+        pytest.param("gfl", [*GROUP_NORM, "model.assignment=atss"], id="gfl"),
+        pytest.param(
+            "gfl",
+            [*GROUP_NORM, "task.atss_first_fraction=0"],
+            id="gfl_task_aligned",
+        ),
         pytest.param("yolox", [*GROUP_NORM, "model.head_norm=group"], id="yolox"),
         pytest.param("instance_segmentation", [*GROUP_NORM, *EVERY_SAMPLE], id="mask_rcnn"),
     ],

@@ -10,7 +10,7 @@ import backbones
 from tasks.contracts import Batch, Detections, Model
 from tasks.preprocessing import Preprocessing
 
-from .losses import BoxLoss, ClassLoss, check_losses
+from .losses import BoxLoss, ClassLoss, check_loss
 from .matching import valid_targets
 from .postprocess import DetectionSettings
 from .pyramid import check_one_a_level, detector_pyramid
@@ -41,8 +41,9 @@ class FasterRCNNSettings:
     detection: DetectionSettings = field(default_factory=DetectionSettings)
 
     def __post_init__(self) -> None:
-        check_losses(self.class_loss, self.box_loss)
-        check_losses(self.class_loss, self.rpn_box_loss, "rpn_box_loss")
+        check_loss("class_loss", self.class_loss, ClassLoss)
+        check_loss("box_loss", self.box_loss, BoxLoss)
+        check_loss("rpn_box_loss", self.rpn_box_loss, BoxLoss)
 
 
 def faster_rcnn(

@@ -44,6 +44,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "fcos": {"pyramid": PYRAMID, **DENSE},
     "fcos diou": {"pyramid": PYRAMID, **DENSE, "box_loss": "diou", "class_loss": "cross_entropy"},
     "fcos ciou": {"pyramid": PYRAMID, **DENSE, "box_loss": "ciou"},
+    "fcos quality": {"pyramid": PYRAMID, **DENSE, "class_loss": "quality_focal"},
+    "gfl": {"pyramid": PYRAMID, **DENSE},
+    "gfl task_aligned": {"pyramid": PYRAMID, **DENSE, "assignment": "task_aligned"},
     "yolox": {"pyramid": {**PYRAMID, "name": "pafpn"}, **YOLOX},
     "yolox iou": {"pyramid": {**PYRAMID, "name": "pafpn"}, **YOLOX, "box_loss": "iou", "class_loss": "focal"},
 }  # fmt: skip
