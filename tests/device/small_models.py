@@ -36,6 +36,8 @@ MODELS: dict[str, dict[str, Any]] = {
         "pyramid": PYRAMID, **RCNN, "box_loss": "ciou", "rpn_box_loss": "giou", "class_loss": "focal",
         "box_convs": 1, "box_norm": "group",
     },
+    "faster_rcnn cascade": {"pyramid": PYRAMID, **RCNN, "cascade": [0.5, 0.6, 0.7]},
+    "mask_rcnn cascade": {"pyramid": PYRAMID, **MASK, "cascade": [0.5, 0.6, 0.7]},
     "mask_rcnn": {"pyramid": PYRAMID, **MASK},
     "retinanet": {"pyramid": PYRAMID, **DENSE, "anchor_sizes": [4, 8, 16, 32, 48]},
     "retinanet giou": {

@@ -18,6 +18,8 @@ RETINANET = {"head_layers": 1, "anchor_sizes": [4, 8, 16, 32, 48]}
 DETECTORS = {
     "faster_rcnn": TWO_STAGE,
     "mask_rcnn": {**TWO_STAGE, "mask_width": 8, "mask_layers": 1},
+    "faster_rcnn cascade": {**TWO_STAGE, "cascade": [0.5, 0.6, 0.7]},
+    "mask_rcnn cascade": {**TWO_STAGE, "mask_width": 8, "mask_layers": 1, "cascade": [0.5, 0.6, 0.7]},
     "retinanet": RETINANET,
     "retinanet giou": {**RETINANET, "head_norm": "group", "box_loss": "giou"},
     "fcos": {"head_layers": 1},
@@ -152,7 +154,7 @@ def test_nothing_and_everything_above_the_threshold(kind: str) -> None:
 
 
 def test_no_proposals() -> None:
-    for kind in ("faster_rcnn", "mask_rcnn"):
+    for kind in ("faster_rcnn", "mask_rcnn", "faster_rcnn cascade", "mask_rcnn cascade"):
         model, batch = build(kind).eval(), BATCHES["usual"]()
         with torch.no_grad():
             model.rpn.deltas.bias.fill_(float("nan"))  # no proposal is usable
