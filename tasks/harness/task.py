@@ -52,12 +52,15 @@ class Task(pl.LightningModule):
         optimizer: Callable[[list[dict]], Optimizer] | None = None,
         schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
         backbone_lr_scale: float = 1.0,
+        offsets_lr_scale: float = 0.1,
         config: dict[str, Any] | None = None,
         metric: Mapping[str, Any] | None = None,
     ) -> None:
         """`model` carries its `header`. `optimizer` and `schedule` are partials, for training only; None for those
-        of `TrainSettings`. `config` is the configuration of a run as plain values, kept in every checkpoint; `metric`
-        is what the metric is told (`check_metric`).
+        of `TrainSettings`. The backbone's rate is `backbone_lr_scale` times that of the rest, and that of offsets of
+        deformable convolutions `offsets_lr_scale` times the backbone's, a tenth in the paper. `config` is the
+        configuration of a run as plain values, kept in every checkpoint; `metric` is what the metric is told
+        (`check_metric`).
         """
         super().__init__()
         # NHWC weights make every convolution run in that layout, up to three times faster (docs/performance).
@@ -65,7 +68,7 @@ class Task(pl.LightningModule):
         self.header: Header = model.header
         self.optimizer = optimizer
         self.schedule = schedule
-        self.backbone_lr_scale = backbone_lr_scale
+        self.lr_scales = {"backbone_lr_scale": backbone_lr_scale, "offsets_lr_scale": offsets_lr_scale}
         self.config = config or {}
         self.metric_options = self.check_metric(metric)
         self.metric: Metric | None = None
@@ -249,7 +252,7 @@ class Task(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         make = self.optimizer or OPTIMIZERS["adamw"].factory()
-        optimizer = build_optimizer(self.model, make, backbone_lr_scale=self.backbone_lr_scale)
+        optimizer = build_optimizer(self.model, make, **self.lr_scales)
         scheduler = (self.schedule or ScheduleSettings().factory())(
             optimizer, int(self.trainer.estimated_stepping_batches)
         )
