@@ -304,7 +304,18 @@ class EvaluateSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictSettings:
-    """How a trained model is applied to pictures."""
+    """How a trained model is applied to pictures, and what is written of what it finds."""
+
+    format: str | None = None
+    """json, jsonl, csv, coco or yolo; null is json, and for a video jsonl, a line for each frame."""
+    draw: bool = True
+    """Whether pictures, or the video, are written with what is found drawn on them."""
+    masks: bool = False
+    """Whether masks and class maps are written as PNG files, too."""
+    every: int = 1
+    """Every so many frames of a video, or pictures of a source, one is looked at."""
+    download: bool = False
+    """Whether pictures are fetched that a list of sources names by addresses."""
 
     score_threshold: float = 0.5
     """Weaker objects are left out."""
@@ -326,6 +337,13 @@ class PredictSettings:
     """cpu, cuda, cuda:1, …"""
     precision: str = "auto"
     """bf16 where the device computes in it; or 32-true, bf16-mixed, 16-mixed."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
+            raise ValueError(f"every={self.every} must be a whole number of frames, at least 1")
+        for name in ("draw", "masks", "download"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise ValueError(f"{name}={value} must be true or false")
 
 
 S = TypeVar("S")
