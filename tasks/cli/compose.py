@@ -90,6 +90,8 @@ def compose(config_name: str, words: Iterable[str]) -> DictConfig:
         if _is_folder_alone(config, choices, given):
             choices.append("data=auto")
             config = _composed(config_name, [*choices, *of_hydra])
+        elif _is_of_run(config_name, choices, given):
+            _take_data_of_run(config, _text(dict(given)["checkpoint"]))
         if _is_auto(config):
             config, given = _found(config_name, config, [*choices, *of_hydra], given)
     before = config.copy()
@@ -141,6 +143,33 @@ def _is_folder_alone(config: DictConfig, choices: list[str], given: list[tuple[s
     return "data" in config and "root" not in {*known_keys(config, "data"), *config.data}
 
 
+def _is_of_run(config_name: str, choices: list[str], given: list[tuple[str, str]]) -> bool:
+    """Whether a model is to be scored and nothing says on what."""
+    keys = {key for key, _ in given}
+    return (
+        config_name == "evaluate"
+        and _text(dict(given).get("checkpoint", "=null")) != "null"
+        and not keys & {"data.root", "data.file"}
+        and not any(word.split("=")[0] in ("data", "experiment") for word in choices)
+    )
+
+
+def _take_data_of_run(config: DictConfig, file: str) -> None:
+    """Gives `config` the data of the run that made the model `file`."""
+    from omegaconf import OmegaConf
+
+    from tasks.cli.run_data import data_of_run, run_of
+
+    if not Path(file).exists():
+        return  # which is said where it is read
+    folder = run_of(Path(file))
+    of_run = load_config(folder / "config.yaml") if (folder / "config.yaml").is_file() else None
+    node = data_of_run(file, None if of_run is None else plain(of_run), folder)
+    OmegaConf.update(config, "data", node, merge=False)
+    if of_run is not None:
+        config[FOUND] = f"the data of the run in {folder}"
+
+
 def _is_auto(config: DictConfig) -> bool:
     return "data" in config and config.data.get("_target_") == AUTO
 
@@ -175,7 +204,7 @@ def _task_of(config: DictConfig, words: dict[str, str]) -> str | None:
     """The task that data is for, where a configuration or the model in it says so."""
     if isinstance(named := _select(config, "task.name"), str):
         return named
-    if "checkpoint" in words and Path(file := _text(words["checkpoint"])).is_file():
+    if "checkpoint" in words and Path(file := _text(words["checkpoint"])).exists():
         from tasks.zoo.model_file import read
 
         return read(file)[0].task
