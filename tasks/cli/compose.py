@@ -52,7 +52,7 @@ TEXT = {
 ALLOW_CODE = "allow_code"
 FOUND = "found"
 """Key of a composed configuration: the layout that was found of data that was looked for, in words."""
-AUTO = "tasks.data.formats.auto.open_folder"
+AUTO = "tasks.data.layouts.auto.open_folder"
 WORDS = {"null": None, "true": True, "false": False}
 
 
@@ -180,7 +180,7 @@ def _found(
     """The configuration with the format that data in a folder has, and the words that are left."""
     from omegaconf import OmegaConf
 
-    from tasks.data.formats.auto import find, layout_line, settings_of
+    from tasks.data.layouts.auto import find, layout_line, settings_of
 
     for key, word in given:
         if key.startswith("data."):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tasks.data.sources import Source
 
 FORMATS = {
-    "auto": "tasks.data.formats.auto:open_folder",
+    "auto": "tasks.data.layouts.auto:open_folder",
     "coco": "tasks.data.formats.coco:CocoData",
     "voc": "tasks.data.formats.voc:VocData",
     "yolo": "tasks.data.formats.yolo:YoloData",
@@ -34,7 +34,7 @@ FORMATS = {
 
 def open(name: str | Path, **options: Any) -> Source[Any]:
     """The data set in the format called `name`, or, where `name` is a folder, an archive or an annotation file, the one
-    that is there (tasks/data/formats/auto.py). Options are those of `data=` on a command line, as in
+    that is there (tasks/data/layouts/auto.py). Options are those of `data=` on a command line, as in
     `open("coco", root="path", on_invalid="fix")`. Raises ValueError or FileNotFoundError with what to do."""
     if not isinstance(name, str) or (name not in FORMATS and is_path(name)):
         name, options = "auto", {"root": name, **options}

@@ -38,7 +38,7 @@ class Source(Generic[A]):
     """A data set. Making one is cheap; a split is read, listed or drawn when it is first asked for."""
 
     layout = ""
-    """What it is in words, where it was looked for (tasks/data/formats/auto.py)."""
+    """What it is in words, where it was looked for (tasks/data/layouts/auto.py)."""
     opened_as: tuple[str, dict[str, Any]] | None = None
     """Its format and settings, where `tasks.data.open` opened it."""
 

@@ -11,7 +11,7 @@ from backbones.checks import suggest
 from tasks.contracts import Model
 from tasks.data import FORMATS
 from tasks.data.datamodule import DataModule
-from tasks.data.formats import auto
+from tasks.data.layouts import auto
 from tasks.data.sources import Source
 from tasks.data.splits import SplitName
 from tasks.harness.reporter import Reporter

@@ -11,9 +11,9 @@ from PIL import Image
 import tasks.data
 from tasks.cli.compose import compose
 from tasks.cli.data import data_of
-from tasks.data.formats.auto import describe
 from tasks.data.formats.convert import Split, convert
 from tasks.data.formats.object_files import ObjectFiles
+from tasks.data.layouts.auto import describe
 from tasks.data.quality.issues import NO_MASK
 from tasks.data.quality.report import examine
 from tasks.preprocessing import Preprocessing

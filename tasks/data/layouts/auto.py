@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack, get_args, get_origin, get_type_hints
 
@@ -11,12 +11,38 @@ import numpy as np
 from tasks.data import FORMATS
 from tasks.data.annotations.image_labels import ImageLabels
 from tasks.data.annotations.objects import Annotations
-from tasks.data.formats.layouts import LAYOUTS, Reading, UnclearError
-from tasks.data.formats.listing import Listing, list_data
 from tasks.data.formats.object_files import ObjectFiles, ObjectOptions
+from tasks.data.layouts import objects, pictures
+from tasks.data.layouts.found import Found, UnclearError
+from tasks.data.layouts.listing import Listing, list_data
 from tasks.data.sources import Source
 from tasks.data.splits import SPLITS, SplitName
 
+LAYOUTS: Mapping[str, tuple[Callable[[Listing], Iterator[Found]], str]] = {
+    "coco": (
+        objects.coco,
+        "COCO: a JSON file with 'images', 'annotations' and 'categories', and a folder of its images",
+    ),
+    "voc": (objects.voc, "Pascal VOC: Annotations/*.xml, JPEGImages/ and ImageSets/Main/train.txt"),
+    "xml": (
+        objects.xml_files,
+        "LabelImg: an XML file (<annotation>) for each picture, beside it or in another folder",
+    ),
+    "yolo": (objects.yolo, "YOLO: a data.yaml, or a text file 'class cx cy w h' for each picture"),
+    "labelme": (objects.labelme, "labelme: a JSON file with 'shapes' for each picture"),
+    "cvat": (objects.cvat, "CVAT: annotations.xml in its format for images 1.1, and the images"),
+    "label_studio": (objects.label_studio, "Label Studio: its JSON export, a list of tasks, and the images"),
+    "csv": (objects.csv_boxes, "CSV: a header such as filename,class,xmin,ymin,xmax,ymax, and the images"),
+    "mask_png": (
+        pictures.masks,
+        "masks: PNG files of class numbers, named as their images, in a folder called masks or the like",
+    ),
+    "image_folder": (
+        pictures.image_folders,
+        "classification: a folder of images for each class, or train/ and val/ of such",
+    ),
+}
+"""By format: what finds it, and what it needs."""
 SERVES = {
     "detection": ("objects",),
     "instance_segmentation": ("objects",),
@@ -52,14 +78,14 @@ def open_folder(
     return source
 
 
-def find(root: str | Path, *, format: str | None = None, task: str | None = None) -> Reading:
+def find(root: str | Path, *, format: str | None = None, task: str | None = None) -> Found:
     """The one reading of what is at `root`, whose options have the root of the format. Raises as `open_folder`."""
     if format is not None and format not in LAYOUTS:
         raise ValueError(
             f"data.format={format} is not a layout that is looked for; wanted one of {', '.join(LAYOUTS)}"
         )
     listing = list_data(Path(root).expanduser())
-    readings: list[Reading] = []
+    readings: list[Found] = []
     for name, (look, _) in LAYOUTS.items():
         if format in (None, name):
             try:
@@ -81,7 +107,7 @@ def find(root: str | Path, *, format: str | None = None, task: str | None = None
     return found
 
 
-def several(root: str | Path, readings: Sequence[Reading]) -> str:
+def several(root: str | Path, readings: Sequence[Found]) -> str:
     """What is said of data that more than one reading fits."""
     if len({r.format for r in readings}) < len(readings):
         places = [str(Path(root) / r.options.get("root", ".")) for r in readings]
@@ -116,7 +142,7 @@ def hopeless(root: str | Path, listing: Listing, format: str | None) -> str:
     return f"data.root={root} fits no layout that is known: {seen}; {wanted}"
 
 
-def settings_of(found: Reading, given: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of(found: Found, given: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of the format, those given before those found. Raises ValueError for one that it does not have."""
     known = arguments(found.format)
     if unknown := [key for key in given if key not in known]:
@@ -138,7 +164,7 @@ def arguments(format: str) -> set[str]:
     return found
 
 
-def layout_line(found: Reading) -> str:
+def layout_line(found: Found) -> str:
     """What was found, without counts."""
     notes = list(found.notes)
     if "split" in found.options:
