@@ -23,9 +23,10 @@ from tasks.contracts import Detections
 from .boxes import Weights, clip, decode, encode
 from .losses import BoxLoss, ClassLoss, class_loss, sampled_box_loss
 from .matching import match, take_matched
-from .postprocess import DetectionSettings, candidates, postprocess
+from .postprocess import DetectionSettings, postprocess
 from .roi_align import PyramidTable, multilevel_roi_align
 from .sampling import sample_balanced
+from .selection import candidates
 
 # Deltas are about a tenth of a box; this brings their spread to one (Fast R-CNN's code, kept by the field).
 _WEIGHTS: Weights = (10.0, 10.0, 5.0, 5.0)
@@ -139,7 +140,9 @@ class RoIHead(nn.Module):
         What comes for boxes that are not `valid` (B, R) means nothing.
         """
         pooled = multilevel_roi_align(table, boxes, self.settings.box_roi_size)
-        if self.head.counts_rows:  # padding must not be part of the statistics of a batch norm
+        if (
+            self.head.counts_rows and self.training
+        ):  # padding must not be part of the statistics of a batch norm
             rows = valid.flatten().nonzero()[:, 0]
             found = self.head(pooled[rows])
             x = found.new_zeros(len(pooled), found.shape[1]).index_copy(0, rows, found)
@@ -198,13 +201,5 @@ class RoIHead(nn.Module):
         """Detections for `proposals` (B, R, 4) where `valid` (B, R), in images of `sizes` (B, 2)."""
         scores = logits.float().softmax(dim=-1)[..., : self.num_classes] * valid[..., None]
         found = candidates(scores, self.detection.score_threshold)
-        images, labels, indices = found
-        boxes = decode(deltas[images, indices, labels], proposals[images, indices], _WEIGHTS)
-        return postprocess(
-            found,
-            clip(boxes, sizes[images]),
-            scores[images, indices, labels],
-            len(sizes),
-            self.num_classes,
-            self.detection,
-        )
+        boxes = decode(found.take(deltas), found.take(proposals), _WEIGHTS)
+        return postprocess(found, clip(boxes, sizes), self.num_classes, self.detection)
