@@ -18,7 +18,7 @@ class DetectionTask(Task):
     """Trains and evaluates any model whose predictions are `Detections`."""
 
     monitor = "AP"
-    metric_arguments = ("backend",)
+    metric_arguments = ("backend", "max_detections")
 
     def __init__(self, model: Model, *, l1_final_fraction: float = 0.05, **options: Any) -> None:
         """`l1_final_fraction` is the share of the steps at the end in which a YOLOX loses L1 as well
