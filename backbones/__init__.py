@@ -9,7 +9,7 @@ from .cifar import (
     cifar_resnet110,
     cifar_resnet1202,
 )
-from .create import available, build, create, has_published_weights, options
+from .create import available, build, create, expected_pixels, has_published_weights, options
 from .features import FeatureExtractor, FeatureInfo
 from .fpn import FPN
 from .freezing import freeze
@@ -66,6 +66,7 @@ __all__ = [
     "cifar_resnet1202",
     "create",
     "create_pyramid",
+    "expected_pixels",
     "freeze",
     "has_published_weights",
     "load_backbone",

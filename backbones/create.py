@@ -155,6 +155,18 @@ def has_published_weights(name: str) -> bool:
     return torchvision_adapter.has_weights(name) or timm_adapter.has_weights(name)
 
 
+def expected_pixels(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation, per channel on a scale of 0 … 1, of the pixels that the published weights of the
+    backbone called `name` expect; ImageNet's where nobody says."""
+    usual = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    if name in WEIGHTS:
+        best = list(WEIGHTS[name].values())[-1]
+        return best.mean, best.std
+    if name in BUILDERS or name in torchvision_adapter.names():
+        return usual  # all of torchvision's
+    return timm_adapter.expected_pixels(name) or usual
+
+
 def build(spec: Mapping[str, Any]) -> FeatureExtractor:
     """The architecture that ``extractor.spec`` describes, with random weights: a ``pretrained`` in it is dropped."""
     if "backbone" not in spec and not isinstance(spec.get("name"), str):

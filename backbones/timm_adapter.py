@@ -123,6 +123,12 @@ def has_weights(model: str) -> bool:
     return config is not None and bool(config.has_weights)
 
 
+def expected_pixels(model: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation of the pixels that its weights expect; None where timm does not say."""
+    config = _timm().get_pretrained_cfg(model) if has_model(model) else None
+    return None if config is None else (tuple(config.mean), tuple(config.std))
+
+
 def _timm() -> Any:
     try:
         import timm

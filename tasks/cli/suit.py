@@ -7,8 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from tasks.cli.compose import GIVEN, plain
 from tasks.data.augmentation.named import NAMED
 from tasks.data.sources import Source
-from tasks.harness.start import flat
-from tasks.harness.suit import is_ones_own, suited
+from tasks.harness.suit import flat, is_ones_own, suited
 
 
 def suited_config(config: DictConfig, source: Source[Any]) -> tuple[DictConfig, list[str]]:

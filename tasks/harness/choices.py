@@ -5,7 +5,7 @@ The figures behind the numbers stand in docs/results.md.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -63,6 +63,10 @@ class Known:
     """Keys that somebody has said, of a setting or of a whole part (`optimizer`)."""
     has_weights: Callable[[str], bool] = lambda name: False
     """Whether weights of ImageNet are published for the backbone of that name."""
+    pixels: Callable[[str], tuple[Sequence[float], Sequence[float]] | None] = lambda name: None
+    """Mean and standard deviation of the pixels that these weights expect; None where they are the usual ones."""
+    file: Mapping[str, Any] = field(default_factory=dict)
+    """Description of the network in the file to start from, by dotted key; empty without one."""
     facts: Facts = field(default_factory=lambda: Facts(num_train=0, num_val=0))
     choices: tuple[Choice, ...] = ()
 
@@ -108,10 +112,15 @@ def network(known: Known) -> Known:
     name = ("large" if known.on_gpu else "small") if asked == "auto" else asked
     size = SIZES[name]
     why = f"size={name}" + (f", as there is {'a' if known.on_gpu else 'no'} GPU" if asked == "auto" else "")
-    if known.is_open("backbone.name"):
+    start = _network_of_weights(known)
+    if start:
+        known = known.choose(
+            "the network of the weights", **{k.replace(".", "__"): v for k, v in start.items()}
+        )
+    else:
         known = known.choose(why, backbone__name=size.backbone)
     uses_pyramid = known.get("pyramid.name") is not None
-    if uses_pyramid and not _published_fits(known):
+    if uses_pyramid and not start and not _published_fits(known):
         known = known.choose(why, pyramid__channels=size.channels)
     return replace(known, values={**known.values, "size": name})
 
@@ -153,6 +162,15 @@ def images(known: Known) -> Known:
 
 WANTED_OBJECT = 24
 """Pixels of the median object's side below which images are enlarged: six cells of the finest map."""
+
+
+def pixels(known: Known) -> Known:
+    """Mean and spread of pixels as the weights of the backbone know them."""
+    found = known.pixels(str(known.get("backbone.name"))) if known.origin == "backbone" else None
+    if found is None:
+        return known
+    mean, std = map(list, found)
+    return known.choose("as the weights were trained", preprocessing__mean=mean, preprocessing__std=std)
 
 
 def anchors(known: Known) -> Known:
@@ -234,7 +252,7 @@ def length(known: Known) -> Known:
         return known
     if not known.is_open("trainer.val_check_interval"):
         return known
-    times = min(20, max(2, round(steps / 400)))
+    times = min(20, max(2, round(steps / 500)))
     known = known.choose(
         f"{times} validations, the last at the end",
         trainer__val_check_interval=math.ceil(steps / times) * accumulated,
@@ -249,9 +267,9 @@ def length(known: Known) -> Known:
     return known
 
 
-LEAST_SAMPLES = {False: 4000, True: 16000}
+LEAST_SAMPLES = {False: 3200, True: 16000}
 """Images that training sees at least, without and with a GPU."""
-EPOCHS = 10
+EPOCHS = 8
 """Of larger sets."""
 
 
@@ -294,6 +312,7 @@ NETWORK: tuple[Callable[[Known], Known], ...] = (network, origin)
 """Need no data."""
 TRAINING: tuple[Callable[[Known], Known], ...] = (
     images,
+    pixels,
     anchors,
     proposals,
     batch,
@@ -309,6 +328,20 @@ def run(phases: Iterable[Callable[[Known], Known]], known: Known) -> Known:
     for phase in phases:
         known = phase(known)
     return known
+
+
+def _network_of_weights(known: Known) -> dict[str, Any]:
+    """What training needs of the network in the file, or of the published model, that somebody has said to start
+    from."""
+    if known.file:
+        names = ("backbone.name", "backbone.model", "pyramid.name", "pyramid.channels")
+        if known.get("pyramid.name") is None:
+            names = names[:2]
+        return {name: known.file[name] for name in names if known.file.get(name) is not None}
+    asked = known.get("pretrained")
+    if asked in (None, False, "auto") or known.model not in PUBLISHED:
+        return {}
+    return {"backbone.name": next(iter(PUBLISHED[known.model].values())).backbone["name"]}
 
 
 def _published_fits(known: Known) -> bool:

@@ -14,7 +14,7 @@ from tasks.data.augmentation.named import transforms
 from tasks.data.datamodule import DataModule
 from tasks.data.sources import Source
 from tasks.harness.settings import TrainSettings, with_values
-from tasks.harness.suit import format_of, is_ones_own, suited, where_from
+from tasks.harness.suit import flat, format_of, is_ones_own, suited, where_from
 from tasks.harness.task import Task
 from tasks.zoo.model_file import Header, load_model
 from tasks.zoo.pretrained import published_model, starting_spec
@@ -140,14 +140,6 @@ def spec_parts(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A spec with the model's own options under `model`."""
     parts = {part: spec[part] for part in ("backbone", "pyramid")}
     return {"model": {key: value for key, value in spec.items() if key not in parts}, **parts}
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted key."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """`suited`: the settings that suit a task on data of one's own on this machine, and what is said of them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,8 @@ from tasks.data.sources import Source
 from tasks.devices import resolve_device
 from tasks.harness.choices import NETWORK, SIZES, TRAINING, Known, origin, run
 from tasks.harness.facts import facts_of
+from tasks.preprocessing import Preprocessing
+from tasks.zoo.model_file import read
 from tasks.zoo.pretrained import fetch_published
 from tasks.zoo.registry import TASKS, lookup
 
@@ -59,6 +61,8 @@ def suited(task: str, data: Source[Any], values: Mapping[str, Any], given: Colle
         values=values,
         given=given,
         has_weights=backbones.has_published_weights,
+        pixels=_pixels,
+        file=flat(read(values["init_from"])[0].model) if values.get("init_from") else {},
     )
     known = run(NETWORK, known)
     _fetch(known)
@@ -102,6 +106,19 @@ def _fetch(known: Known) -> None:
             backbones.create(**options)
     except ValueError as error:
         raise ValueError(f"{error}; or train from random weights: pretrained=false") from None
+
+
+def _pixels(backbone: str) -> tuple[Sequence[float], Sequence[float]] | None:
+    found, usual = backbones.expected_pixels(backbone), Preprocessing()
+    return None if found == (usual.mean, usual.std) else found
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
 
 
 def _as_learned(data: Source[Any], options: Mapping[str, Any]) -> Source[Any]:
