@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tasks.contracts import Batch, Detections, Model
 from tasks.harness.task import Task
-from tasks.metrics.coco import CocoMetric
+from tasks.metrics.coco import Annotations, CocoMetric
 from tasks.metrics.table import coco_table
 
 from .result import Objects, results
@@ -37,7 +37,7 @@ class DetectionTask(Task):
             self.model.with_l1 = self.trainer.global_step >= last
         return super().training_step(batch, batch_index)
 
-    def build_metric(self, annotations: Any) -> CocoMetric:
+    def build_metric(self, annotations: Annotations) -> CocoMetric:
         return CocoMetric(annotations, **self.metric_options)
 
     def to_original(self, predictions: Detections, batch: Batch) -> Detections:

@@ -15,7 +15,7 @@ from backbones.checks import suggest
 from tasks.contracts import Model
 
 
-def parameter_groups(model: Model, *, backbone_lr_scale: float = 1.0) -> list[dict]:
+def parameter_groups(model: Model, *, backbone_lr_scale: float = 1.0) -> list[dict[str, Any]]:
     """Trainable parameters by what they are: vectors (norms, biases) do not decay, the backbone has its own rate.
 
     The backbone is `model.backbone.backbone` where it carries a pyramid, else `model.backbone`. Each
@@ -23,7 +23,7 @@ def parameter_groups(model: Model, *, backbone_lr_scale: float = 1.0) -> list[di
     """
     backbone: nn.Module = getattr(model.backbone, "backbone", model.backbone)
     in_backbone = {id(p) for p in backbone.parameters()}
-    groups = {
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {
         (own, decays): {
             "name": ("backbone" if own else "head") + ("" if decays else "_no_decay"),
             "params": [],

@@ -4,7 +4,7 @@ import platform
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from backbones.checks import suggest
 from tasks.contracts import Model
@@ -13,9 +13,9 @@ from tasks.data.datamodule import DataModule
 from tasks.data.sources import Source
 from tasks.harness.settings import TrainSettings, with_values
 from tasks.harness.task import Task
-from tasks.zoo.model_file import Header, load_model
+from tasks.zoo.model_file import load_model, new_model
 from tasks.zoo.pretrained import published_model, starting_spec
-from tasks.zoo.registry import TASKS, build_model, lookup, resolved_spec
+from tasks.zoo.registry import TASKS, lookup
 from tasks.zoo.task_specs import MODEL_SPECS, TASK_SPECS, merged, recipe
 from tasks.zoo.transfer import transfer
 
@@ -27,7 +27,7 @@ NETWORK = ("model", "backbone", "pyramid", "data")
 """What a recipe says beside settings."""
 
 
-def check_data(data: Any) -> Source:
+def check_data(data: object) -> Source[Any]:
     """`data`, if it is a data set; ValueError for a path."""
     if isinstance(data, str | Path):
         formats = ", ".join(FORMATS)
@@ -35,16 +35,16 @@ def check_data(data: Any) -> Source:
             f'data={str(data)!r} is a path; open it by its format, as tasks.data.open("coco", root={str(data)!r}) '
             f"does; the formats are {formats}"
         )
-    return data
+    return cast(Source[Any], data)  # of any kind that has its methods
 
 
-def format_of(data: Source) -> str | None:
+def format_of(data: Source[Any]) -> str | None:
     """The name of the format of a data set, as `tasks.data.open` takes it; None for one of somebody else's."""
     kind = f"{type(data).__module__}:{type(data).__qualname__}"
     return next((name for name, address in FORMATS.items() if address == kind), None)
 
 
-def recipe_settings(task: str, data: Source, model: str | None = None) -> TrainSettings:
+def recipe_settings(task: str, data: Source[Any], model: str | None = None) -> TrainSettings:
     """The settings that suit `task` on `data` with `model`, None for the usual one; the defaults where there are no
     better ones."""
     known = _recipe(task, data, model or TASK_SPECS[task].model)
@@ -53,7 +53,7 @@ def recipe_settings(task: str, data: Source, model: str | None = None) -> TrainS
 
 def resolve(
     task: str,
-    data: Source,
+    data: Source[Any],
     model: str | Mapping[str, Any] | None,
     backbone: str | Mapping[str, Any] | None,
     pyramid: str | Mapping[str, Any] | None,
@@ -66,12 +66,12 @@ def resolve(
     asked = {"name": usual.model, **_named(model)}
     if asked["name"] not in MODEL_SPECS:
         raise ValueError(f"unknown model {asked['name']!r}; {suggest(str(asked['name']), MODEL_SPECS)}")
-    known = merged(
+    known: dict[str, Any] = merged(
         {"backbone": {"name": BACKBONE}, "pyramid": usual.pyramid and {"name": usual.pyramid}},
         MODEL_SPECS[asked["name"]].parts,
         _recipe(task, data, asked["name"]),
     )
-    spec = {
+    spec: dict[str, Any] = {
         **known.get("model", {}),
         **asked,
         "backbone": known["backbone"] if backbone is None else _named(backbone),
@@ -91,13 +91,13 @@ def resolve(
     return spec, settings
 
 
-def open_data(task: str, source: Source, settings: TrainSettings) -> DataModule:
+def open_data(task: str, source: Source[Any], settings: TrainSettings) -> DataModule:
     """The data module for `task`, once its metric was found to take its settings."""
     kind: type[Task] = lookup(TASKS, "task", task)
     kind.check_metric(settings.metric.options())
     augmentation = settings.augmentation
     if augmentation is None:
-        import albumentations
+        import albumentations  # pyright: ignore[reportMissingTypeStubs]
 
         augmentation = [albumentations.HorizontalFlip()] if getattr(source, "may_be_mirrored", True) else []
     return DataModule(
@@ -110,23 +110,20 @@ def open_data(task: str, source: Source, settings: TrainSettings) -> DataModule:
     )
 
 
-def build(task: str, spec: Mapping[str, Any], data: DataModule, source: Source, seed: int) -> Model:
+def build(task: str, spec: Mapping[str, Any], data: DataModule, source: Source[Any], seed: int) -> Model:
     """The network of `spec` with fresh weights, and its header."""
-    model = build_model(
-        spec, num_classes=len(data.class_names), preprocessing=data.preprocessing, pretrained=True
-    )
-    model.header = Header(
-        task=task,
-        model=resolved_spec(spec, model),
-        class_names=list(data.class_names),
-        category_ids=[int(i) for i in data.category_ids],
-        preprocessing=data.preprocessing.to_dict(),
+    return new_model(
+        task,
+        spec,
+        data.class_names,
+        data.category_ids,
+        data.preprocessing,
         provenance=provenance(source, spec["backbone"].get("pretrained", False), seed),
+        pretrained=True,
     )
-    return model
 
 
-def provenance(source: Source, pretrained: bool | str, seed: int) -> dict[str, Any]:
+def provenance(source: Source[Any], pretrained: bool | str, seed: int) -> dict[str, Any]:
     """What a model file says of its origin. Names no person, machine or folder."""
     packages = ("vertebra", "torch", "torchvision", "lightning")
     return {
@@ -178,7 +175,7 @@ def task_module(task: str, model: Model, settings: TrainSettings) -> Task:
     )
 
 
-def _recipe(task: str, data: Source, model: str) -> dict[str, Any]:
+def _recipe(task: str, data: Source[Any], model: str) -> dict[str, Any]:
     name = format_of(data)
     return recipe(task, name, model) if name is not None else {}
 

@@ -12,8 +12,11 @@ import lightning.pytorch as pl
 from tasks.contracts import Model
 from tasks.data.datamodule import DataModule
 from tasks.data.sources import Source
+from tasks.devices import resolve_device
 from tasks.harness import auto, start
+from tasks.harness.backends import backends
 from tasks.harness.checkpoints import ignore_early_warnings
+from tasks.harness.compilation import compile_model
 from tasks.harness.fit import Fit
 from tasks.harness.record import Record, to_record
 from tasks.harness.reporter import Reporter
@@ -40,7 +43,7 @@ class Run:
 
 def train(
     task: str,
-    data: Source,
+    data: Source[Any],
     *,
     model: str | Mapping[str, Any] | None = None,
     backbone: str | Mapping[str, Any] | None = None,
@@ -84,8 +87,7 @@ def train(
         origin = start.take_weights(network, settings, plan.spec["name"])
     else:
         origin = [f"resuming from {checkpoint}"]
-    if settings.compile:
-        network.backbone.compile()  # in place: names of weights stay
+    compile_model(network, settings.compile, settings.compile_mode)
     module = start.task_module(task, network, settings)
     if checkpoint is not None:
         check_checkpoint(checkpoint, module)
@@ -95,9 +97,16 @@ def train(
         place = checkpoint.parents[1]
     record = to_record(record, task, source, plan.spec, settings, place)
     module.config = dict(record.config)
-    with reporter.writing(place / "log.txt"):
+    benchmark = settings.trainer.benchmark
+    if benchmark is None:  # a search for each shape pays where there is one
+        benchmark = settings.preprocessing.center_crop is not None and not settings.trainer.deterministic
+    device = resolve_device(settings.trainer.device)
+    with (
+        reporter.writing(place / "log.txt"),
+        backends(device, tf32=settings.tf32, benchmark=benchmark) as told,
+    ):
         fit = Fit(module, plan.data, settings, place, reporter, checkpoint)
-        reporter.say("\n".join([fit.summary(), *remarks, *fit.remarks, *origin]))
+        reporter.say("\n".join([fit.summary(), *remarks, *fit.remarks, *([told] if told else []), *origin]))
         fit.write_setup(record)
         stopped_by = fit.run()
         if stopped_by is not None:
@@ -118,7 +127,7 @@ class Plan:
     """What is trained, on what and how. Phases give another plan and remarks."""
 
     task: str
-    source: Source
+    source: Source[Any]
     spec: Mapping[str, Any]
     settings: TrainSettings
     data: DataModule
