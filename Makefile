@@ -1,16 +1,22 @@
 # make demo    trains a detector on the embedded data and shows what it found
-# make test    every test, as CI runs them; make lint and make types check the source
-# make test-oldest    the quick tests with the oldest versions that pyproject.toml allows, in an environment of its own
+# make test    the tests that take seconds each; make test-all adds the slow ones, as CI does
+# make test-oldest   the quick ones with the oldest versions that pyproject.toml allows, in an environment of its own
+# make lint, make types   check the source
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-oldest lint types
+.PHONY: demo test test-all test-oldest lint types
 
 demo: .venv/ready
 	$(BIN)/python tools/train.py task=detection
 
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --durations 25
+
 test: .venv/ready
-	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --durations 25
+	$(PYTEST) -m "not slow"
+
+test-all: .venv/ready
+	$(PYTEST)
 
 test-oldest: .venv-oldest/ready
 	.venv-oldest/bin/python -m pytest -n logical --maxprocesses 8 --dist loadfile -m "not slow" $(TESTS)
