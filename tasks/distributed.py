@@ -1,6 +1,7 @@
 """Values of every rank of a distributed run, on every rank. Without a distributed run there is one rank."""
 
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
@@ -16,9 +17,18 @@ def all_gather_objects(value: Value) -> list[Value]:
     """
     if not _several_ranks():
         return [value]
-    values: list = [None] * torch.distributed.get_world_size()
+    values: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(values, value)
     return values
+
+
+def largest(values: Sequence[int], device: torch.device) -> list[int]:
+    """The largest of all ranks at each place of `values`, by way of `device`; all ranks must call this together."""
+    if not _several_ranks():
+        return list(values)
+    found = torch.tensor(values, device=device)
+    torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+    return [int(value) for value in found]
 
 
 def loss_normalizer(count: Tensor, least: float = 1.0) -> Tensor:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -12,6 +12,9 @@ from tasks.metrics.classification import ClassificationMetric
 
 from .mixing import Mixing, check_sizes
 from .result import ClassScores, predicted_results
+
+if TYPE_CHECKING:
+    from tasks.data.annotations.image_labels import ImageLabels
 
 
 class ClassificationTask(Task):
@@ -38,7 +41,7 @@ class ClassificationTask(Task):
             batch = self.mixing(batch, len(self.header.class_names), seed)
         return super().training_step(batch, batch_index)
 
-    def build_metric(self, annotations: Any) -> ClassificationMetric:
+    def build_metric(self, annotations: "ImageLabels") -> ClassificationMetric:
         return ClassificationMetric(annotations)
 
     def to_original(self, predictions: Classification, batch: Batch) -> Classification:

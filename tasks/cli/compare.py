@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
     from omegaconf import DictConfig
+
+    from tasks.contracts import Batch
 
 NOTES = """AP and other figures are those that training ended with. The rest is measured here, each model in a process
 of its own, with the images and precision of its run: multiply-adds of convolutions and matrix products of one
@@ -86,7 +91,7 @@ def measure(run: Path, device_name: str, batch_size: int) -> dict[str, Any]:
     precision = resolve_precision(config.precision, device)
 
     @torch.inference_mode()
-    def predict(images: Any) -> None:
+    def predict(images: Batch) -> None:
         with autocast(precision, device):
             model(images)
 
@@ -131,7 +136,7 @@ def measure(run: Path, device_name: str, batch_size: int) -> dict[str, Any]:
     }
 
 
-def peak(work: Any, device: Any) -> int:
+def peak(work: Callable[[], object], device: torch.device) -> int:
     """The most bytes that `work` holds beyond what was held before."""
     import torch
 

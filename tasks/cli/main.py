@@ -181,13 +181,13 @@ def _run(name: str, words: list[str], program: str, script: list[str]) -> None:
 
             words = [word for word in words if word not in ("--multirun", "-m")]
             script += [f"--config-dir={folder}" for folder in folders]
-            sys.exit(sweep(config_name, words, script, lambda config: _call(command, config), user_error))
+            sys.exit(sweep(config_name, words, script, lambda config: _call(command, config), user_sentence))
         sys.exit(_call(command, compose(config_name, words)))
     except Exception as error:
-        cause = user_error(error)
-        if traceback or cause is None:
+        told = user_sentence(error)
+        if traceback or told is None:
             raise
-        print(f"error: {sentence(cause)}\n(--traceback shows where this came from)", file=sys.stderr)
+        print(f"error: {told}\n(--traceback shows where this came from)", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
 
 
@@ -298,6 +298,12 @@ def user_error(error: BaseException) -> BaseException | None:
     if isinstance(error, HydraException) and error.__cause__ is not None:
         return user_error(error.__cause__)
     return error if isinstance(error, HydraException | OmegaConfBaseException) else None
+
+
+def user_sentence(error: BaseException) -> str | None:
+    """What to tell the user of a mistake of theirs, or None for one of ours."""
+    cause = user_error(error)
+    return None if cause is None else sentence(cause)
 
 
 def sentence(error: BaseException) -> str:

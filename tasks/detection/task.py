@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tasks.contracts import Batch, Detections, Model
 from tasks.harness.task import Task
-from tasks.metrics.coco import CocoMetric
+from tasks.metrics.coco import Annotations, CocoMetric
 from tasks.metrics.table import coco_table
 
 from .gfl import GFL
@@ -54,7 +54,7 @@ class DetectionTask(Task):
         """The share of the training's steps that lie behind it, 0 where they have no known end."""
         return self.trainer.global_step / self.trainer.estimated_stepping_batches
 
-    def build_metric(self, annotations: Any) -> CocoMetric:
+    def build_metric(self, annotations: Annotations) -> CocoMetric:
         return CocoMetric(annotations, **self.metric_options)
 
     def to_original(self, predictions: Detections, batch: Batch) -> Detections:

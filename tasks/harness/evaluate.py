@@ -11,6 +11,8 @@ from lightning.pytorch.callbacks import Callback
 from tasks.contracts import Metric, Model
 from tasks.data.datamodule import DataModule
 from tasks.data.sources import Source, SplitName
+from tasks.devices import resolve_device
+from tasks.harness.backends import backends
 from tasks.harness.callbacks import PredictionPictures
 from tasks.harness.reporter import Reporter
 from tasks.harness.session import files_in, is_rank_zero, lightning_precision, run_folder, write_outcome
@@ -36,7 +38,7 @@ class Evaluation:
 
 def evaluate(
     model: str | Path | Model,
-    data: Source | str | Path,
+    data: Source[Any] | str | Path,
     *,
     split: SplitName = "val",
     settings: EvaluateSettings | None = None,
@@ -88,7 +90,11 @@ def evaluate(
         use_distributed_sampler=False,  # the data module's samplers show every image exactly once
         default_root_dir=None if place is None else str(place),
     )
-    trainer.test(task, datamodule=data_module, verbose=False)
+    device, benchmark = resolve_device(settings.trainer.device), settings.trainer.benchmark
+    with backends(device, tf32=settings.tf32, benchmark=bool(benchmark)) as told:
+        if told:
+            reporter.say(told)
+        trainer.test(task, datamodule=data_module, verbose=False)
     if is_rank_zero():
         reporter.say(task.report(task.numbers))
         if place is not None:

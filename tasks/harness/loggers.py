@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from csv import DictReader as csv_reader
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
@@ -116,9 +116,11 @@ def log_setup(logger: Logger, config: dict[str, Any], environment: dict[str, Any
     if isinstance(logger, TensorBoardLogger):
         for name, value in (("config", config), ("environment", environment)):
             text = json.dumps(value, indent=1)
-            logger.experiment.add_text(name, "\n".join("    " + line for line in text.splitlines()))
+            experiment = cast(Any, logger.experiment)  # pyright: ignore[reportUnknownMemberType]
+            experiment.add_text(name, "\n".join("    " + line for line in text.splitlines()))
     elif isinstance(logger, WandbLogger):
-        logger.experiment.config.update({**config, "environment": environment}, allow_val_change=True)
+        experiment = cast(Any, logger.experiment)  # pyright: ignore[reportUnknownMemberType]
+        experiment.config.update({**config, "environment": environment}, allow_val_change=True)
 
 
 def log_pictures(
@@ -139,7 +141,8 @@ def log_pictures(
         step: of the optimiser.
     """
     if isinstance(logger, TensorBoardLogger):
-        logger.experiment.add_image(PICTURES, sheet, step, dataformats="HWC")
+        experiment = cast(Any, logger.experiment)  # pyright: ignore[reportUnknownMemberType]
+        experiment.add_image(PICTURES, sheet, step, dataformats="HWC")
     elif isinstance(logger, WandbLogger):
         logger.log_image(
             PICTURES,

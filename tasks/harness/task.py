@@ -4,10 +4,11 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 from torch.optim import Optimizer
@@ -15,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from tasks.contracts import Batch, Metric, Model
 from tasks.data.dataset import check_ranks, split_of
+from tasks.device_copies import to_list
 from tasks.distributed import all_gather_objects
 from tasks.harness.guards import LossGuard, check_boxes
 from tasks.harness.optim import build_optimizer
@@ -49,7 +51,7 @@ class Task(pl.LightningModule):
         self,
         model: Model,
         *,
-        optimizer: Callable[[list[dict]], Optimizer] | None = None,
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer] | None = None,
         schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
         backbone_lr_scale: float = 1.0,
         offsets_lr_scale: float = 0.1,
@@ -134,7 +136,7 @@ class Task(pl.LightningModule):
     def on_fit_start(self) -> None:
         self.model.train()  # of a model file it comes in evaluation mode, which Lightning would keep
         # `ThroughputMonitor` logs the losses more cheaply.
-        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks = cast(list[Callback], self.trainer.callbacks)  # type: ignore[attr-defined]
         self._logs_losses = not any(isinstance(callback, ThroughputMonitor) for callback in callbacks)
 
     def on_train_start(self) -> None:
@@ -191,7 +193,7 @@ class Task(pl.LightningModule):
     def _losses_again(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of a batch, with nothing changed by asking."""
         self.model.eval()
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):  # pyright: ignore[reportUnknownMemberType]
             losses = self.model.losses(self.model.features(batch), batch)
         self.model.train()
         return losses
@@ -250,7 +252,7 @@ class Task(pl.LightningModule):
         self.numbers = self.metric.compute()
         self.log_dict({f"test/{name}": value for name, value in self.numbers.items()})
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> Any:  # Lightning has a type of its own for each form
         make = self.optimizer or OPTIMIZERS["adamw"].factory()
         optimizer = build_optimizer(self.model, make, **self.lr_scales)
         scheduler = (self.schedule or ScheduleSettings().factory())(
@@ -274,13 +276,13 @@ def mean_losses(batches: list[tuple[Tensor, dict[str, Tensor]]]) -> dict[str, fl
         batches: image ids (B,) and losses of each batch of this rank.
     """
     names = list(batches[0][1]) if batches else []
-    mine = []
+    mine: list[tuple[float, ...]] = []
     if batches:
         values = torch.stack([torch.stack([losses[name] for name in names]) for _, losses in batches])
-        mine = [(len(ids), *row) for (ids, _), row in zip(batches, values.tolist(), strict=True)]
+        mine = [(len(batch[0]), *row) for batch, row in zip(batches, to_list(values), strict=True)]
     ranks = all_gather_objects((names, mine))
     names = next((theirs for theirs, _ in ranks if theirs), [])
-    every = [row for _, rows in ranks for row in rows]
+    every: list[tuple[float, ...]] = [row for _, rows in ranks for row in rows]
     total = sum(count for count, *_ in every)
     means = {
         name: math.fsum(row[0] * row[1 + column] for row in every) / total
