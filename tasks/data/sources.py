@@ -175,7 +175,7 @@ class PaintedSplit(Split[ClassMaps]):
     """The images of a split with class maps painted from the masks of its objects."""
 
     def __init__(self, split: Split[Annotations], name: str):
-        self.split = split
+        self.split, self.sizes = split, split.sizes
         objects = split.annotations
         if len(objects.labels) and not objects.has_masks:
             raise ValueError(

@@ -23,9 +23,10 @@ from tasks.contracts import Batch, Detections
 from .boxes import Weights, clip, decode, encode
 from .losses import BoxLoss, ClassLoss, class_loss, sampled_box_loss
 from .matching import match, take_matched
-from .postprocess import DetectionSettings, candidates, postprocess
+from .postprocess import DetectionSettings, postprocess
 from .roi_align import PyramidTable, multilevel_roi_align
 from .sampling import sample_balanced
+from .selection import candidates
 
 # Deltas are about a tenth of a box; this brings their spread to one (Fast R-CNN's code, kept by the field).
 DELTA_WEIGHTS: Weights = (10.0, 10.0, 5.0, 5.0)
@@ -148,7 +149,8 @@ class RoIHead(nn.Module):
 
     def read(self, pooled: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """The same of what was `pooled` (B * R, C, S, S) from boxes."""
-        if self.head.counts_rows:  # padding must not be part of the statistics of a batch norm
+        # Padding must not be part of the statistics of a batch norm.
+        if self.head.counts_rows and self.training:
             rows = valid.flatten().nonzero()[:, 0]
             found = self.head(pooled[rows])
             x = found.new_zeros(len(pooled), found.shape[1]).index_copy(0, rows, found)
@@ -223,13 +225,5 @@ class RoIHead(nn.Module):
         """Detections for `proposals` (B, R, 4) where `valid` (B, R), in images of `sizes` (B, 2)."""
         scores = logits.float().softmax(dim=-1)[..., : self.num_classes] * valid[..., None]
         found = candidates(scores, self.detection.score_threshold)
-        images, labels, indices = found
-        boxes = decode(deltas[images, indices, labels], proposals[images, indices], self.weights)
-        return postprocess(
-            found,
-            clip(boxes, sizes[images]),
-            scores[images, indices, labels],
-            len(sizes),
-            self.num_classes,
-            self.detection,
-        )
+        boxes = decode(found.take(deltas), found.take(proposals), self.weights)
+        return postprocess(found, clip(boxes, sizes), self.num_classes, self.detection)

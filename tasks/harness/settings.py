@@ -21,6 +21,17 @@ if TYPE_CHECKING:
     from tasks.preprocessing import Preprocessing
 
 
+STRATEGIES = (
+    "auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true", "ddp_fork", "ddp_notebook",
+    "ddp_spawn",
+)  # fmt: skip
+"""Lightning's that leave every device the whole network."""
+NOT_SHARDED = (
+    "; a network that is cut into pieces over devices (fsdp, deepspeed) cannot be trained here, for clipping, weight "
+    "decay, averages and checkpoints need whole parameters: take ddp, as these networks fit one GPU"
+)
+
+
 def _default_preprocessing() -> Preprocessing:
     from tasks.preprocessing import Preprocessing
 
@@ -36,7 +47,7 @@ class TrainerSettings:
     devices: int | str | Sequence[int] = "auto"
     """How many, or which; auto takes all GPUs, and one CPU."""
     strategy: str = "auto"
-    """ddp for several devices."""
+    """ddp for several devices; each holds the whole network."""
     num_nodes: int = 1
     """Machines."""
     sync_batchnorm: bool = False
@@ -89,6 +100,12 @@ class TrainerSettings:
     """Makes the loaders anew so often."""
 
     def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            from backbones.checks import suggest
+
+            raise ValueError(
+                f"trainer.strategy={self.strategy}; {suggest(str(self.strategy), STRATEGIES)}{NOT_SHARDED}"
+            )
         if self.accelerator in ("gpu", "cuda"):
             import torch
 
@@ -229,7 +246,7 @@ class TrainSettings:
     ema: bool | float = False
     """True, or a decay such as 0.9998: score and keep a moving average of the weights."""
     on_nonfinite: str = "stop"
-    """Or skip: what a loss that is no number does."""
+    """Or skip: what a loss that is no number does, and a gradient where gradients are clipped by their norm."""
     early_stopping: int | None = None
     """Validations without a better one, after which training ends."""
     pretrained: bool | str | None = None

@@ -26,8 +26,8 @@ STEP = {
 }  # fmt: skip
 PREDICTION = {
     "classifier": 0, "semantic_fpn": 0, "deeplabv3": 0,
-    "faster_rcnn": 1,  # how many scores are above the threshold
-    "mask_rcnn": 2,  # and how many detections there are
+    "faster_rcnn": 0,
+    "mask_rcnn": 1,  # how many detections there are
     "retinanet": 0, "fcos": 0, "gfl": 0, "yolox": 0,
 }  # fmt: skip
 TASK = {
