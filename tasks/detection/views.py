@@ -1,5 +1,6 @@
 """Test-time augmentation: each image in several sizes, mirrored too, and one set of detections of all these views."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -78,7 +79,10 @@ def view_of(
     """
     old_sizes = batch.sizes.tolist() if host_sizes is None else host_sizes
     sizes = [(max(1, round(height * factor)), max(1, round(width * factor))) for height, width in old_sizes]
-    images = batch.images.new_zeros(len(batch), 3, *preprocessing.padded_size(sizes))
+    # By the padded size, not by the valid ones: what surrounds an image must not depend on the others of the batch.
+    height, width = batch.images.shape[-2:]
+    padded = preprocessing.padded_size([(math.ceil(height * factor), math.ceil(width * factor))])
+    images = batch.images.new_zeros(len(batch), 3, *padded)
     for view, image, old, new in zip(images, batch.images, old_sizes, sizes, strict=True):
         pixels = image[:, : old[0], : old[1]]
         if new != tuple(old):
