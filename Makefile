@@ -1,15 +1,21 @@
 # make demo    trains a detector on the embedded data and shows what it found
-# make test    every test, as CI runs them; make lint and make types check the source
+# make test    the tests that take seconds each; make test-all adds the slow ones, as CI does
+# make lint, make types   check the source
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types
+.PHONY: demo test test-all lint types
 
 demo: .venv/ready
 	$(BIN)/python tools/train.py task=detection
 
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --durations 25
+
 test: .venv/ready
-	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --durations 25
+	$(PYTEST) -m "not slow"
+
+test-all: .venv/ready
+	$(PYTEST)
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -168,7 +168,7 @@ def settings_text(config_name: str) -> str:
 
 
 def _lines(kind: type, prefix: str) -> list[str]:
-    documents = _field_documents(kind)
+    documents = field_documents(kind)
     nested = {"trainer": TrainerSettings, "loader": LoaderSettings, "checkpointing": CheckpointSettings}
     lines = []
     for field in fields(kind):
@@ -182,7 +182,7 @@ def _lines(kind: type, prefix: str) -> list[str]:
     return lines
 
 
-def _field_documents(kind: type) -> dict[str, str]:
+def field_documents(kind: type) -> dict[str, str]:
     """The strings below the fields of a dataclass, read from its file."""
     tree = ast.parse(Path(str(sys.modules[kind.__module__].__file__)).read_text(encoding="utf-8"))
     body = next(n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == kind.__name__)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from tasks.cli.data import data_of, transforms_of
+from tasks.cli.data import told_data_of, transforms_of
 from tasks.cli.terminal import run_folder
 from tasks.data.annotations.image_labels import ImageLabels
 from tasks.data.annotations.objects import Annotations
@@ -32,7 +32,7 @@ def show_data(config: DictConfig) -> None:
         raise ValueError(f"split={config.split} is unknown; wanted train, val or test")
     preprocessing = Preprocessing(**config.preprocessing)
     data = DataModule(
-        data_of(config),
+        told_data_of(config),
         preprocessing,
         augmentation=transforms_of(config),
         seed=config.seed,

@@ -22,6 +22,7 @@ RUN_DIR = "VERTEBRA_RUN_DIR"
 """Environment variable: the run folder, for ranks that the first one starts."""
 QUIET = (
     ".*does not have many workers.*",  # decoding is cheap beside a detector; loader.num_workers says otherwise
+    ".*smaller than the logging interval.*",  # counted over epochs, so that short ones are logged too
     ".*could not find the monitored key in the returned metrics.*",  # an epoch before the first validation
     ".*GPU available but not used.*",
     ".*smaller than the logging interval.*",  # the first step of every run is logged

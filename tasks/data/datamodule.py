@@ -120,17 +120,17 @@ class DataModule(LightningDataModule):
         return loader
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Every image of `eval_split` exactly once over all ranks."""
+        """Every image of `eval_split` exactly once over all ranks; those that are padded alike follow each other."""
         if getattr(getattr(self.trainer, "state", None), "fn", None) == "fit":
             self._check_trainable(self.eval_split)
-        return self._loader(self.eval_split, is_training=False)
+        return self._loader(self.eval_split, is_training=False, alike=True)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Every image of `test_split` exactly once over all ranks."""
-        return self._loader(self.test_split, is_training=False)
+        """Every image of `test_split` exactly once over all ranks, as `val_dataloader` does."""
+        return self._loader(self.test_split, is_training=False, alike=True)
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """The images of `eval_split`, as `val_dataloader` gives them."""
+        """The images of `eval_split`, in order."""
         return self._loader(self.eval_split, is_training=False)
 
     def _check_trainable(self, name: SplitName) -> None:
@@ -178,7 +178,18 @@ class DataModule(LightningDataModule):
         shapes = [self.preprocessing.output_size(*size) for size in annotations.sizes[:num_images].tolist()]
         return {"factors": factors, "shapes": np.array(shapes, np.int32), "window": loader.shape_window}
 
-    def _loader(self, name: SplitName, *, is_training: bool) -> DataLoader[Any]:
+    def _padded_shapes(self, split: Split[Any]) -> np.ndarray | None:
+        """(I, 2): what each image of a split alone would be padded to, where its sizes are known beforehand."""
+        if split.sizes is None:
+            return None
+        kinds, rows = np.unique(split.sizes, axis=0, return_inverse=True)
+        shapes = [
+            self.preprocessing.padded_size([self.preprocessing.output_size(*size)]) for size in kinds.tolist()
+        ]
+        return np.array(shapes, np.int32).reshape(-1, 2)[rows.reshape(-1)]
+
+    def _loader(self, name: SplitName, *, is_training: bool, alike: bool = False) -> DataLoader[Any]:
+        """Batches of a split; with `alike` the order is by how images are padded."""
         rank, num_ranks = self._rank_and_num_ranks()
         split = self.split(name)
         augmentation = self.augmentation if is_training else Augmentation()
@@ -194,6 +205,7 @@ class DataModule(LightningDataModule):
             num_ranks=num_ranks,
             batch_size=self.batch_size,
             **(self._choices(split.annotations, num_images) if is_training else {}),
+            **({"shapes": self._padded_shapes(split)} if alike else {}),
         )
         return ResumableLoader(
             SampleDataset(

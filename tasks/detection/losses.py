@@ -9,7 +9,7 @@ Legend:
 """
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,24 +17,23 @@ from torch.nn import functional as F
 
 from tasks.distributed import loss_normalizer
 
-from .focal_loss import focal_losses
+from .focal_loss import focal_losses, quality_focal_losses
 from .overlap_losses import OVERLAP_LOSSES
 
 ClassLoss = Literal["cross_entropy", "focal"]
+"""Of a softmax."""
+DenseClassLoss = Literal["cross_entropy", "focal", "quality_focal"]
+"""Of sigmoids."""
 BoxLoss = Literal["l1", "smooth_l1", "iou", "giou", "diou", "ciou"]
 
 _BETA = 1 / 9  # where smooth L1 turns linear: Detectron's sigma = 3
 _GAMMA = 2.0  # Focal Loss, section 4.1; torchvision's default too
 
 
-def check_losses(class_loss: str, box_loss: str, box_option: str = "box_loss") -> None:
-    """Raises `ValueError` for a loss that is not there; `box_option` is what the user calls the second."""
-    for name, value, kinds in (
-        ("class_loss", class_loss, get_args(ClassLoss)),
-        (box_option, box_loss, get_args(BoxLoss)),
-    ):
-        if value not in kinds:
-            raise ValueError(f"model.{name}={value} is unknown; wanted one of {', '.join(kinds)}")
+def check_loss(option: str, loss: str, kinds: Any) -> None:
+    """Raises `ValueError` for a `loss` that is not one of the Literal `kinds`; `option` is what the user calls it."""
+    if loss not in get_args(kinds):
+        raise ValueError(f"model.{option}={loss} is unknown; wanted one of {', '.join(get_args(kinds))}")
 
 
 def objectness_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
@@ -55,7 +54,7 @@ def class_loss(logits: Tensor, labels: Tensor, valid: Tensor, kind: ClassLoss = 
 
 
 def dense_class_losses(
-    logits: Tensor, labels: Tensor, kind: ClassLoss, quality: Tensor | None = None
+    logits: Tensor, labels: Tensor, kind: DenseClassLoss, quality: Tensor | None = None
 ) -> Tensor:
     """Losses (...) of the sigmoids of `logits` (..., K) for `labels` (...) in 0 … K, summed over classes.
 
@@ -63,6 +62,9 @@ def dense_class_losses(
     """
     if kind == "focal" and quality is None:
         return focal_losses(logits, labels)
+    if kind == "quality_focal":
+        quality = torch.ones(labels.shape, device=logits.device) if quality is None else quality
+        return quality_focal_losses(logits, labels, quality)
     logits = logits.float()
     shape = (*labels.shape, logits.shape[-1] + 1)
     targets = torch.zeros(shape, device=logits.device).scatter_(-1, labels[..., None], 1)[..., :-1]

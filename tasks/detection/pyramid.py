@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import backbones
+
+P3_TO_P7: Mapping[str, Any] = MappingProxyType({"levels": ("c3", "c4", "c5"), "extra": "conv_p5"})
+"""Pyramid of the one-stage detectors: P2 would have most of all anchors (Focal Loss, section 4)."""
 
 
 def detector_pyramid(

@@ -61,16 +61,17 @@ def with_batch_size(
 
 
 def with_norm(spec: Mapping[str, Any], settings: "TrainSettings") -> tuple[dict[str, Any], list[str]]:
-    """The model's `spec` with the norm of its backbone, where that is open."""
-    backbone, trainer = spec["backbone"], settings.trainer
+    """The model's `spec` with the norm of its backbone, where that is open.
+
+    By the images of one device, however many there are and whether they share statistics: the same settings build the
+    same network on every machine."""
+    backbone = spec["backbone"]
     starts_from = "batch" if backbone.get("pretrained") else None
     if settings.init_from is not None and settings.resume is None:
         starts_from = read(settings.init_from)[0].model["backbone"].get("norm")
-    shared = trainer.devices if trainer.sync_batchnorm else 1
     size = settings.loader.batch_size
     assert size != "auto"
-    images = size * (shared if isinstance(shared, int) and shared > 0 else 1)
-    norm, sentence = backbone_norm(backbone, settings.norm, batch_size=images, starts_from=starts_from)
+    norm, sentence = backbone_norm(backbone, settings.norm, batch_size=size, starts_from=starts_from)
     chosen = {} if norm is None else {"norm": norm}
     return {**spec, "backbone": {**backbone, **chosen}}, [sentence] if sentence else []
 
@@ -143,7 +144,7 @@ def backbone_norm(
     Args:
         backbone: its settings, `name` and options.
         norm: the setting; `auto` chooses.
-        batch_size: images that meet in one norm layer.
+        batch_size: images on each device.
         starts_from: the norm of the weights that training starts from; None for random ones.
     """
     options = default_options(find_builder(backbone["name"]))

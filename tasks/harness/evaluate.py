@@ -15,7 +15,7 @@ from tasks.harness.callbacks import PredictionPictures
 from tasks.harness.reporter import Reporter
 from tasks.harness.session import files_in, is_rank_zero, lightning_precision, run_folder, write_outcome
 from tasks.harness.settings import EvaluateSettings
-from tasks.harness.start import check_data
+from tasks.harness.start import check_data, describe, saying_layout
 from tasks.preprocessing import Preprocessing
 from tasks.zoo.model_file import Header, load_model
 from tasks.zoo.registry import TASKS, lookup, with_views
@@ -36,7 +36,7 @@ class Evaluation:
 
 def evaluate(
     model: str | Path | Model,
-    data: Source,
+    data: Source | str | Path,
     *,
     split: SplitName = "val",
     settings: EvaluateSettings | None = None,
@@ -47,7 +47,7 @@ def evaluate(
 
     Args:
         model: a model file, a checkpoint, or a model with its header.
-        data: a data set (`tasks.data.open`) of the model's classes, in its order.
+        data: a data set (`tasks.data.open`) of the model's classes, in its order, or the path of one.
         split: train, val or test.
         settings: None for the defaults.
         folder: a new one, for numbers, results and pictures (of a model that came as itself, its model file too);
@@ -58,12 +58,12 @@ def evaluate(
         ValueError, FileNotFoundError, FileExistsError: with one sentence, for whatever the user can mend.
     """
     settings, reporter = settings or EvaluateSettings(), reporter or Reporter()
-    source = check_data(data)
     is_file = isinstance(model, str | Path)
     network = load_model(model, settings.model) if isinstance(model, str | Path) else model
     views = with_views(network, settings.scales, settings.flip)
     header: Header = views.header
     kind = lookup(TASKS, "task", header.task)
+    source = check_data(data, header.task)
     data_module = DataModule(
         source,
         Preprocessing(**header.preprocessing),
@@ -71,7 +71,9 @@ def evaluate(
         loader=settings.loader,
         **kind.data_options,
     )
-    data_module.split(split)
+    with saying_layout(data_module.source, reporter):
+        data_module.split(split)
+    reporter.say("\n".join(describe(data_module.source, (split,))))
     if is_file:
         check_classes(header, data_module.class_names, str(model))
     task = kind(views, metric=settings.metric.options())

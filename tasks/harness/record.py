@@ -73,9 +73,13 @@ def changed(settings: Any) -> dict[str, Any]:
 
 
 def described(part: Any) -> dict[str, Any]:
-    """A data set or a transform by its class, and the arguments that it still knows."""
-    names = inspect.signature(type(part)).parameters
-    known = {name: getattr(part, name) for name in names if hasattr(part, name)}
+    """A data set or a transform by its class and arguments, those that it still knows where nothing else says them."""
+    opened_as = getattr(part, "opened_as", None)
+    if opened_as is not None:
+        known = opened_as[1]
+    else:
+        names = inspect.signature(type(part)).parameters
+        known = {name: getattr(part, name) for name in names if hasattr(part, name)}
     return {"_target_": _address(type(part)), **_plain({k: v for k, v in known.items() if _is_plain(v)})}
 
 

@@ -96,7 +96,7 @@ def _check_weights(contents: Mapping[str, Any], task: Task, path: Path) -> None:
 
 def _check_optimizer(contents: Mapping[str, Any], task: Task) -> None:
     assert task.optimizer is not None and task.schedule is not None
-    optimizer = build_optimizer(task.model, task.optimizer, backbone_lr_scale=task.backbone_lr_scale)
+    optimizer = build_optimizer(task.model, task.optimizer, **task.lr_scales)
     schedule = task.schedule(optimizer, 10)
     fresh, state = optimizer.state_dict(), contents["optimizer_states"][0]
     _compare(state["param_groups"], fresh["param_groups"], "its optimizer's groups")

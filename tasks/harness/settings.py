@@ -21,6 +21,17 @@ if TYPE_CHECKING:
     from tasks.preprocessing import Preprocessing
 
 
+STRATEGIES = (
+    "auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true", "ddp_fork", "ddp_notebook",
+    "ddp_spawn",
+)  # fmt: skip
+"""Lightning's that leave every device the whole network."""
+NOT_SHARDED = (
+    "; a network that is cut into pieces over devices (fsdp, deepspeed) cannot be trained here, for clipping, weight "
+    "decay, averages and checkpoints need whole parameters: take ddp, as these networks fit one GPU"
+)
+
+
 def _default_preprocessing() -> Preprocessing:
     from tasks.preprocessing import Preprocessing
 
@@ -36,7 +47,7 @@ class TrainerSettings:
     devices: int | str | Sequence[int] = "auto"
     """How many, or which; auto takes all GPUs, and one CPU."""
     strategy: str = "auto"
-    """ddp for several devices."""
+    """ddp for several devices; each holds the whole network."""
     num_nodes: int = 1
     """Machines."""
     sync_batchnorm: bool = False
@@ -89,6 +100,12 @@ class TrainerSettings:
     """Makes the loaders anew so often."""
 
     def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            from backbones.checks import suggest
+
+            raise ValueError(
+                f"trainer.strategy={self.strategy}; {suggest(str(self.strategy), STRATEGIES)}{NOT_SHARDED}"
+            )
         if self.accelerator in ("gpu", "cuda"):
             import torch
 
@@ -231,7 +248,7 @@ class TrainSettings:
     ema: bool | float = False
     """True, or a decay such as 0.9998: score and keep a moving average of the weights."""
     on_nonfinite: str = "stop"
-    """Or skip: what a loss that is no number does."""
+    """Or skip: what a loss that is no number does, and a gradient where gradients are clipped by their norm."""
     early_stopping: int | None = None
     """Validations without a better one, after which training ends."""
     size: str = "auto"
@@ -293,7 +310,18 @@ class EvaluateSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictSettings:
-    """How a trained model is applied to pictures."""
+    """How a trained model is applied to pictures, and what is written of what it finds."""
+
+    format: str | None = None
+    """json, jsonl, csv, coco or yolo; null is json, and for a video jsonl, a line for each frame."""
+    draw: bool = True
+    """Whether pictures, or the video, are written with what is found drawn on them."""
+    masks: bool = False
+    """Whether masks and class maps are written as PNG files, too."""
+    every: int = 1
+    """Every so many frames of a video, or pictures of a source, one is looked at."""
+    download: bool = False
+    """Whether pictures are fetched that a list of sources names by addresses."""
 
     score_threshold: float = 0.5
     """Weaker objects are left out."""
@@ -315,6 +343,13 @@ class PredictSettings:
     """cpu, cuda, cuda:1, …"""
     precision: str = "auto"
     """bf16 where the device computes in it; or 32-true, bf16-mixed, 16-mixed."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
+            raise ValueError(f"every={self.every} must be a whole number of frames, at least 1")
+        for name in ("draw", "masks", "download"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise ValueError(f"{name}={value} must be true or false")
 
 
 S = TypeVar("S")

@@ -1,7 +1,8 @@
 """What a training starts from: the recipe that suits it, the network, its weights, the data and the task's module."""
 
+import contextlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 
 from backbones.checks import suggest
 from tasks.contracts import Model
-from tasks.data import FORMATS
 from tasks.data.augmentation.named import transforms
 from tasks.data.datamodule import DataModule
+from tasks.data.layouts import auto
 from tasks.data.sources import Source
+from tasks.data.splits import SplitName
+from tasks.harness.reporter import Reporter
 from tasks.harness.settings import TrainSettings, with_values
 from tasks.harness.suit import flat, format_of, is_ones_own, suited, where_from
 from tasks.harness.task import Task
@@ -30,15 +33,26 @@ NETWORK = ("model", "backbone", "pyramid", "data")
 """What a recipe says beside settings."""
 
 
-def check_data(data: Any) -> Source:
-    """`data`, if it is a data set; ValueError for a path."""
-    if isinstance(data, str | Path):
-        formats = ", ".join(FORMATS)
-        raise ValueError(
-            f'data={str(data)!r} is a path; open it by its format, as tasks.data.open("coco", root={str(data)!r}) '
-            f"does; the formats are {formats}"
-        )
-    return data
+def check_data(data: Source | str | Path, task: str | None = None) -> Source:
+    """`data`, opened for `task` where it is a path."""
+    return auto.open_folder(data, task=task) if isinstance(data, str | Path) else data
+
+
+def describe(data: Source, splits: Sequence[SplitName]) -> list[str]:
+    """What was found of data that was looked for, a line; none of any other."""
+    line = auto.describe(data, splits)
+    return [f"found {line}"] if line else []
+
+
+@contextlib.contextmanager
+def saying_layout(data: Source, reporter: Reporter) -> Iterator[None]:
+    """Where reading the data fails inside, says first what it was taken for."""
+    try:
+        yield
+    except (OSError, ValueError):
+        if data.layout:
+            reporter.say(f"found {data.layout}")
+        raise
 
 
 def recipe_settings(task: str, data: Source, model: str | None = None) -> TrainSettings:

@@ -44,7 +44,7 @@ class Run:
 
 def train(
     task: str,
-    data: Source,
+    data: Source | str | Path,
     *,
     model: str | Mapping[str, Any] | None = None,
     backbone: str | Mapping[str, Any] | None = None,
@@ -62,7 +62,7 @@ def train(
 
     Args:
         task: a name such as "detection".
-        data: a data set (`tasks.data.open`).
+        data: a data set (`tasks.data.open`), or the path of one.
         model: its name, or that and options by name; None for the task's usual one.
         backbone: the same; None for the recipe's, or a ResNet-50.
         pyramid: the same; None for no pyramid.
@@ -78,13 +78,14 @@ def train(
     """
     started, reporter = time.perf_counter(), reporter or Reporter()
     ignore_early_warnings()
-    source = start.check_data(data)
+    source = start.check_data(data, task)
     started_with = start.resolve(task, source, model, backbone, pyramid, settings)
     spec, settings = started_with.spec, started_with.settings
     pl.seed_everything(settings.seed, workers=True, verbose=False)
     spec, of_pyramid = auto.with_pyramid(spec)
     plan = Plan(task, source, spec, settings, start.open_data(task, source, settings))
-    plan.check()
+    with start.saying_layout(plan.data.source, reporter):
+        plan.check()
     plan, chosen = plan.completed()
     remarks = [*remarks, *started_with.remarks, *of_pyramid, *chosen, *plan.foretold()]
     settings = plan.settings
@@ -107,7 +108,8 @@ def train(
     module.config = dict(record.config)
     with reporter.writing(place / "log.txt"):
         fit = Fit(module, plan.data, settings, place, reporter, checkpoint)
-        reporter.say("\n".join([fit.summary(), *remarks, *fit.remarks, *origin]))
+        found = start.describe(plan.data.source, ("train", "val", "test"))
+        reporter.say("\n".join([*found, fit.summary(), *remarks, *fit.remarks, *origin]))
         fit.write_setup(record)
         stopped_by = fit.run()
         if stopped_by is not None:

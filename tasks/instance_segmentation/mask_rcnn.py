@@ -91,11 +91,8 @@ class MaskRCNN(FasterRCNN):
         return {**super().class_layers(), "mask_head.masks": 1}
 
     def losses(self, features: FasterRCNNFeatures, batch: Batch) -> dict[str, Tensor]:
-        samples = self.sample(features, batch)
-        return {
-            **self.box_losses(features, batch, samples),
-            "loss_mask": self.mask_loss(features.table, batch, samples),
-        }
+        losses, samples = self.box_losses(features, batch)
+        return {**losses, "loss_mask": self.mask_loss(features.table, batch, samples)}
 
     def mask_loss(self, table: PyramidTable, batch: Batch, samples: RoISamples) -> Tensor:
         """The loss of the masks in all positive boxes of `samples` whose object has one."""

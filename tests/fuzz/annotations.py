@@ -85,7 +85,7 @@ def _check(given: Input, folder: Path) -> str:
         report = examine(make(root), Preprocessing(short_side=HEIGHT, max_size=WIDTH))
     except PROMISED as error:
         return one_line(error, given)
-    faults = [f for f in report.findings if f.fault.severity == "error"]
+    faults = [f for f in report.findings if f.issue.severity == "error"]
     masks = given.kind != "voc"
     try:
         source = make(root, masks=masks)
@@ -94,7 +94,7 @@ def _check(given: Input, folder: Path) -> str:
         if not faults:
             return f"the doctor finds nothing, the loader says: {error}"
         return one_line(error, given) or other_policies(make, root, masks)
-    if any(f.fault not in (NO_MASK, DIFFERENT_CATEGORIES) for f in faults):
+    if any(f.issue not in (NO_MASK, DIFFERENT_CATEGORIES) for f in faults):
         return f"the loader takes it, the doctor says: {faults[0]}"
     for name, split in splits.items():
         if wrong := outside(split.annotations):

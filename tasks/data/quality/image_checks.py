@@ -113,11 +113,29 @@ def check_image_file(
             return found
         found.few_levels = pixels.few_levels
         if fingerprint:
-            grey = Image.fromarray(pixels.image).convert("L")
-            side = (FINGERPRINT_SIDE, FINGERPRINT_SIDE)
-            found.fingerprint = np.asarray(grey.resize(side, Image.Resampling.BOX))
+            found.fingerprint = shrunk(pixels.image)
     found.issue, found.detail = compare_size(size, (height, width), orientation)
     return found
+
+
+def fingerprints(store: ImageStorage, names: Sequence[str]) -> list[np.ndarray | None]:
+    """One for each picture, which is decoded as small as its format allows; None for one that cannot be read."""
+
+    def fingerprint(name: str) -> np.ndarray | None:
+        try:
+            image = store.image(name, lambda height, width: (FINGERPRINT_SIDE, FINGERPRINT_SIDE))
+        except (OSError, ValueError):
+            return None
+        return shrunk(image)
+
+    with ThreadPoolExecutor(NUM_THREADS) as threads:
+        return list(threads.map(fingerprint, names))
+
+
+def shrunk(image: np.ndarray) -> np.ndarray:
+    """The fingerprint of a picture (H, W, 3)."""
+    side = (FINGERPRINT_SIDE, FINGERPRINT_SIDE)
+    return np.asarray(Image.fromarray(image).convert("L").resize(side, Image.Resampling.BOX))
 
 
 def image_size(store: ImageStorage, name: str) -> tuple[int, int]:

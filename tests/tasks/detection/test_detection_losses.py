@@ -8,8 +8,9 @@ from torchvision import ops
 
 from tasks.detection.losses import (
     BoxLoss,
+    ClassLoss,
     box_losses,
-    check_losses,
+    check_loss,
     class_loss,
     dense_class_losses,
     objectness_loss,
@@ -108,9 +109,9 @@ def test_dense_class_losses_by_hand() -> None:
 
 def test_unknown_losses() -> None:
     with pytest.raises(ValueError, match="box_loss=gio is unknown; wanted one of l1, smooth_l1, iou, giou"):
-        check_losses("focal", "gio")
+        check_loss("box_loss", "gio", BoxLoss)
     with pytest.raises(ValueError, match="class_loss=fokal is unknown; wanted one of cross_entropy, focal"):
-        check_losses("fokal", "giou")
+        check_loss("class_loss", "fokal", ClassLoss)
 
 
 def test_class_loss_by_hand() -> None:

@@ -11,10 +11,11 @@ from tasks.cli.train import train
 from tasks.contracts import Batch
 from tasks.data.datamodule import DataModule
 from tasks.data.formats.digits import DigitsData
+from tasks.data.loading.settings import LoaderSettings
 from tasks.harness import batch_size as sizes
-from tasks.harness.auto import backbone_norm, rate_sentence, scaled_rate
+from tasks.harness.auto import backbone_norm, rate_sentence, scaled_rate, with_norm
 from tasks.harness.batch_size import largest_batch_size
-from tasks.harness.settings import TrainSettings
+from tasks.harness.settings import TrainerSettings, TrainSettings
 from tasks.preprocessing import Preprocessing
 from tasks.zoo.registry import build_model
 from tests.tiny_runs import TINY, checkpoint, rows, tiny_run
@@ -196,3 +197,24 @@ def test_batch_size_auto_in_a_run(tmp_path, capsys) -> None:
 
 def test_free_memory_is_less_than_there_is() -> None:
     assert 2**20 < sizes.free_memory(torch.device("cpu")) < 2**45
+
+
+@pytest.mark.parametrize("devices", [1, 4, "4", "auto", "-1", [0, 1, 2, 3]])
+@pytest.mark.parametrize("shared", [True, False])
+def test_norm_auto_builds_one_network_whatever_the_devices(devices, shared) -> None:
+    settings = TrainSettings(
+        trainer=TrainerSettings(devices=devices, sync_batchnorm=shared), loader=LoaderSettings(batch_size=4)
+    )
+    chosen, (sentence,) = with_norm({"name": "retinanet", "backbone": {"name": "resnet18"}}, settings)
+    assert chosen["backbone"]["norm"] == "group"
+    assert sentence.startswith("norm=auto: 4 images a device, fewer than 16")
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "fsdp_cpu_offload", "deepspeed_stage_2", "ddpp"])
+def test_networks_in_pieces_are_refused(strategy: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ValueError, match=rf"trainer.strategy={strategy}; .*ddp.*cut into pieces .*: take ddp"
+    ):
+        train(compose("train", [*TINY["detection"], f"trainer.strategy={strategy}", "trainer.devices=2"]))
+    assert not list(tmp_path.iterdir())
