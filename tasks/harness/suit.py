@@ -122,7 +122,9 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _as_learned(data: Source[Any], options: Mapping[str, Any]) -> Source[Any]:
-    """`data` as its task learns from it; masks are not asked for, as nothing is chosen by them."""
+    """`data` as its task learns from it."""
     if options.get("class_maps"):
         return data.with_class_maps()
+    if options.get("masks"):
+        return data.with_masks(required=True)
     return data.with_classes() if options.get("classes") else data.with_boxes()
