@@ -44,7 +44,9 @@ SMALL = {
 
 
 def blocks(page: Path, *languages: str) -> list[str]:
-    return [text for language, text in FENCE.findall(page.read_text(encoding="utf-8")) if language in languages]
+    return [
+        text for language, text in FENCE.findall(page.read_text(encoding="utf-8")) if language in languages
+    ]
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -114,7 +116,9 @@ def test_commands(page: Path, here: Path) -> None:
         if program == "vertebra":
             tool, *rest = rest
         else:
-            assert program == "python", f"{name(page)}: {shlex.join(words)} is of a program that no test knows"
+            assert program == "python", (
+                f"{name(page)}: {shlex.join(words)} is of a program that no test knows"
+            )
             tool, rest = Path(rest[0]).stem.replace("_", "-"), rest[1:]
             if tool not in COMMANDS:
                 assert (ROOT / words[1]).is_file() or importlib.util.find_spec(words[2]), shlex.join(words)
@@ -123,7 +127,9 @@ def test_commands(page: Path, here: Path) -> None:
             compose(COMMANDS[tool].run.split(".")[-1].split(":")[0], [w for w in rest if w.partition("=")[1]])
             continue
         result = command(tool.replace("-", "_"), *small(tool, rest))
-        assert result.returncode == 0, f"{name(page)}: {shlex.join(words)}\n{result.stderr}\n{result.stdout[-2000:]}"
+        assert result.returncode == 0, (
+            f"{name(page)}: {shlex.join(words)}\n{result.stderr}\n{result.stdout[-2000:]}"
+        )
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=name)
