@@ -107,6 +107,7 @@ COMMANDS = {
             "networks=[resnet50,vgg16]                  at 224 x 224; networks= may be left out: resnet50 vgg16",
             "resnet50 size=[224,800x1344] json=costs.json",
             "resnet50,output_stride=8 resnet50,pyramid=fpn timm,model=densenet121",
+            "models=[faster_rcnn,gfl]                    whole models",
         ),
         words_are="networks",
         lists=("size",),
