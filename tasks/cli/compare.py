@@ -66,6 +66,7 @@ def measure(run: Path, device_name: str, batch_size: int) -> dict[str, Any]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from backbones.spec import title
     from tasks.cli.compose import load_config
     from tasks.cli.data import data_of
     from tasks.data.datamodule import DataModule
@@ -118,7 +119,7 @@ def measure(run: Path, device_name: str, batch_size: int) -> dict[str, Any]:
     return {
         "run": str(run),
         "model": header.model["name"],
-        "backbone": header.model["backbone"]["name"],
+        "backbone": title(header.model["backbone"]),
         "monitor": kind.monitor,
         "metrics": json.loads((run / "metrics.json").read_text()),
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from tasks.data.augmentation.named import NAMED
 from tasks.harness.settings import (
     OPTIMIZERS,
     REFERENCE_BATCH_SIZES,
@@ -25,11 +26,14 @@ from tasks.harness.settings import (
 )
 from tasks.zoo.task_specs import MODEL_SPECS, TASK_SPECS
 
+OWN_PACKAGE = ("augmentation", "trainer")
+"""Groups that files build on."""
+
 
 @cache
 def python_groups() -> dict[str, dict[str, dict[str, Any]]]:
     """Groups of configurations that stand in Python, each choice as nested values from the root on; those of
-    `trainer`, which files build on, from there on."""
+    `OWN_PACKAGE` from there on."""
     rates = {name: {"reference_batch_size": images} for name, images in REFERENCE_BATCH_SIZES.items()}
     return {
         "task": {
@@ -63,6 +67,7 @@ def python_groups() -> dict[str, dict[str, dict[str, Any]]]:
             name: {"schedule": {"_target_": f"tasks.harness.optim.{name}", "_partial_": True}}
             for name in SCHEDULES
         },
+        "augmentation": {name: {"transforms": nodes} for name, nodes in NAMED.items()},
         "trainer": {
             "default": {
                 "_target_": "lightning.pytorch.Trainer",
@@ -91,6 +96,7 @@ def evaluate_defaults() -> dict[str, Any]:
     return {
         "checkpoint": None,
         "pretrained": False,
+        "detections": None,
         "model": {},
         "split": "val",
         "backbone": {"name": "resnet50", "pretrained": "${pretrained}"},

@@ -60,6 +60,7 @@ COMMANDS = {
         (
             "checkpoint=runs/…/model.safetensors",
             "checkpoint=runs/…/model.safetensors data=coco data.root=DIR",
+            "detections=results.json data=coco data.root=DIR     anybody's results in COCO's format",
         ),
     ),
     "predict": Command(

@@ -81,10 +81,12 @@ class DataModule(LightningDataModule):
         assert size != "auto", "the batch size is still to be found"
         return size
 
-    def with_batch_size(self, size: int) -> Self:
-        """The same data, of which nothing is read again, in batches of `size`."""
+    def with_batch_size(self, size: int, preprocessing: Preprocessing | None = None) -> Self:
+        """The same data, of which nothing is read again, in batches of `size`, with its own `preprocessing` for
+        None."""
         data = copy(self)
         data.loader = replace(self.loader, batch_size=size)
+        data.preprocessing = preprocessing or self.preprocessing
         return data
 
     @property

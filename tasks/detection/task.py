@@ -19,7 +19,7 @@ class DetectionTask(Task):
     """Trains and evaluates any model whose predictions are `Detections`."""
 
     monitor = "AP"
-    metric_arguments = ("backend",)
+    metric_arguments = ("backend", "max_detections")
 
     def __init__(
         self,

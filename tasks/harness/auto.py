@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from backbones.create import find_builder
+import backbones
+from backbones.create import BUILDERS, find_builder
+from backbones.pyramids import as_simple
 from backbones.spec import default_options
 from tasks.contracts import Batch, Model
 from tasks.data.datamodule import DataModule
@@ -17,6 +19,7 @@ from tasks.data.loading.settings import num_cores
 from tasks.devices import autocast, resolve_device
 from tasks.harness.batch_size import largest_batch_size
 from tasks.zoo.model_file import read
+from tasks.zoo.task_specs import MODEL_SPECS
 
 if TYPE_CHECKING:
     from tasks.data.loading.settings import LoaderSettings
@@ -72,6 +75,27 @@ def with_norm(spec: Mapping[str, Any], settings: "TrainSettings") -> tuple[dict[
     norm, sentence = backbone_norm(backbone, settings.norm, batch_size=size, starts_from=starts_from)
     chosen = {} if norm is None else {"norm": norm}
     return {**spec, "backbone": {**backbone, **chosen}}, [sentence] if sentence else []
+
+
+def with_pyramid(spec: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The model's `spec` with the pyramid that its backbone needs: a plain vision transformer, which has one map, the
+    "simple" one."""
+    backbone, pyramid = spec["backbone"], spec["pyramid"]
+    unused = (
+        "pyramid" in MODEL_SPECS[spec["name"]].parts and MODEL_SPECS[spec["name"]].parts["pyramid"] is None
+    )
+    if pyramid is None or unused or backbone["name"] in BUILDERS.keys() - {"timm", "torchvision"}:
+        return dict(spec), []
+    with torch.device("meta"):
+        network = backbones.create(**{**backbone, "pretrained": False})
+    if pyramid.get("name") == "simple" or backbones.usual_pyramid(network.feature_info) != "simple":
+        return dict(spec), []
+    options = {key: value for key, value in pyramid.items() if key != "name"}
+    simple, lost = as_simple(options)
+    remark = f"pyramid=simple: {backbones.title(backbone)} has one map, of stride 16"
+    if lost:
+        remark += f"; {', '.join(f'pyramid.{option}' for option in lost)} mean{'s' * (len(lost) == 1)} nothing to it"
+    return {**spec, "pyramid": simple}, [remark]
 
 
 def with_rate(

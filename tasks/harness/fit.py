@@ -6,6 +6,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 
+from backbones.spec import title
 from backbones.untrusted import first_line
 from tasks.data.datamodule import DataModule
 from tasks.files import write_json
@@ -22,6 +23,7 @@ from tasks.harness.session import Unprofiled, is_rank_zero, lightning_precision
 from tasks.harness.settings import TrainSettings
 from tasks.harness.task import Task
 from tasks.harness.throughput import ThroughputMonitor
+from tasks.harness.time_ahead import TimeAhead
 from tasks.zoo.model_file import load_checkpoint
 
 
@@ -74,7 +76,7 @@ class Fit:
         task, data, trainer = self.task, self.data, self.trainer
         millions = sum(p.numel() for p in task.model.parameters()) / 1e6
         return (
-            f"{task.header.task}: {task.header.model['name']} on {task.header.model['backbone']['name']}, "
+            f"{task.header.task}: {task.header.model['name']} on {title(task.header.model['backbone'])}, "
             f"{millions:.1f} M parameters; {len(data.class_names)} classes, {len(data.split('train'))} images to "
             f"train, {len(data.split('val'))} to validate; {trainer.precision} on {trainer.accelerator.name()}; into "
             f"{self.folder}"
@@ -155,8 +157,9 @@ def make_trainer(
         precision=lightning_precision(settings.precision, options),  # type: ignore[arg-type]
         logger=[open_logger(logger, folder, step=step) for logger in settings.loggers],
         callbacks=[
-            reporter.progress(),
-            monitor := ThroughputMonitor(say=reporter.say),
+            *([reporter.progress()] if options.enable_progress_bar else []),
+            monitor := ThroughputMonitor(num_workers=settings.loader.num_workers, say=reporter.say),
+            TimeAhead(reporter.say),
             PredictionPictures(folder),
             ExactResume(),
             *callbacks,

@@ -205,6 +205,8 @@ class MetricSettings:
 
     backend: str | None = None
     """auto, hotcoco or pycocotools, which give the same numbers of boxes and masks."""
+    max_detections: int | None = None
+    """Detections of an image and class that AP counts; null for COCO's 100, or more where images hold more objects."""
 
     def options(self) -> dict[str, Any]:
         """What was set, as a task's metric takes it."""
@@ -254,8 +256,12 @@ class TrainSettings:
     """Or skip: what a loss that is no number does, and a gradient where gradients are clipped by their norm."""
     early_stopping: int | None = None
     """Validations without a better one, after which training ends."""
+    size: str = "auto"
+    """Of data of one's own: small, medium or large, which is a network and the side of images; auto takes small on a
+    CPU and large on a GPU."""
     pretrained: bool | str | None = None
-    """Published weights of the whole model by tag (COCO_V1, COCO_V2); heads by class name."""
+    """Published weights of the whole model by tag (COCO_V1, COCO_V2), heads by class name; false for random weights.
+    auto, which data of one's own is trained with, takes those, or the backbone's where there are none."""
     init_from: str | None = None
     """A model file or checkpoint of any task: whatever fits moves, heads by class name."""
     precision: str = "auto"

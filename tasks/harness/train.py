@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 from tasks.contracts import Model
 from tasks.data.datamodule import DataModule
 from tasks.data.sources import Source
-from tasks.devices import resolve_device
+from tasks.devices import autocast, resolve_device
 from tasks.harness import auto, start
 from tasks.harness.backends import backends
 from tasks.harness.checkpoints import ignore_early_warnings
@@ -23,6 +23,9 @@ from tasks.harness.reporter import Reporter
 from tasks.harness.resuming import check_checkpoint
 from tasks.harness.session import files_in, is_rank_zero, run_folder, write_outcome
 from tasks.harness.settings import TrainSettings
+from tasks.harness.suit import is_ones_own
+from tasks.harness.time_ahead import LONG, duration, seconds_of_an_image, shorter
+from tasks.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,11 @@ def train(
     model: str | Mapping[str, Any] | None = None,
     backbone: str | Mapping[str, Any] | None = None,
     pyramid: str | Mapping[str, Any] | None = start.USUAL,
-    settings: TrainSettings | None = None,
+    settings: TrainSettings | Mapping[str, Any] | None = None,
     folder: str | Path | None = None,
     reporter: Reporter | None = None,
     record: Record | None = None,
+    remarks: Sequence[str] = (),
 ) -> Run:
     """Trains a model and leaves everything about it in one folder.
 
@@ -64,10 +68,12 @@ def train(
         model: its name, or that and options by name; None for the task's usual one.
         backbone: the same; None for the recipe's, or a ResNet-50.
         pyramid: the same; None for no pyramid.
-        settings: None for the recipe of this task on this data, or the defaults where there is none.
+        settings: None for the recipe of this task on this data, or for data of one's own what suits it and this
+            machine; a mapping such as {"pretrained": False, "trainer.max_steps": 500} for that with changes.
         folder: a new one; None for one under runs/.
         reporter: where it says what it does.
         record: what the folder's config.yaml says of the run; None for the settings themselves.
+        remarks: what is said behind the first line.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: with one sentence, for whatever the user can mend.
@@ -75,12 +81,15 @@ def train(
     started, reporter = time.perf_counter(), reporter or Reporter()
     ignore_early_warnings()
     source = start.check_data(data, task)
-    spec, settings = start.resolve(task, source, model, backbone, pyramid, settings)
+    started_with = start.resolve(task, source, model, backbone, pyramid, settings)
+    spec, settings = started_with.spec, started_with.settings
     pl.seed_everything(settings.seed, workers=True, verbose=False)
+    spec, of_pyramid = auto.with_pyramid(spec)
     plan = Plan(task, source, spec, settings, start.open_data(task, source, settings))
     with start.saying_layout(plan.data.source, reporter):
         plan.check()
-    plan, remarks = plan.completed()
+    plan, chosen = plan.completed()
+    remarks = [*remarks, *started_with.remarks, *of_pyramid, *chosen, *plan.foretold()]
     settings = plan.settings
     network = plan.build()
     checkpoint = None if settings.resume is None else start.find_checkpoint(settings.resume)
@@ -152,6 +161,36 @@ class Plan:
             pl.seed_everything(settings.seed, workers=True, verbose=False)  # as if nothing had been tried
         spec, more = auto.with_norm(self.spec, settings)
         return replace(self, spec=spec, settings=settings, data=data), remarks + more
+
+    def foretold(self) -> list[str]:
+        """How long training will take without a GPU where that is hours, and what would take minutes."""
+        settings, device = self.settings, resolve_device(self.settings.trainer.device)
+        steps, size = settings.trainer.max_steps, self.data.batch_size
+        if steps < 0 and settings.trainer.max_epochs and settings.trainer.max_epochs > 0:
+            steps = settings.trainer.max_epochs * (len(self.data.split("train")) // size)
+        is_short = settings.trainer.max_time is not None or steps < 0 or settings.trainer.fast_dev_run
+        if device.type != "cpu" or is_short or settings.resume is not None or not is_ones_own(self.source):
+            return []
+
+        def seconds(spec: Mapping[str, Any], preprocessing: Preprocessing) -> float:
+            data = self.data.with_batch_size(min(2, size), preprocessing)
+            backbone = {**spec["backbone"], "pretrained": False}
+            model = start.build(self.task, {**spec, "backbone": backbone}, data, self.source, settings.seed)
+            batch = next(iter(data.train_dataloader()))
+            return (
+                steps * size * seconds_of_an_image(model, batch, lambda: autocast(settings.precision, device))
+            )
+
+        expected = seconds(self.spec, settings.preprocessing)
+        remarks = []
+        if expected > LONG:
+            remarks = [f"{steps} steps will take about {duration(expected)} without a GPU"]
+            spec, images, words = shorter(self.spec)
+            instead = seconds(spec, replace(settings.preprocessing, **images))
+            if instead < expected / 2:
+                remarks[0] += f"; {words} about {duration(instead)}"
+        pl.seed_everything(settings.seed, workers=True, verbose=False)  # as if nothing had been tried
+        return remarks
 
     def build(self) -> Model:
         """The network with fresh weights and its header."""

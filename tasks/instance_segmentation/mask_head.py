@@ -42,7 +42,7 @@ class MaskHead(nn.Module):
         """Logits (P, S, S) of the class `labels` (P,), for `boxes` (P, 4) of `images` (P,), pooled from `table`."""
         pooled = multilevel_roi_align(table, boxes, self.roi_size, images)
         logits = self.masks(F.relu(self.upsample(self.convs(pooled))))
-        return logits[torch.arange(len(labels), device=labels.device), labels]
+        return logits[torch.arange(labels.shape[0], device=labels.device), labels]
 
 
 def mask_loss(logits: Tensor, targets: Tensor) -> LossSum:

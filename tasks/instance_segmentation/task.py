@@ -16,7 +16,7 @@ class InstanceSegmentationTask(Task):
     """Trains and evaluates any model whose predictions are `Detections` with masks."""
 
     monitor = "mask_AP"
-    metric_arguments = ("backend",)
+    metric_arguments = ("backend", "max_detections")
     data_options = MappingProxyType({"masks": True})
 
     def build_metric(self, annotations: MaskAnnotations) -> InstanceSegmentationMetric:

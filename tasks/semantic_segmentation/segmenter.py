@@ -42,7 +42,9 @@ def semantic_fpn(
     Raises:
         ValueError: an unknown backbone, pyramid or option.
     """
-    extractor = backbones.create_pyramid(backbones.create(**backbone), **(pyramid or {}))
+    network = backbones.create(**backbone)
+    usual = {"name": backbones.usual_pyramid(network.feature_info)}
+    extractor = backbones.create_pyramid(network, **{**usual, **(pyramid or {})})
     head = FPNHead(extractor.feature_info, num_classes=num_classes, channels=channels)
     return Segmenter(extractor, head, preprocessing=preprocessing, loss=loss)
 
