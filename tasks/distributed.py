@@ -36,7 +36,7 @@ class LossSum(NamedTuple):
 
     total: Tensor
     """Scalar: the sum over samples, objects or cells of this rank."""
-    count: Tensor
+    number: Tensor
     """Scalar: how many they are."""
     least: float = 1.0
     """What is divided by where all ranks have fewer."""
@@ -44,7 +44,7 @@ class LossSum(NamedTuple):
 
 def normalized(sums: Mapping[str, LossSum]) -> dict[str, Tensor]:
     """The losses of a step, each divided as `loss_normalizer` says: all ranks exchange their counts once."""
-    counts = [loss.count for loss in sums.values()]
+    counts = [loss.number for loss in sums.values()]
     if torch.is_grad_enabled() and _several_ranks():
         total = torch.stack([count.to(torch.float32) for count in counts])
         torch.distributed.all_reduce(total)
