@@ -231,12 +231,3 @@ class DataModule(LightningDataModule):
             worker_init_fn=use_one_thread,
             generator=torch.Generator(),  # its own, or opening a loader would change what the model draws
         )
-
-
-def check_boxes(annotations: object, source: str) -> None:
-    """Raises ValueError unless `annotations`, those of a data set called `source`, are of objects in images."""
-    if not isinstance(annotations, Annotations):
-        raise ValueError(
-            f"detection needs a box for each object, which {source} does not have; use objects with boxes "
-            "(data=coco, data=voc, data=digits), or the task that this data is for"
-        )

@@ -47,10 +47,10 @@ def compile_model(
     if part in ("backbone", True):
         model.backbone.compile(**options)  # pyright: ignore[reportUnknownMemberType]
     elif part:
-        model.features = for_any_size(torch.compile(model.features, **options))
+        vars(model)["features"] = for_any_size(torch.compile(model.features, **options))
         if part == "step":
             losses = torch.compile(model.losses, **options, dynamic=True)
-            model.losses = lambda features, batch: losses(features, any_size(batch))
+            vars(model)["losses"] = lambda features, batch: losses(features, any_size(batch))
 
 
 def for_any_size(function: Callable[[Batch], Any]) -> Callable[[Batch], Any]:

@@ -66,7 +66,7 @@ class LossGuard:
             NonfiniteLoss: it may not, and `on_nonfinite` is `stop`.
         """
         waiting, self._waiting = self._waiting, []
-        self._images = [image for *_, batch in waiting for image in batch.image_ids.tolist()]
+        self._images = [image for *_, batch in waiting for image in to_list(batch.image_ids)]
         for names, values, event, batch in waiting:
             if event is not None:
                 event.synchronize()

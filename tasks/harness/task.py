@@ -126,8 +126,11 @@ class Task(pl.LightningModule):
             super().__setattr__(name, value)
 
     def setup(self, stage: str) -> None:
-        if isinstance(self.trainer.strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
-            raise ValueError(f"strategy={self.trainer.strategy.strategy_name}{NOT_SHARDED}")
+        strategy: Any = self.trainer.strategy
+        if isinstance(strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
+            raise ValueError(
+                f"strategy={getattr(strategy, 'strategy_name', type(strategy).__name__)}{NOT_SHARDED}"
+            )
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         check_boxes(batch)  # here, because on the device it would have to be waited for
@@ -205,10 +208,10 @@ class Task(pl.LightningModule):
     def on_test_start(self) -> None:
         self.metric = self.build_metric(self._annotations(self.trainer.test_dataloaders))
 
-    def validation_step(self, batch: Batch, batch_index: int) -> list[Scored]:
+    def validation_step(self, batch: Batch, batch_index: int) -> Any:
         """Predictions in original pixels, with the images that they are of: the batch, in parts that are padded
         alike."""
-        found = []
+        found: list[Scored] = []
         for _, part in batch.alike():
             features = self.model.features(part)
             losses = self.model.losses(features, part)
@@ -216,7 +219,7 @@ class Task(pl.LightningModule):
             found.append(self._score(features, part))
         return found
 
-    def test_step(self, batch: Batch, batch_index: int) -> list[Scored]:
+    def test_step(self, batch: Batch, batch_index: int) -> Any:
         return [self._score(self.model.features(part), part) for _, part in batch.alike()]
 
     def predict_step(self, batch: Batch, batch_index: int) -> list[Any]:
