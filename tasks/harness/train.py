@@ -15,6 +15,7 @@ from tasks.data.sources import Source
 from tasks.harness import auto, start
 from tasks.harness.checkpoints import ignore_early_warnings
 from tasks.harness.fit import Fit
+from tasks.harness.loggers import log_model
 from tasks.harness.record import Record, to_record
 from tasks.harness.reporter import Reporter
 from tasks.harness.resuming import check_checkpoint
@@ -108,6 +109,8 @@ def train(
             )
         elif is_rank_zero():
             write_outcome(place, module)
+            for logger in fit.trainer.loggers:
+                log_model(logger, place / "model.safetensors", module.numbers)
             reporter.say(f"{module.report(module.numbers)}\n\n{files_in(place)}")
             reporter.say(f"took {time.perf_counter() - started:.0f} s")
     return Run(module.model, dict(module.numbers), place, place / "model.safetensors", stopped_by)
