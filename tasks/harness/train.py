@@ -18,6 +18,7 @@ from tasks.harness.backends import backends
 from tasks.harness.checkpoints import ignore_early_warnings
 from tasks.harness.compilation import compile_model
 from tasks.harness.fit import Fit
+from tasks.harness.loggers import log_model
 from tasks.harness.record import Record, to_record
 from tasks.harness.reporter import Reporter
 from tasks.harness.resuming import check_checkpoint
@@ -129,6 +130,8 @@ def train(
             )
         elif is_rank_zero():
             write_outcome(place, module)
+            for logger in fit.trainer.loggers:
+                log_model(logger, place / "model.safetensors", module.numbers)
             reporter.say(f"{module.report(module.numbers)}\n\n{files_in(place)}")
             reporter.say(f"took {time.perf_counter() - started:.0f} s")
     return Run(module.model, dict(module.numbers), place, place / "model.safetensors", stopped_by)
