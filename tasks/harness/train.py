@@ -107,6 +107,7 @@ def train(
                 f"checkpoint={fit.last.path}"
             )
         elif is_rank_zero():
+            module.find_intervals()
             write_outcome(place, module)
             reporter.say(f"{module.report(module.numbers)}\n\n{files_in(place)}")
             reporter.say(f"took {time.perf_counter() - started:.0f} s")
