@@ -92,8 +92,10 @@ COMMANDS = {
     ),
     "compare": Command(
         "tasks.cli.compare:compare",
-        "Trained models of one data set side by side: what they find and what they cost. Seconds a model.",
+        "Trained models of one data set side by side: whether one is better, with intervals on the same images, and "
+        "what they cost. Seconds a model.",
         (
+            "runs/a runs/b costs=false                  which is better; evaluations too",
             "runs=[runs/faster,runs/fcos]               folders of training runs",
             "runs/sweep-…/[0-9] json=costs.json         those of a sweep; runs= may be left out",
         ),

@@ -129,6 +129,7 @@ def train(
                 f"checkpoint={fit.last.path}"
             )
         elif is_rank_zero():
+            module.find_intervals()
             write_outcome(place, module)
             for logger in fit.trainer.loggers:
                 log_model(logger, place / "model.safetensors", module.numbers)
