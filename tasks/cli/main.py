@@ -196,8 +196,12 @@ def _run(name: str, words: list[str], program: str, script: list[str]) -> None:
 
 
 def _call(command: Command, config: Any) -> int | None:
+    from tasks.cli.reading_bar import ReadingBar
+    from tasks.data.progress import showing
+
     module, function = command.run.split(":")
-    return getattr(__import__(module, fromlist=[function]), function)(config)
+    with showing(ReadingBar()):
+        return getattr(__import__(module, fromlist=[function]), function)(config)
 
 
 def _say(text: Callable[[], str]) -> None:
