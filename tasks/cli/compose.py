@@ -216,6 +216,8 @@ def _task_of(config: DictConfig, words: dict[str, str]) -> str | None:
 
         return read(file)[0].task
     return None
+
+
 def _given(config_name: str, words: list[str], config: DictConfig) -> list[str] | None:
     """What `words`, and the files that they choose, say: keys of values, or of whole parts. None with an experiment,
     which says all there is to say."""

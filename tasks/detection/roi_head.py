@@ -149,7 +149,9 @@ class RoIHead(nn.Module):
 
     def read(self, pooled: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """The same of what was `pooled` (B * R, C, S, S) from boxes."""
-        if self.head.counts_rows and self.training:  # padding must not be part of the statistics of a batch norm
+        if (
+            self.head.counts_rows and self.training
+        ):  # padding must not be part of the statistics of a batch norm
             rows = valid.flatten().nonzero()[:, 0]
             found = self.head(pooled[rows])
             x = found.new_zeros(len(pooled), found.shape[1]).index_copy(0, rows, found)
