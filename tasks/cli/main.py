@@ -18,7 +18,7 @@ from typing import Any
 
 from tasks.cli.compose import compose
 from tasks.cli.folders import CONFIGS, config_groups, put_on_top, take_config_dirs
-from tasks.cli.groups import settings_text
+from tasks.cli.groups import NETWORK_COMMANDS, backbones_text, settings_text
 from tasks.cli.startup import import_less
 
 EXIT_USER_ERROR = 2
@@ -239,6 +239,7 @@ def help_text(config_name: str, usage: str) -> str:
     return (
         f"{usage.strip()}\n\n"
         + (f"Choices, each a file in configs/:\n{groups}\n\n" if listed else "")
+        + (f"{backbones_text()}\n\n" if config_name in NETWORK_COMMANDS else "")
         + f"Settings (configs/{config_name}.yaml), given as key=value:\n\n{text}\n{settings_text(config_name)}\n"
         + (
             "Every argument of the objects that a configuration names can be set as well.\n"
