@@ -5,6 +5,7 @@ Importing this costs nothing.
 
 import ast
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import cache
@@ -166,6 +167,28 @@ def settings_text(config_name: str) -> str:
     other settings below them."""
     kind = DOCUMENTED.get(config_name)
     return "" if kind is None else "\n".join(_lines(kind, ""))
+
+
+NETWORK_COMMANDS = ("train", "show_data", "summarize")
+"""Commands that take a backbone by its name."""
+
+
+def backbones_text() -> str:
+    """Names of backbones, read from the file of their table, as importing it takes seconds."""
+    path = Path(__file__).resolve().parents[2] / "backbones" / "create.py"
+    table = next(
+        node.value
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "BUILDERS"
+    )
+    assert isinstance(table, ast.Dict)
+    names = [str(key.value) for key in table.keys if isinstance(key, ast.Constant)]
+    ours = textwrap.fill("|".join(names).replace("|", "| ")).replace("| ", "|")
+    return (
+        f"Backbones, as backbone=resnet18:\n{textwrap.indent(ours, '  ')}\n"
+        "and the classifiers of torchvision and timm by their names, as densenet121, efficientnet_b0, convnext_tiny, "
+        "swin_t,\nvit_small_patch16_224"
+    )
 
 
 def _lines(kind: type, prefix: str) -> list[str]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tasks.contracts import Batch, Detections, Model
 from tasks.harness.task import Task
+from tasks.metrics.bootstrap import in_words
 from tasks.metrics.coco import Annotations, CocoMetric
 from tasks.metrics.table import coco_table
 
@@ -69,4 +70,6 @@ class DetectionTask(Task):
 
     def report(self, numbers: dict[str, float]) -> str:
         assert isinstance(self.metric, CocoMetric)
-        return f"{coco_table(numbers)}\n\nScored by {self.metric.backend_used}"
+        table = coco_table(numbers, self.intervals)
+        meaning = in_words(self.intervals, self.num_images)
+        return f"{table}\n\nScored by {self.metric.backend_used}" + (f"\n{meaning}" if meaning else "")

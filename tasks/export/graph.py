@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import backbones
 from tasks.contracts import Batch, Model, PixelScores
 
 INPUTS = ("images", "sizes")
@@ -29,10 +30,15 @@ class NetworkGraph(nn.Module):
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
         return tuple(outputs_of(self.model(batch_of(images, sizes))).values())
 
+    def extractor(self) -> backbones.FeatureExtractor:
+        """What makes the feature maps."""
+        assert isinstance(self.model.backbone, backbones.FeatureExtractor)
+        return self.model.backbone
+
     def output_names(self) -> list[str]:
         """In the order of the outputs."""
         with torch.inference_mode():
-            return list(outputs_of(self.model(batch_of(*example(self.model, 1)))))
+            return list(outputs_of(self.model(batch_of(*example(self, 1)))))
 
     def dynamic_shapes(self) -> tuple[dict[int, Any], ...]:
         """Which dimensions of the two inputs may differ from the example's: number of images, height and width."""
@@ -76,16 +82,17 @@ def padded(model: Model, height: int, width: int) -> tuple[int, int]:
     return model.preprocessing.padded_size([(height, width)])
 
 
-def example(model: Model, num_images: int = 2, cells: tuple[int, int] = (2, 3)) -> tuple[Tensor, Tensor]:
+def example(
+    network: NetworkGraph, num_images: int = 2, cells: tuple[int, int] = (2, 3)
+) -> tuple[Tensor, Tensor]:
     """Random images and their sizes, with so many `cells` and one more along the sides of the coarsest map.
 
     A map of a single row or column would be taken for one of every size, and the file be wrong at others.
     """
+    model = network.model
     side = model.preprocessing.center_crop
     if side is None:
-        info = model.backbone.feature_info
-        assert isinstance(info, dict)
-        stride = max(level.stride for level in info.values())
+        stride = max(info.stride for info in network.extractor().feature_info.values())
         height, width = padded(model, *(stride * (count + 1) for count in cells))
     else:
         height = width = side

@@ -18,7 +18,7 @@ OPSET = 20
 
 def network_onnx(network: NetworkGraph) -> onnx.ModelProto:
     """The graph of a network. Batch, height and width are left open."""
-    images, sizes = example(network.model)
+    images, sizes = example(network)
     operators: Any = torch.ops
     table = {operators.aten.sort.stable: sort}
     if hasattr(operators.vertebra, "suppress"):  # detectors bring it along

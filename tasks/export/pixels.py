@@ -195,8 +195,12 @@ def with_pixels(network: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.
     names = ("images", "sizes")
     outputs = [output.name for output in network.graph.output]
     merged = onnx.compose.merge_models(
-        pixels, network, io_map=[(PREFIX + name, name) for name in names], outputs=outputs
+        pixels,
+        network,
+        io_map=[(PREFIX + name, name) for name in names],
+        outputs=[*outputs, PREFIX + "scale"],  # or the nodes that make it would be left out
     )
+    del merged.graph.output[-1]
     if "boxes" in outputs:
         for node in merged.graph.node:
             for i, name in enumerate(node.output):

@@ -303,11 +303,6 @@ def augmentation(known: Known) -> Known:
     return known.choose(why, augmentation=name)
 
 
-def workers(known: Known) -> Known:
-    """Processes that make batches."""
-    return known
-
-
 NETWORK: tuple[Callable[[Known], Known], ...] = (network, origin)
 """Need no data."""
 TRAINING: tuple[Callable[[Known], Known], ...] = (

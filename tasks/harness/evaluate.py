@@ -1,7 +1,7 @@
 """`evaluate`: from a trained model and data to its numbers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tasks.harness.reporter import Reporter
 from tasks.harness.session import files_in, is_rank_zero, lightning_precision, run_folder, write_outcome
 from tasks.harness.settings import EvaluateSettings
 from tasks.harness.start import check_data, describe, saying_layout
+from tasks.metrics.bootstrap import Interval
 from tasks.preprocessing import Preprocessing
 from tasks.zoo.model_file import Header, load_model
 from tasks.zoo.registry import TASKS, lookup, with_views
@@ -32,6 +33,8 @@ class Evaluation:
     results: Metric
     """The metric that has seen all predictions: `results.write_results` writes them in the format usual for the
     task."""
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    """Lower and upper end of the numbers by name, at 95 %."""
     folder: Path | None = None
     """Where numbers, results and pictures are, if a folder was asked for."""
 
@@ -96,13 +99,14 @@ def evaluate(
             reporter.say(told)
         trainer.test(task, datamodule=data_module, verbose=False)
     if is_rank_zero():
+        task.find_intervals()
         reporter.say(task.report(task.numbers))
         if place is not None:
             # Of published weights there is no model file yet; it is of the model alone, without further views.
-            write_outcome(place, task, model_file=not is_file and views is network)
+            write_outcome(place, task, split=split, model_file=not is_file and views is network)
             reporter.say(f"\n{files_in(place)}")
     assert task.metric is not None
-    return Evaluation(dict(task.numbers), task.metric, place)
+    return Evaluation(dict(task.numbers), task.metric, dict(task.intervals), place)
 
 
 def trainer_keywords(settings: EvaluateSettings) -> Mapping[str, Any]:

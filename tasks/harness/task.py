@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
@@ -18,11 +19,14 @@ from tasks.contracts import Batch, Metric, Model
 from tasks.data.dataset import check_ranks, split_of
 from tasks.device_copies import to_list
 from tasks.distributed import all_gather_objects
+from tasks.harness.environment import fingerprint
 from tasks.harness.guards import LossGuard, check_boxes
 from tasks.harness.optim import build_optimizer
 from tasks.harness.settings import NOT_SHARDED, OPTIMIZERS, ScheduleSettings
 from tasks.harness.throughput import ThroughputMonitor
 from tasks.metrics.average_precision import evaluator
+from tasks.metrics.bootstrap import Interval, intervals
+from tasks.metrics.outcomes import write_outcomes
 from tasks.visualization.result import Result
 from tasks.zoo.model_file import METADATA_KEY, Header
 
@@ -75,6 +79,9 @@ class Task(pl.LightningModule):
         self.metric_options = self.check_metric(metric)
         self.metric: Metric | None = None
         self.numbers: dict[str, float] = {}
+        self.intervals: dict[str, Interval] = {}
+        self.num_images = 0
+        self._found_outcomes: tuple[dict[str, float], Any] | None = None
         self.guard = LossGuard(None)
         self._logs_losses = True
         self._val_losses: list[tuple[Tensor, dict[str, Tensor]]] = []
@@ -110,13 +117,37 @@ class Task(pl.LightningModule):
 
     @abstractmethod
     def report(self, numbers: dict[str, float]) -> str:
-        """The numbers of a validation as a table for the terminal."""
+        """The numbers of a validation, with `intervals` where they are known, as a table for the terminal."""
 
     @abstractmethod
     def write_results(self, folder: Path) -> None:
         """Writes what the last validation predicted into `folder`, in the format usual for the task."""
 
     # What all share.
+
+    def find_intervals(self) -> None:
+        """Sets `intervals`, of the numbers of the last validation or test, where the metric keeps what it takes. Some
+        seconds for thousands of images; on one rank."""
+        if (found := self._outcomes()) is not None:
+            self.num_images = found.num_images
+            self.intervals = intervals(found)
+
+    def write_outcomes(self, folder: Path, split: str) -> None:
+        """Writes what happened on each image of `split`, for `vertebra compare` and the report; on one rank."""
+        if (found := self._outcomes()) is not None:
+            annotations = self._scored_annotations()
+            ids, data = np.sort(annotations.image_ids), fingerprint(annotations)
+            write_outcomes(folder, found, ids, data=data, split=split)
+
+    def _outcomes(self) -> Any:
+        if self._found_outcomes is None or self._found_outcomes[0] is not self.numbers:
+            outcomes = getattr(self.metric, "outcomes", None)
+            self._found_outcomes = self.numbers, None if outcomes is None else outcomes()
+        return self._found_outcomes[1]
+
+    def _scored_annotations(self) -> Any:
+        metric = getattr(self.metric, "coco", self.metric)
+        return metric.annotations
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the hook that runs 46 times a step; `nn.Module` would take 0.1 ms to look for parameters.

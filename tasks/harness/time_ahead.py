@@ -19,7 +19,7 @@ FIRST_SECONDS = 3.0
 """Of steps, after which the rest is foretold."""
 
 
-SLOW = 10.0
+SLOW = 60.0
 """Seconds of a pass that is not repeated to know its time better."""
 
 

@@ -18,6 +18,7 @@ from tasks.harness.backends import backends
 from tasks.harness.checkpoints import ignore_early_warnings
 from tasks.harness.compilation import compile_model
 from tasks.harness.fit import Fit
+from tasks.harness.loggers import log_model
 from tasks.harness.record import Record, to_record
 from tasks.harness.reporter import Reporter
 from tasks.harness.resuming import check_checkpoint
@@ -128,7 +129,10 @@ def train(
                 f"checkpoint={fit.last.path}"
             )
         elif is_rank_zero():
+            module.find_intervals()
             write_outcome(place, module)
+            for logger in fit.trainer.loggers:
+                log_model(logger, place / "model.safetensors", module.numbers)
             reporter.say(f"{module.report(module.numbers)}\n\n{files_in(place)}")
             reporter.say(f"took {time.perf_counter() - started:.0f} s")
     return Run(module.model, dict(module.numbers), place, place / "model.safetensors", stopped_by)
