@@ -350,7 +350,7 @@ class PredictSettings:
     """bf16 where the device computes in it; or 32-true, bf16-mixed, 16-mixed."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
+        if type(self.every) is not int or self.every < 1:
             raise ValueError(f"every={self.every} must be a whole number of frames, at least 1")
         for name in ("draw", "masks", "download"):
             if not isinstance(value := getattr(self, name), bool):
