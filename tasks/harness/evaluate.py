@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
+from backbones.layers import keep_folded
 from tasks.contracts import Metric, Model
 from tasks.data.datamodule import DataModule
 from tasks.data.sources import Source, SplitName
@@ -88,7 +89,8 @@ def evaluate(
         use_distributed_sampler=False,  # the data module's samplers show every image exactly once
         default_root_dir=None if place is None else str(place),
     )
-    trainer.test(task, datamodule=data_module, verbose=False)
+    with keep_folded(views):
+        trainer.test(task, datamodule=data_module, verbose=False)
     if is_rank_zero():
         reporter.say(task.report(task.numbers))
         if place is not None:
