@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
+from backbones.layers import keep_folded
 from tasks.contracts import Metric, Model
 from tasks.data.datamodule import DataModule
 from tasks.data.sources import Source, SplitName
@@ -94,7 +95,7 @@ def evaluate(
         default_root_dir=None if place is None else str(place),
     )
     device, benchmark = resolve_device(settings.trainer.device), settings.trainer.benchmark
-    with backends(device, tf32=settings.tf32, benchmark=bool(benchmark)) as told:
+    with backends(device, tf32=settings.tf32, benchmark=bool(benchmark)) as told, keep_folded(views):
         if told:
             reporter.say(told)
         trainer.test(task, datamodule=data_module, verbose=False)
