@@ -18,7 +18,7 @@ from typing import Any
 
 from tasks.cli.compose import compose
 from tasks.cli.folders import CONFIGS, config_groups, put_on_top, take_config_dirs
-from tasks.cli.groups import settings_text
+from tasks.cli.groups import NETWORK_COMMANDS, backbones_text, settings_text
 from tasks.cli.startup import import_less
 
 EXIT_USER_ERROR = 2
@@ -94,8 +94,10 @@ COMMANDS = {
     ),
     "compare": Command(
         "tasks.cli.compare:compare",
-        "Trained models of one data set side by side: what they find and what they cost. Seconds a model.",
+        "Trained models of one data set side by side: whether one is better, with intervals on the same images, and "
+        "what they cost. Seconds a model.",
         (
+            "runs/a runs/b costs=false                  which is better; evaluations too",
             "runs=[runs/faster,runs/fcos]               folders of training runs",
             "runs/sweep-…/[0-9] json=costs.json         those of a sweep; runs= may be left out",
         ),
@@ -130,6 +132,7 @@ COMMANDS = {
             "networks=[resnet50,vgg16]                  at 224 x 224; networks= may be left out: resnet50 vgg16",
             "resnet50 size=[224,800x1344] json=costs.json",
             "resnet50,output_stride=8 resnet50,pyramid=fpn timm,model=densenet121",
+            "models=[faster_rcnn,gfl]                    whole models",
         ),
         words_are="networks",
         lists=("size",),
@@ -207,19 +210,23 @@ def _run(name: str, words: list[str], program: str, script: list[str]) -> None:
 
             words = [word for word in words if word not in ("--multirun", "-m")]
             script += [f"--config-dir={folder}" for folder in folders]
-            sys.exit(sweep(config_name, words, script, lambda config: _call(command, config), user_error))
+            sys.exit(sweep(config_name, words, script, lambda config: _call(command, config), user_sentence))
         sys.exit(_call(command, compose(config_name, words)))
     except Exception as error:
-        cause = user_error(error)
-        if traceback or cause is None:
+        told = user_sentence(error)
+        if traceback or told is None:
             raise
-        print(f"error: {sentence(cause)}\n(--traceback shows where this came from)", file=sys.stderr)
+        print(f"error: {told}\n(--traceback shows where this came from)", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
 
 
 def _call(command: Command, config: Any) -> int | None:
+    from tasks.cli.reading_bar import ReadingBar
+    from tasks.data.progress import showing
+
     module, function = command.run.split(":")
-    return getattr(__import__(module, fromlist=[function]), function)(config)
+    with showing(ReadingBar()):
+        return getattr(__import__(module, fromlist=[function]), function)(config)
 
 
 def _say(text: Callable[[], str]) -> None:
@@ -257,6 +264,7 @@ def help_text(config_name: str, usage: str) -> str:
     return (
         f"{usage.strip()}\n\n"
         + (f"Choices, each a file in configs/:\n{groups}\n\n" if listed else "")
+        + (f"{backbones_text()}\n\n" if config_name in NETWORK_COMMANDS else "")
         + f"Settings (configs/{config_name}.yaml), given as key=value:\n\n{text}\n{settings_text(config_name)}\n"
         + (
             "Every argument of the objects that a configuration names can be set as well.\n"
@@ -324,6 +332,12 @@ def user_error(error: BaseException) -> BaseException | None:
     if isinstance(error, HydraException) and error.__cause__ is not None:
         return user_error(error.__cause__)
     return error if isinstance(error, HydraException | OmegaConfBaseException) else None
+
+
+def user_sentence(error: BaseException) -> str | None:
+    """What to tell the user of a mistake of theirs, or None for one of ours."""
+    cause = user_error(error)
+    return None if cause is None else sentence(cause)
 
 
 def sentence(error: BaseException) -> str:

@@ -87,16 +87,17 @@ class PredictionPictures(Callback):
         if len(self._pictures) >= self.count:
             return
         assert isinstance(pl_module, Task)
-        results = pl_module.results(outputs, batch)
         split = split_of(trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders)
         positions = {int(i): p for p, i in enumerate(split.annotations.image_ids)}
-        for row, image_id in enumerate(batch.image_ids.tolist()):
-            if len(self._pictures) >= self.count:
-                return
-            image = split.image(positions[image_id])
-            self._pictures.append(results[row].above(MIN_SCORE).draw(image))
-            if trainer.loggers:
-                self._found.append((image, results[row].to_drawable()))
+        for predictions, part in outputs:
+            results = pl_module.results(predictions, part)
+            for result, image_id in zip(results, part.image_ids.tolist(), strict=True):
+                if len(self._pictures) >= self.count:
+                    return
+                image = split.image(positions[image_id])
+                self._pictures.append(result.above(MIN_SCORE).draw(image))
+                if trainer.loggers:
+                    self._found.append((image, result.to_drawable()))
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._pictures:

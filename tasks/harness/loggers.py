@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from csv import DictReader as csv_reader
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
@@ -176,11 +176,14 @@ def log_setup(logger: Logger, config: dict[str, Any], environment: dict[str, Any
     if isinstance(logger, TensorBoardLogger):
         for name, value in (("config", config), ("environment", environment)):
             text = json.dumps(value, indent=1)
-            logger.experiment.add_text(name, "\n".join("    " + line for line in text.splitlines()))
+            experiment = cast(Any, logger.experiment)  # pyright: ignore[reportUnknownMemberType]
+            experiment.add_text(name, "\n".join("    " + line for line in text.splitlines()))
     elif isinstance(logger, WandbLogger):
-        logger.experiment.config.update({**config, "environment": environment}, allow_val_change=True)
+        experiment = cast(Any, logger.experiment)  # pyright: ignore[reportUnknownMemberType]
+        experiment.config.update({**config, "environment": environment}, allow_val_change=True)
     elif isinstance(logger, MLFlowLogger):
-        client, run = logger.experiment, str(logger.run_id)
+        client = cast(Any, logger.experiment)  # pyright: ignore[reportUnknownMemberType]
+        run = str(logger.run_id)
         for name, value in (("config", config), ("environment", environment)):
             client.log_dict(run, value, f"{name}.json")
         if not client.get_run(run).data.params:  # which cannot be changed once they are set
@@ -192,13 +195,14 @@ def log_model(logger: Logger, path: Path, numbers: Mapping[str, float]) -> None:
     if isinstance(logger, WandbLogger):
         import wandb as client
 
-        run = logger.experiment
+        run = cast(Any, logger.experiment)  # pyright: ignore[reportUnknownMemberType]
         values = {name: value for name, value in numbers.items() if math.isfinite(value)}
         artifact = client.Artifact(f"model-{run.id}", type="model", metadata=values)
         artifact.add_file(str(path))
         run.log_artifact(artifact)
     elif isinstance(logger, MLFlowLogger):
-        logger.experiment.log_artifact(str(logger.run_id), str(path))
+        experiment = cast(Any, logger.experiment)  # pyright: ignore[reportUnknownMemberType]
+        experiment.log_artifact(str(logger.run_id), str(path))
 
 
 def log_pictures(
@@ -219,7 +223,8 @@ def log_pictures(
         step: of the optimiser.
     """
     if isinstance(logger, TensorBoardLogger):
-        logger.experiment.add_image(PICTURES, sheet, step, dataformats="HWC")
+        experiment = cast(Any, logger.experiment)  # pyright: ignore[reportUnknownMemberType]
+        experiment.add_image(PICTURES, sheet, step, dataformats="HWC")
     elif isinstance(logger, WandbLogger):
         logger.log_image(
             PICTURES,
