@@ -100,6 +100,12 @@ COMMANDS = {
         ),
         words_are="runs",
     ),
+    "report": Command(
+        "tasks.cli.report:report",
+        "Makes the report of a training anew: report.html, one page that opens offline, and report.json.",
+        ("runs/detection-…", "runs/a runs/b pictures=0                   without the drawing of pictures"),
+        words_are="runs",
+    ),
     "summarize": Command(
         "tasks.cli.summarize:summarize_networks",
         "What networks cost and give: parameters, multiply-adds, activation memory, feature maps. Seconds, no "

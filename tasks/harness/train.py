@@ -17,6 +17,7 @@ from tasks.harness.checkpoints import ignore_early_warnings
 from tasks.harness.fit import Fit
 from tasks.harness.record import Record, to_record
 from tasks.harness.reporter import Reporter
+from tasks.harness.reporting import report
 from tasks.harness.resuming import check_checkpoint
 from tasks.harness.session import files_in, is_rank_zero, run_folder, write_outcome
 from tasks.harness.settings import TrainSettings
@@ -109,6 +110,7 @@ def train(
         elif is_rank_zero():
             module.find_intervals()
             write_outcome(place, module)
+            report(place, module, plan.data.split("val"), "val")
             reporter.say(f"{module.report(module.numbers)}\n\n{files_in(place)}")
             reporter.say(f"took {time.perf_counter() - started:.0f} s")
     return Run(module.model, dict(module.numbers), place, place / "model.safetensors", stopped_by)
