@@ -124,6 +124,12 @@ COMMANDS = {
         ("USER/NAME output=DIR",),
         first_is="repo",
     ),
+    "report": Command(
+        "tasks.cli.report:report",
+        "Makes the report of a training anew: report.html, one page that opens offline, and report.json.",
+        ("runs/detection-…", "runs/a runs/b pictures=0                   without the drawing of pictures"),
+        words_are="runs",
+    ),
     "summarize": Command(
         "tasks.cli.summarize:summarize_networks",
         "What networks cost and give: parameters, multiply-adds, activation memory, feature maps. Seconds, no "

@@ -16,6 +16,7 @@ from tasks.devices import resolve_device
 from tasks.harness.backends import backends
 from tasks.harness.callbacks import PredictionPictures
 from tasks.harness.reporter import Reporter
+from tasks.harness.reporting import report
 from tasks.harness.session import files_in, is_rank_zero, lightning_precision, run_folder, write_outcome
 from tasks.harness.settings import EvaluateSettings
 from tasks.harness.start import check_data, describe, saying_layout
@@ -105,6 +106,7 @@ def evaluate(
         if place is not None:
             # Of published weights there is no model file yet; it is of the model alone, without further views.
             write_outcome(place, task, split=split, model_file=not is_file and views is network)
+            report(place, task, data_module.split(split), split)
             reporter.say(f"\n{files_in(place)}")
     assert task.metric is not None
     return Evaluation(dict(task.numbers), task.metric, dict(task.intervals), place)
