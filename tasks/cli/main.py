@@ -36,6 +36,7 @@ class Command:
         examples: words that follow the command.
         words_are: the setting that words without `key=` are values of, if there is one.
         lists: the settings that take several values as `--setting A B`.
+        first_is: the setting that a first word without `key=` is the value of, if there is one.
     """
 
     run: str
@@ -43,6 +44,7 @@ class Command:
     examples: tuple[str, ...]
     words_are: str | None = None
     lists: tuple[str, ...] = ()
+    first_is: str | None = None
 
 
 COMMANDS = {
@@ -99,6 +101,33 @@ COMMANDS = {
             "runs=[runs/faster,runs/fcos]               folders of training runs",
             "runs/sweep-…/[0-9] json=costs.json         those of a sweep; runs= may be left out",
         ),
+        words_are="runs",
+    ),
+    "card": Command(
+        "tasks.cli.card:card",
+        "Writes the model card of a trained model: README.md with metadata, classes, metrics and where it comes from.",
+        (
+            "runs/…/model.safetensors licence=Apache-2.0",
+            "runs/… licence=MIT dataset='blood smears of BCCD' source=photos output=card",
+        ),
+        first_is="checkpoint",
+    ),
+    "push": Command(
+        "tasks.cli.hub:push",
+        "Uploads a model file with its card to the Hugging Face hub.",
+        ("runs/…/model.safetensors repo=USER/NAME licence=Apache-2.0",),
+        first_is="checkpoint",
+    ),
+    "pull": Command(
+        "tasks.cli.hub:pull",
+        "Downloads a model file from the Hugging Face hub, and refuses what is none of ours.",
+        ("USER/NAME output=DIR",),
+        first_is="repo",
+    ),
+    "report": Command(
+        "tasks.cli.report:report",
+        "Makes the report of a training anew: report.html, one page that opens offline, and report.json.",
+        ("runs/detection-…", "runs/a runs/b pictures=0                   without the drawing of pictures"),
         words_are="runs",
     ),
     "summarize": Command(
@@ -180,6 +209,8 @@ def _run(name: str, words: list[str], program: str, script: list[str]) -> None:
             return
         if command.words_are is not None:
             words = list(as_settings(words, command.words_are, command.lists))
+        if command.first_is is not None and words and "=" not in words[0] and not words[0].startswith("-"):
+            words = [f"{command.first_is}={words[0]}", *words[1:]]
         if {"--multirun", "-m"} & set(words):
             from tasks.cli.sweep import sweep
 
