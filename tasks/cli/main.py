@@ -73,6 +73,15 @@ COMMANDS = {
             "checkpoint=runs/…/model.safetensors source='photos/*.png' score_threshold=0.3",
         ),
     ),
+    "export": Command(
+        "tasks.cli.export:export",
+        "Writes a trained model for other programs, ONNX or torch.export, if it finds there what it finds here.",
+        (
+            "checkpoint=runs/…/model.safetensors output=exported",
+            "checkpoint=runs/…/model.safetensors format=torch_export output=exported",
+            "checkpoint=runs/…/model.safetensors precision=int8 data=coco data.root=DIR output=exported",
+        ),
+    ),
     "check-data": Command(
         "tasks.cli.check_data:check_data",
         "Finds what is wrong with a data set before training does; exit status 1 where anything is an error.",

@@ -1,6 +1,7 @@
 """`Predictor`: pictures in, what a model finds in them out, with nothing but a model file."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, overload
 
@@ -19,6 +20,8 @@ from tasks.zoo.registry import RESULTS, for_objects, lookup, with_views
 
 PREDICTS_IN = ("32-true", "bf16-mixed")
 Picture = str | Path | Image.Image | np.ndarray
+READERS = 2
+"""Threads that decode files ahead."""
 
 
 class Predictor:
@@ -108,18 +111,38 @@ class Predictor:
             ]
         return self._in_batches(pictures)
 
+    @property
+    def window(self) -> int:
+        """Pictures that are looked at together for those of one size, which go through the network at once."""
+        return 2 * self.batch_size
+
     def _in_batches(self, pictures: Sequence[Picture]) -> list[Any]:
         found: list[Any] = []
-        for start in range(0, len(pictures), self.batch_size):
-            images = [_pixels(p, self.reading) for p in pictures[start : start + self.batch_size]]
+        for images in self._windows(pictures):
             # Padding to the largest of a batch would let a picture's result depend on its company.
             sizes = [self.model.preprocessing.output_size(*image.shape[:2]) for image in images]
             results: dict[int, Any] = {}
             for size in dict.fromkeys(sizes):
                 alike = [i for i, other in enumerate(sizes) if other == size]
-                results.update(zip(alike, self._predict([images[i] for i in alike]), strict=True))
+                for batch in (alike[i : i + self.batch_size] for i in range(0, len(alike), self.batch_size)):
+                    results.update(zip(batch, self._predict([images[i] for i in batch]), strict=True))
             found += [results[i] for i in range(len(images))]
         return found
+
+    def _windows(self, pictures: Sequence[Picture]) -> Iterator[list[np.ndarray]]:
+        """The pixels of one window after another; files of the next are decoded while this one is predicted."""
+        if len(pictures) == 1:  # a thread would cost more than it saves
+            yield [_pixels(pictures[0], self.reading)]
+            return
+        with ThreadPoolExecutor(READERS) as pool:
+            windows = [
+                pictures[start : start + self.window] for start in range(0, len(pictures), self.window)
+            ]
+            ahead: list[Future[np.ndarray]] = []
+            for following in [*windows, []]:
+                current, ahead = ahead, [pool.submit(_pixels, p, self.reading) for p in following]
+                if current:
+                    yield [future.result() for future in current]
 
     @torch.inference_mode()
     def _predict(self, images: list[np.ndarray]) -> list[Any]:
