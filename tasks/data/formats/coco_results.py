@@ -1,8 +1,5 @@
-"""Detections in COCO's format of results, `[{"image_id", "category_id", "bbox" xywh, "segmentation", "score"}, …]`.
-
-`to_result` makes one of what a model finds; `read_results` reads a file of anybody's against the annotations that it is
-to be scored on.
-"""
+"""Files of detections in COCO's format of results, `[{"image_id", "category_id", "bbox", "segmentation", "score"}, …]`,
+whoever wrote them, read against the annotations that they are to be scored on."""
 
 import json
 import os
@@ -23,18 +20,6 @@ from tasks.data.splits import SplitName
 
 FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 """Keys of LVIS's images: classes that are known to be absent, and those that are not annotated exhaustively."""
-
-
-def to_result(item: Mapping[str, Any], image_id: int, category_id: int) -> dict[str, Any]:
-    """An object of a prediction (`Objects.to_dict`) as a result; its box is xywh, unrounded."""
-    x1, y1, x2, y2 = item["box"]
-    result = {
-        "image_id": image_id,
-        "category_id": category_id,
-        "bbox": [x1, y1, x2 - x1, y2 - y1],
-        "score": item["score"],
-    }
-    return {**result, "segmentation": item["segmentation"]} if "segmentation" in item else result
 
 
 @dataclass(frozen=True)
@@ -95,7 +80,7 @@ def read_results(path: Path, annotations: Annotations) -> Results:
     masks = _masks(records, images, annotations, path) if _all_have(records, "segmentation", path) else None
     if _all_have(records, "bbox", path):
         boxes = to_boxes([record["bbox"] for record in records])
-        bad = ~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:] < 0).any(axis=1)
+        bad = np.asarray(~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:] < 0).any(axis=1))
         _check(
             path,
             bad,
@@ -231,7 +216,7 @@ def _masks(
         if isinstance(mask, bytes):
             masks.append(mask)
         else:
-            rings = coco_mask.frPyObjects(mask or [[0.0] * 6], height, width)
+            rings = coco_mask.frPyObjects(mask or [[0.0] * 6], height, width)  # type: ignore[call-overload]
             masks.append(coco_mask.merge(rings)["counts"])
     return masks
 

@@ -234,8 +234,8 @@ def lvis_files(folder: Path) -> tuple[Path, list[dict[str, Any]]]:
 
 
 def test_federated_rules(tmp_path: Path, capsys) -> None:
-    """By hand: what is found beside the objects of the first image is no mistake of class 1 (not exhaustive) nor of class
-    2 (nothing is known); of class 1 on the second, from which it is absent, it halves the precision at every recall."""
+    """By hand: what is found beside the objects of the first image is no mistake of class 1 (not exhaustive) nor of
+    class 2 (nothing is known); of class 1 on the second, where it is absent, it halves the precision at each recall."""
     path, found = lvis_files(tmp_path)
     data = tasks.data.open("coco", root=tmp_path, val_images=".", val_annotations=path.name)
     assert data.split("val").annotations.file_name(0) == "val2017/1.png"
