@@ -84,8 +84,9 @@ def check(config: DictConfig, settings: PredictSettings, video: Video | None) ->
             raise ValueError(
                 "several processes were started for this run (torchrun), which need one folder: give output=DIR"
             )
-    same = settings.draw and config.output is not None and Path(config.source).is_dir()
-    if same and Path(config.output).exists() and Path(config.output).samefile(config.source):
+    output = Path(str(config.output))
+    has_both = config.output is not None and output.is_dir() and Path(config.source).is_dir()
+    if settings.draw and has_both and output.samefile(config.source):
         raise ValueError(
             f"output={config.output} is the folder of the source, among whose pictures the drawn ones would be; give "
             "another folder, or draw=false"
