@@ -146,6 +146,7 @@ DOCUMENTED = {
     "train": TrainSettings,
     "show_data": TrainSettings,
     "evaluate": EvaluateSettings,
+    "tune": EvaluateSettings,
     "predict": PredictSettings,
 }
 """Commands and the settings that stand in Python."""

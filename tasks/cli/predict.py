@@ -12,7 +12,11 @@ from tasks.folders import new_folder
 from tasks.harness.settings import PredictSettings
 from tasks.inference.folder import find_pictures, predict_pictures
 from tasks.inference.predictor import Predictor
+from tasks.metrics.operating_point import KEY
 from tasks.zoo.model_file import load_model
+
+USUAL_THRESHOLD = 0.5
+"""Of a model file that knows no better."""
 
 
 def predict(config: DictConfig) -> int:
@@ -27,12 +31,14 @@ def predict(config: DictConfig) -> int:
             else f"give checkpoint=FILE or pretrained={config.pretrained}, not both"
         )
     options = {key: value for key, value in vars(settings).items() if key != "model"}
-    predictor = Predictor(
+    model = (
         published_model_of(config)
         if config.checkpoint is None
-        else load_model(config.checkpoint, settings.model),
-        **options,
+        else load_model(config.checkpoint, settings.model)
     )
+    if settings.score_threshold is None and KEY not in model.header.provenance:
+        options["score_threshold"] = USUAL_THRESHOLD
+    predictor = Predictor(model, **options)
     keep_freed_memory(predictor.device)
     output = new_folder("predict") if config.output is None else Path(config.output)
     name = str(config.checkpoint or f"{config.model.name} {config.pretrained}")
