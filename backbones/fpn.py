@@ -117,8 +117,20 @@ class ExtraLevels(nn.Module):
         if self.extra == "pool":
             return [F.max_pool2d(p_last, kernel_size=1, stride=2)]
         first, second = (self.get_submodule(name) for name in self.names)
-        finer = first(c_last if self.extra == "conv_c5" else p_last)
-        return [finer, second(F.relu(finer))]
+        finer = first(_at_least_two_wide(c_last if self.extra == "conv_c5" else p_last))
+        return [finer, second(_at_least_two_wide(F.relu(finer)))]
+
+
+def _at_least_two_wide(x: Tensor) -> Tensor:
+    """A map of width 1 with a column of zeros behind it, which is what a strided convolution pads it with anyway.
+
+    In bf16 on a CPU, torch 2.14 reads the gradient of such a convolution's weights from memory that nothing
+    has written where the map is one cell wide. No backbone has such maps before its own: images are at least as wide
+    as its largest stride.
+    """
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or not torch.is_grad_enabled():
+        return x
+    return F.pad(x, (0, 1)) if x.shape[-1] == 1 else x
 
 
 def choose_levels(feature_info: Mapping[str, FeatureInfo], levels: Sequence[str] | None) -> tuple[str, ...]:

@@ -48,6 +48,9 @@ class Batch:
     class_maps: Tensor | None = None
     """uint8 (B, H, W): the class of each pixel of `images`, 0 … K-1, or `IGNORE_LABEL`, as outside each valid
     area, where the task is semantic segmentation."""
+    padded_sizes: tuple[tuple[int, int], ...] | None = None
+    """The (height, width) that each image alone would be padded to; None where that is the size of `images` for all
+    of them."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -65,14 +68,41 @@ class Batch:
         """The same batch in page-locked memory. `DataLoader(pin_memory=True)` calls this."""
         return self._map(lambda tensor: tensor.pin_memory())
 
-    def select(self, row: int) -> Self:
-        """The batch of image `row` alone, padded as it is."""
+    def select(self, *rows: int) -> Self:
+        """The batch of the images in these rows alone, padded as they are."""
         flat = ("mask_pixels",)  # of all images; places say whose
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        sizes = self.padded_sizes
         return replace(
             self,
-            **{k: v[row : row + 1] for k, v in values.items() if isinstance(v, Tensor) and k not in flat},
+            padded_sizes=None if sizes is None else tuple(sizes[row] for row in rows),
+            **{
+                key: torch.stack([value[row] for row in rows])
+                for key, value in values.items()
+                if isinstance(value, Tensor) and key not in flat
+            },
         )
+
+    def alike(self) -> list[tuple[list[int], Self]]:
+        """The batch in parts, each of images that alone would be padded to one size and padded to that, with the rows
+        that they have here.
+
+        What a network says of an image depends on its padding: convolutions and norms see it. In such parts an
+        image has what it has alone, whatever else is in the batch.
+        """
+        if self.padded_sizes is None:
+            return [(list(range(len(self))), self)]
+        rows: dict[tuple[int, int], list[int]] = {}
+        for row, size in enumerate(self.padded_sizes):
+            rows.setdefault(size, []).append(row)
+        parts = []
+        for (height, width), of_size in rows.items():
+            part = self.select(*of_size)
+            part.images = part.images[..., :height, :width].contiguous(memory_format=torch.channels_last)
+            part.class_maps = None if part.class_maps is None else part.class_maps[:, :height, :width]
+            part.padded_sizes = None
+            parts.append((of_size, part))
+        return parts
 
     def _map(self, function) -> Self:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -131,6 +161,8 @@ class Model(nn.Module):
     """Images to feature maps, with `spec` as `backbones` gives it; its own rate in the optimiser."""
     preprocessing: Preprocessing
     """How pixels reach the network."""
+    has_static_graph: bool = False
+    """Whether a training step does the same with every batch, whatever is in it."""
     header: Any
     """What a model file says of the network (`harness.model_file.Header`); set by whoever builds it."""
 

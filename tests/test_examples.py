@@ -1,5 +1,6 @@
 """The programs that a person reads first do what they say, in as few lines as they should."""
 
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import tasks
 from tests.tiny_runs import quiet_lightning
@@ -63,3 +65,35 @@ def test_plain_loop(tmp_path: Path) -> None:
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["step", "step", "AP"]
+
+
+def example(name: str, *arguments: object, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Runs the program as `python examples/NAME ARGUMENTS` in `folder` would."""
+    quiet_lightning()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
+@pytest.mark.parametrize("name", ["own_backbone.py", "own_detector.py"])
+def test_networks_of_ones_own(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    example(name, monkeypatch=monkeypatch, folder=tmp_path)
+    printed = capsys.readouterr().out
+    assert printed.count("loss_class") == 2 and printed.count("loss_box") == 2 and "nan" not in printed
+
+
+def test_a_format_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    for index in range(4):
+        Image.new("RGB", (40, 30), (60 * index, 0, 0)).save(tmp_path / f"{index}.png")
+    (tmp_path / "classes.txt").write_text("cat dog")
+    (tmp_path / "train.txt").write_text("0.png cat 1 2 10 10\n1.png dog 0 0 8 8\n0.png dog 20 5 10 10")
+    (tmp_path / "val.txt").write_text("3.png cat 5 0 10 10")
+    example("own_format.py", tmp_path, monkeypatch=monkeypatch, folder=tmp_path)
+    assert "objects of one split alone have it" in capsys.readouterr().out  # the doctor, of the dog
+    again = tasks.data.open("coco", root=tmp_path / "as_coco")
+    assert again.split("train").annotations.boxes.tolist() == [[1, 2, 10, 10], [20, 5, 10, 10], [0, 0, 8, 8]]
+
+
+def test_a_task_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    example("own_task.py", 2, monkeypatch=monkeypatch, folder=tmp_path)
+    assert "mean error" in capsys.readouterr().out

@@ -58,6 +58,7 @@ MAY_IMPORT |= {
     f"tasks.{task}": BELOW_TASKS for task in ("classification", "detection", "semantic_segmentation")
 }
 MAY_IMPORT["tasks.instance_segmentation"] = BELOW_TASKS | {"tasks.detection"}
+MAY_IMPORT["tasks.export"] = {*MAY_IMPORT}
 MAY_IMPORT["tasks.studies"] = {*MAY_IMPORT}
 MAY_IMPORT["tasks.cli"] = {*MAY_IMPORT}
 MAY_IMPORT["tasks"] = {*MAY_IMPORT}  # the front door, whose functions import what they need when called

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -14,6 +14,9 @@ from tasks.metrics.classification import ClassificationMetric
 
 from .mixing import Mixing, check_sizes
 from .result import ClassScores, predicted_results
+
+if TYPE_CHECKING:
+    from tasks.data.annotations.image_labels import ImageLabels
 
 
 class ClassificationTask(Task):
@@ -40,7 +43,7 @@ class ClassificationTask(Task):
             batch = self.mixing(batch, len(self.header.class_names), seed)
         return super().training_step(batch, batch_index)
 
-    def build_metric(self, annotations: Any) -> ClassificationMetric:
+    def build_metric(self, annotations: "ImageLabels") -> ClassificationMetric:
         return ClassificationMetric(annotations)
 
     def to_original(self, predictions: Classification, batch: Batch) -> Classification:

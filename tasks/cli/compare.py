@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Any
 from tasks.files import write_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
     from omegaconf import DictConfig
+
+    from tasks.contracts import Batch
 
 NOTES = """AP and other figures are those that training ended with. The rest is measured here, each model in a process
 of its own, with the images and precision of its run: multiply-adds of convolutions and matrix products of one
@@ -125,6 +130,7 @@ def measure(run: Path, device_name: str, batch_size: int) -> dict[str, Any]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from backbones.spec import title
     from tasks.cli.compose import load_config
     from tasks.cli.data import data_of
     from tasks.data.datamodule import DataModule
@@ -149,7 +155,7 @@ def measure(run: Path, device_name: str, batch_size: int) -> dict[str, Any]:
     precision = resolve_precision(config.precision, device)
 
     @torch.inference_mode()
-    def predict(images: Any) -> None:
+    def predict(images: Batch) -> None:
         with autocast(precision, device):
             model(images)
 
@@ -177,7 +183,7 @@ def measure(run: Path, device_name: str, batch_size: int) -> dict[str, Any]:
     return {
         "run": str(run),
         "model": header.model["name"],
-        "backbone": header.model["backbone"]["name"],
+        "backbone": title(header.model["backbone"]),
         "monitor": kind.monitor,
         "metrics": json.loads((run / "metrics.json").read_text()),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -194,7 +200,7 @@ def measure(run: Path, device_name: str, batch_size: int) -> dict[str, Any]:
     }
 
 
-def peak(work: Any, device: Any) -> int:
+def peak(work: Callable[[], object], device: torch.device) -> int:
     """The most bytes that `work` holds beyond what was held before."""
     import torch
 

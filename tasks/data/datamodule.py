@@ -81,10 +81,12 @@ class DataModule(LightningDataModule):
         assert size != "auto", "the batch size is still to be found"
         return size
 
-    def with_batch_size(self, size: int) -> Self:
-        """The same data, of which nothing is read again, in batches of `size`."""
+    def with_batch_size(self, size: int, preprocessing: Preprocessing | None = None) -> Self:
+        """The same data, of which nothing is read again, in batches of `size`, with its own `preprocessing` for
+        None."""
         data = copy(self)
         data.loader = replace(self.loader, batch_size=size)
+        data.preprocessing = preprocessing or self.preprocessing
         return data
 
     @property
@@ -118,17 +120,17 @@ class DataModule(LightningDataModule):
         return loader
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Every image of `eval_split` exactly once over all ranks."""
+        """Every image of `eval_split` exactly once over all ranks; those that are padded alike follow each other."""
         if getattr(getattr(self.trainer, "state", None), "fn", None) == "fit":
             self._check_trainable(self.eval_split)
-        return self._loader(self.eval_split, is_training=False)
+        return self._loader(self.eval_split, is_training=False, alike=True)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Every image of `test_split` exactly once over all ranks."""
-        return self._loader(self.test_split, is_training=False)
+        """Every image of `test_split` exactly once over all ranks, as `val_dataloader` does."""
+        return self._loader(self.test_split, is_training=False, alike=True)
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """The images of `eval_split`, as `val_dataloader` gives them."""
+        """The images of `eval_split`, in order."""
         return self._loader(self.eval_split, is_training=False)
 
     def _check_trainable(self, name: SplitName) -> None:
@@ -138,7 +140,7 @@ class DataModule(LightningDataModule):
             return
         why = self.source.why_untrainable(name) or "it has no object, or none that data.on_invalid leaves"
         raise ValueError(
-            f"nothing can be learned from the {name} split: {why}; correct the data (tools/check_data.py)"
+            f"nothing can be learned from the {name} split: {why}; correct the data (vertebra check-data lists why)"
         )
 
     def _rank_and_num_ranks(self) -> tuple[int, int]:
@@ -176,12 +178,26 @@ class DataModule(LightningDataModule):
         shapes = [self.preprocessing.output_size(*size) for size in annotations.sizes[:num_images].tolist()]
         return {"factors": factors, "shapes": np.array(shapes, np.int32), "window": loader.shape_window}
 
-    def _loader(self, name: SplitName, *, is_training: bool) -> DataLoader[Any]:
+    def _padded_shapes(self, split: Split[Any]) -> np.ndarray | None:
+        """(I, 2): what each image of a split alone would be padded to, where its sizes are known beforehand."""
+        if split.sizes is None:
+            return None
+        kinds, rows = np.unique(split.sizes, axis=0, return_inverse=True)
+        shapes = [
+            self.preprocessing.padded_size([self.preprocessing.output_size(*size)]) for size in kinds.tolist()
+        ]
+        return np.array(shapes, np.int32).reshape(-1, 2)[rows.reshape(-1)]
+
+    def _loader(self, name: SplitName, *, is_training: bool, alike: bool = False) -> DataLoader[Any]:
+        """Batches of a split; with `alike` the order is by how images are padded."""
         rank, num_ranks = self._rank_and_num_ranks()
         split = self.split(name)
         augmentation = self.augmentation if is_training else Augmentation()
-        num_threads = self.loader.num_workers if self.loader.workers == "thread" else 0
-        num_processes = self.loader.num_workers - num_threads
+        is_on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        ranks_here = 1 if self.trainer is None else self.trainer.num_devices
+        num_workers = self.loader.workers_for("cuda" if is_on_gpu else "cpu", ranks_here)
+        num_threads = num_workers if self.loader.workers == "thread" else 0
+        num_processes = num_workers - num_threads
         most = self.loader.max_train_images if is_training else None
         num_images = len(split) if most is None else min(most, len(split))
         sampler = EpochSampler(
@@ -192,6 +208,7 @@ class DataModule(LightningDataModule):
             num_ranks=num_ranks,
             batch_size=self.batch_size,
             **(self._choices(split.annotations, num_images) if is_training else {}),
+            **({"shapes": self._padded_shapes(split)} if alike else {}),
         )
         return ResumableLoader(
             SampleDataset(
@@ -209,17 +226,8 @@ class DataModule(LightningDataModule):
             num_workers=num_processes,
             num_threads=num_threads,
             collate_fn=partial(collate, preprocessing=self.preprocessing),
-            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            pin_memory=is_on_gpu,
             persistent_workers=num_processes > 0,
             worker_init_fn=use_one_thread,
             generator=torch.Generator(),  # its own, or opening a loader would change what the model draws
-        )
-
-
-def check_boxes(annotations: object, source: str) -> None:
-    """Raises ValueError unless `annotations`, those of a data set called `source`, are of objects in images."""
-    if not isinstance(annotations, Annotations):
-        raise ValueError(
-            f"detection needs a box for each object, which {source} does not have; use objects with boxes "
-            "(data=coco, data=voc, data=digits), or the task that this data is for"
         )

@@ -23,6 +23,9 @@ A = TypeVar("A", Annotations, ImageLabels, ClassMaps)
 class Split(Generic[A]):
     """Images and annotations in one order: image i has the annotations of row i."""
 
+    sizes: np.ndarray | None = None
+    """(I, 2): the (height, width) that the annotations declare, where they do."""
+
     def __init__(self, annotations: A):
         self.annotations = annotations
 
@@ -65,7 +68,7 @@ class FileSplit(Split[A]):
         sizes: np.ndarray | None = None,
         reading: Reading = DEFAULT_READING,
     ):
-        """`sizes` (I, 2) are those that the annotations declare, where they do; `reading` is how files are read."""
+        """`sizes` as in `Split`; `reading` is how files are read."""
         super().__init__(annotations)
         self.folder = folder
         self.reading = reading

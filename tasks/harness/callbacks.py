@@ -92,20 +92,23 @@ class PredictionPictures(Callback):
         split = split_of(trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders)
         ids = split.annotations.image_ids
         wanted = {int(ids[place]): place for place in spread(len(ids), self.count)}
-        rows = [row for row, image_id in enumerate(batch.image_ids.tolist()) if image_id in wanted]
-        if not rows:
-            return
-        results = pl_module.results(outputs, batch)
-        for row in rows:
-            place = wanted[int(batch.image_ids[row])]
-            image = split.image(place)
-            picture = results[row].above(MIN_SCORE).draw(image)
-            if isinstance(split.annotations, ImageLabels):
-                picture = marked(picture, int(results[row].labels[0]) == int(split.annotations.labels[place]))  # type: ignore[attr-defined]
-            truth = draw_truth(image, split.annotations, place)
-            self._pictures[place] = picture if truth is None else beside(truth, picture)
-            if trainer.loggers:
-                self._found.append((image, results[row].to_drawable()))
+        for predictions, part in outputs:
+            rows = [row for row, image_id in enumerate(part.image_ids.tolist()) if image_id in wanted]
+            if not rows:
+                continue
+            results = pl_module.results(predictions, part)
+            for row in rows:
+                place = wanted[int(part.image_ids[row])]
+                image = split.image(place)
+                picture = results[row].above(MIN_SCORE).draw(image)
+                if isinstance(split.annotations, ImageLabels):
+                    picture = marked(
+                        picture, int(results[row].labels[0]) == int(split.annotations.labels[place])
+                    )  # type: ignore[attr-defined]
+                truth = draw_truth(image, split.annotations, place)
+                self._pictures[place] = picture if truth is None else beside(truth, picture)
+                if trainer.loggers:
+                    self._found.append((image, results[row].to_drawable()))
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._pictures:

@@ -8,15 +8,18 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
+from backbones.layers import keep_folded
 from tasks.contracts import Metric, Model
 from tasks.data.datamodule import DataModule
 from tasks.data.sources import Source, SplitName
+from tasks.devices import resolve_device
+from tasks.harness.backends import backends
 from tasks.harness.callbacks import PredictionPictures
 from tasks.harness.reporter import Reporter
 from tasks.harness.reporting import report
 from tasks.harness.session import files_in, is_rank_zero, lightning_precision, run_folder, write_outcome
 from tasks.harness.settings import EvaluateSettings
-from tasks.harness.start import check_data
+from tasks.harness.start import check_data, describe, saying_layout
 from tasks.metrics.bootstrap import Interval
 from tasks.preprocessing import Preprocessing
 from tasks.zoo.model_file import Header, load_model
@@ -40,7 +43,7 @@ class Evaluation:
 
 def evaluate(
     model: str | Path | Model,
-    data: Source,
+    data: Source[Any] | str | Path,
     *,
     split: SplitName = "val",
     settings: EvaluateSettings | None = None,
@@ -51,7 +54,7 @@ def evaluate(
 
     Args:
         model: a model file, a checkpoint, or a model with its header.
-        data: a data set (`tasks.data.open`) of the model's classes, in its order.
+        data: a data set (`tasks.data.open`) of the model's classes, in its order, or the path of one.
         split: train, val or test.
         settings: None for the defaults.
         folder: a new one, for numbers, results and pictures (of a model that came as itself, its model file too);
@@ -62,12 +65,12 @@ def evaluate(
         ValueError, FileNotFoundError, FileExistsError: with one sentence, for whatever the user can mend.
     """
     settings, reporter = settings or EvaluateSettings(), reporter or Reporter()
-    source = check_data(data)
     is_file = isinstance(model, str | Path)
     network = load_model(model, settings.model) if isinstance(model, str | Path) else model
     views = with_views(network, settings.scales, settings.flip)
     header: Header = views.header
     kind = lookup(TASKS, "task", header.task)
+    source = check_data(data, header.task)
     data_module = DataModule(
         source,
         Preprocessing(**header.preprocessing),
@@ -75,7 +78,9 @@ def evaluate(
         loader=settings.loader,
         **kind.data_options,
     )
-    data_module.split(split)
+    with saying_layout(data_module.source, reporter):
+        data_module.split(split)
+    reporter.say("\n".join(describe(data_module.source, (split,))))
     if is_file:
         check_classes(header, data_module.class_names, str(model))
     task = kind(views, metric=settings.metric.options())
@@ -90,7 +95,11 @@ def evaluate(
         use_distributed_sampler=False,  # the data module's samplers show every image exactly once
         default_root_dir=None if place is None else str(place),
     )
-    trainer.test(task, datamodule=data_module, verbose=False)
+    device, benchmark = resolve_device(settings.trainer.device), settings.trainer.benchmark
+    with backends(device, tf32=settings.tf32, benchmark=bool(benchmark)) as told, keep_folded(views):
+        if told:
+            reporter.say(told)
+        trainer.test(task, datamodule=data_module, verbose=False)
     if is_rank_zero():
         task.find_intervals()
         reporter.say(task.report(task.numbers))

@@ -1,8 +1,9 @@
-"""What stops a training that has gone wrong, with what there is to know: losses that are no numbers, memory."""
+"""What stops a training that has gone wrong, with what there is to know: losses and gradients that are no numbers,
+memory."""
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tasks.contracts import Batch
+from tasks.device_copies import to_list
 
 if TYPE_CHECKING:
     from tasks.harness.settings import TrainSettings
@@ -25,17 +27,19 @@ class NonfiniteLoss(ValueError):
 
 
 class LossGuard:
-    """Looks at the losses of every batch before the optimiser uses their gradients.
+    """Looks at the losses of every batch before the optimiser uses their gradients, and at the norm of these.
 
     The losses are copied to the CPU while the device goes on to the backward pass, and read when that has been
-    queued: the check waits for the forward pass alone, while the device has work.
+    queued: the check waits for the forward pass alone, while the device has work. The norm of the gradients is
+    looked at before the optimiser uses them where that waits for nothing, on a CPU, and else with the losses of the
+    next step, or before a checkpoint is written.
     """
 
     def __init__(
         self, folder: Path | None, on_nonfinite: str = "stop", say: Callable[[str], None] = _LOG.warning
     ) -> None:
-        """`folder` is where a bad batch is saved, `say` gets what is skipped. `skip` leaves out the step,
-        for which the gradients are looked at as well: that waits for the device once a step."""
+        """`folder` is where a bad batch is saved, `say` gets what is skipped. `skip` leaves out the step, for which
+        it waits for the gradients once a step."""
         if on_nonfinite not in get_args(OnNonfinite):
             raise ValueError(f"on_nonfinite={on_nonfinite} must be one of {', '.join(get_args(OnNonfinite))}")
         self.folder = folder
@@ -43,22 +47,17 @@ class LossGuard:
         self.say = say
         self._waiting: list[tuple[list[str], Tensor, torch.cuda.Event | None, Batch]] = []
         self._num_saved = 0
+        self._images: list[int] = []  # of the step that is checked
+        self._norm: tuple[int, Tensor, torch.cuda.Event, list[int]] | None = None
         self.latest: tuple[list[str], Tensor] = ([], torch.empty(0))
         """Names and losses of the last batch watched, on its device."""
 
     def watch(self, names: list[str], values: Tensor, batch: Batch) -> None:
         """Remembers the losses of a batch, detached, for `check`."""
         self.latest = names, values
-        values, event = values.float(), None
-        if values.is_cuda:
-            values = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record()
-        self._waiting.append((names, values, event, batch))
+        self._waiting.append((names, *_on_its_way(values.float()), batch))
 
-    def check(
-        self, step: int, gradients: Iterable[Tensor], losses_of: Callable[[Batch], dict[str, Tensor]]
-    ) -> bool:
+    def check(self, step: int, losses_of: Callable[[Batch], dict[str, Tensor]]) -> bool:
         """Whether the optimiser may take step `step`, from all that was watched since the last one.
 
         `losses_of` gives the losses of a batch once more: it tells the images that are at fault.
@@ -67,18 +66,44 @@ class LossGuard:
             NonfiniteLoss: it may not, and `on_nonfinite` is `stop`.
         """
         waiting, self._waiting = self._waiting, []
+        self._images = [image for *_, batch in waiting for image in to_list(batch.image_ids)]
         for names, values, event, batch in waiting:
             if event is not None:
                 event.synchronize()
+            self.check_last_norm(waited=True)
             if not math.isfinite(float(values.sum())):
-                self._report(step, dict(zip(names, values.tolist(), strict=True)), batch, losses_of)
+                self._report(step, dict(zip(names, to_list(values), strict=True)), batch, losses_of)
                 return False
-        if self.on_nonfinite == "stop":
-            return True
-        if bool(torch.nn.utils.get_total_norm(list(gradients)).isfinite()):
-            return True
-        self.say(f"step {step} skipped: a gradient is not finite though the losses here are")
-        return False
+        return True
+
+    def check_norm(self, step: int, norm: Tensor) -> bool:
+        """Whether the optimiser may use gradients of this `norm`, a scalar, at step `step`.
+
+        Raises:
+            NonfiniteLoss: it may not, and `on_nonfinite` is `stop`.
+        """
+        if norm.is_cuda and self.on_nonfinite == "stop":
+            value, event = _on_its_way(norm)
+            assert event is not None
+            self._norm = step, value, event, self._images
+        elif not math.isfinite(float(norm)):
+            if self.on_nonfinite == "stop":
+                raise NonfiniteLoss(_bad_gradient(step, norm, self._images))
+            self.say(f"step {step} skipped: a gradient is not finite though the losses here are")
+            return False
+        return True
+
+    def check_last_norm(self, *, waited: bool = False) -> None:
+        """Raises `NonfiniteLoss` if gradients were not finite that the optimiser has been given since; `waited` says
+        that the device is known to be past them."""
+        pending, self._norm = self._norm, None
+        if pending is None:
+            return
+        step, norm, event, images = pending
+        if not waited:
+            event.synchronize()
+        if not math.isfinite(float(norm)):
+            raise NonfiniteLoss(_bad_gradient(step, norm, images))
 
     def _report(
         self,
@@ -111,18 +136,36 @@ class LossGuard:
         raise NonfiniteLoss(f"{message}; {advice}, or leave such steps out with on_nonfinite=skip")
 
 
+def _on_its_way(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """`values` for the CPU, and the event after which they are there; None where they are now."""
+    if not values.is_cuda:
+        return values, None
+    values = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+    return values, event
+
+
+def _bad_gradient(step: int, norm: Tensor, images: list[int]) -> str:
+    shown = ", ".join(map(str, images[:8])) + (", …" if len(images) > 8 else "")
+    return (
+        f"a gradient at step {step} is not finite (their norm is {float(norm):.4g}) though the losses are, from images "
+        f"{shown}; lower optimizer.lr, set precision=32-true, or leave such steps out with on_nonfinite=skip"
+    )
+
+
 def check_boxes(batch: Batch) -> None:
     """Raises `NonfiniteLoss` for boxes that are no numbers, which on a GPU end in an error that names nothing."""
     if not batch.boxes.isfinite().all():
         bad = ~batch.boxes.flatten(1).isfinite().all(dim=1)
-        images = "; ".join(describe_image(batch, row) for row in bad.nonzero().flatten().tolist())
+        images = "; ".join(describe_image(batch, row) for row in to_list(bad.nonzero().flatten()))
         raise NonfiniteLoss(f"boxes are not finite after augmentation: {images}; mend or remove them")
 
 
 def describe_image(batch: Batch, row: int) -> str:
     """Image id and boxes of one image of a batch, for a message."""
     found = batch.labels[row] >= 0
-    boxes = batch.boxes[row, found].tolist()
+    boxes = to_list(batch.boxes[row, found])
     shown = ", ".join("[" + ", ".join(f"{x:.6g}" for x in box) + "]" for box in boxes[:5])
     more = f" and {len(boxes) - 5} more" if len(boxes) > 5 else ""
     what = f" (boxes {shown}{more})" if boxes else ""
@@ -138,7 +181,7 @@ def memory_advice(
     """
     accumulated = settings.trainer.accumulate_grad_batches
     half = batch_size // 2
-    ways = []
+    ways: list[str] = []
     if half:
         ways.append(
             f"loader.batch_size={half} with trainer.accumulate_grad_batches={2 * accumulated} (the same "

@@ -4,28 +4,34 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from tasks.contracts import Batch, Metric, Model
 from tasks.data.dataset import check_ranks, split_of
+from tasks.device_copies import to_list
 from tasks.distributed import all_gather_objects
 from tasks.harness.environment import fingerprint
 from tasks.harness.guards import LossGuard, check_boxes
 from tasks.harness.optim import build_optimizer
-from tasks.harness.settings import OPTIMIZERS, ScheduleSettings
+from tasks.harness.settings import NOT_SHARDED, OPTIMIZERS, ScheduleSettings
 from tasks.harness.throughput import ThroughputMonitor
 from tasks.metrics.average_precision import evaluator
 from tasks.metrics.bootstrap import Interval, intervals
 from tasks.metrics.outcomes import write_outcomes
 from tasks.visualization.result import Result
 from tasks.zoo.model_file import METADATA_KEY, Header
+
+Scored = tuple[Any, Batch]
+"""Predictions in original pixels, and the images that they are of."""
 
 
 class Task(pl.LightningModule):
@@ -49,15 +55,18 @@ class Task(pl.LightningModule):
         self,
         model: Model,
         *,
-        optimizer: Callable[[list[dict]], Optimizer] | None = None,
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer] | None = None,
         schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
         backbone_lr_scale: float = 1.0,
+        offsets_lr_scale: float = 0.1,
         config: dict[str, Any] | None = None,
         metric: Mapping[str, Any] | None = None,
     ) -> None:
         """`model` carries its `header`. `optimizer` and `schedule` are partials, for training only; None for those
-        of `TrainSettings`. `config` is the configuration of a run as plain values, kept in every checkpoint; `metric`
-        is what the metric is told (`check_metric`).
+        of `TrainSettings`. The backbone's rate is `backbone_lr_scale` times that of the rest, and that of offsets of
+        deformable convolutions `offsets_lr_scale` times the backbone's, a tenth in the paper. `config` is the
+        configuration of a run as plain values, kept in every checkpoint; `metric` is what the metric is told
+        (`check_metric`).
         """
         super().__init__()
         # NHWC weights make every convolution run in that layout, up to three times faster (docs/performance).
@@ -65,7 +74,7 @@ class Task(pl.LightningModule):
         self.header: Header = model.header
         self.optimizer = optimizer
         self.schedule = schedule
-        self.backbone_lr_scale = backbone_lr_scale
+        self.lr_scales = {"backbone_lr_scale": backbone_lr_scale, "offsets_lr_scale": offsets_lr_scale}
         self.config = config or {}
         self.metric_options = self.check_metric(metric)
         self.metric: Metric | None = None
@@ -147,6 +156,13 @@ class Task(pl.LightningModule):
         else:
             super().__setattr__(name, value)
 
+    def setup(self, stage: str) -> None:
+        strategy: Any = self.trainer.strategy
+        if isinstance(strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
+            raise ValueError(
+                f"strategy={getattr(strategy, 'strategy_name', type(strategy).__name__)}{NOT_SHARDED}"
+            )
+
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         check_boxes(batch)  # here, because on the device it would have to be waited for
         return batch
@@ -154,7 +170,7 @@ class Task(pl.LightningModule):
     def on_fit_start(self) -> None:
         self.model.train()  # of a model file it comes in evaluation mode, which Lightning would keep
         # `ThroughputMonitor` logs the losses more cheaply.
-        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks = cast(list[Callback], self.trainer.callbacks)  # type: ignore[attr-defined]
         self._logs_losses = not any(isinstance(callback, ThroughputMonitor) for callback in callbacks)
 
     def on_train_start(self) -> None:
@@ -180,17 +196,38 @@ class Task(pl.LightningModule):
         return {"loss": values.sum(), **dict(zip(names, values, strict=True))} if names else {}
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        gradients = (
-            p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
-        )
-        if not self.guard.check(self.trainer.global_step, gradients, self._losses_again):
+        if not self.guard.check(self.trainer.global_step, self._losses_again):
             optimizer.zero_grad()  # parameters without a gradient are left as they are
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Lightning's clipping, whose norm the guard gets to see."""
+        by_norm = bool(gradient_clip_val) and gradient_clip_algorithm in (None, "norm")
+        # A scaler of fp16 expects gradients that are not finite, and leaves out such steps itself.
+        is_scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if (by_norm and not is_scaled) or self.guard.on_nonfinite == "skip":
+            parameters = [
+                p for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+            ]
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            if not self.guard.check_norm(self.trainer.global_step, norm):
+                optimizer.zero_grad()
+            elif by_norm:
+                assert gradient_clip_val is not None
+                torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+            if by_norm:
+                return
+        super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     @torch.no_grad()
     def _losses_again(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of a batch, with nothing changed by asking."""
         self.model.eval()
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):  # pyright: ignore[reportUnknownMemberType]
             losses = self.model.losses(self.model.features(batch), batch)
         self.model.train()
         return losses
@@ -203,30 +240,38 @@ class Task(pl.LightningModule):
         self.metric = self.build_metric(self._annotations(self.trainer.test_dataloaders))
 
     def validation_step(self, batch: Batch, batch_index: int) -> Any:
-        features = self.model.features(batch)
-        losses = self.model.losses(features, batch)
-        self._val_losses.append((batch.image_ids, {k: v.detach().float() for k, v in losses.items()}))
-        return self._score(features, batch)
+        """Predictions in original pixels, with the images that they are of: the batch, in parts that are padded
+        alike."""
+        found: list[Scored] = []
+        for _, part in batch.alike():
+            features = self.model.features(part)
+            losses = self.model.losses(features, part)
+            self._val_losses.append((part.image_ids, {k: v.detach().float() for k, v in losses.items()}))
+            found.append(self._score(features, part))
+        return found
 
     def test_step(self, batch: Batch, batch_index: int) -> Any:
-        return self._score(self.model.features(batch), batch)
+        return [self._score(self.model.features(part), part) for _, part in batch.alike()]
 
     def predict_step(self, batch: Batch, batch_index: int) -> list[Any]:
         """What is found in each image, as a `Predictor` gives it."""
-        predictions = self.model.predictions(self.model.features(batch), batch)
-        return list(self.results(self.to_original(predictions, batch), batch))
+        found: dict[int, Any] = {}
+        for rows, part in batch.alike():
+            predictions = self.model.predictions(self.model.features(part), part)
+            found.update(zip(rows, self.results(self.to_original(predictions, part), part), strict=True))
+        return [found[row] for row in range(len(batch))]
 
     def _annotations(self, loader: Any) -> Any:
         """Those of the split that `loader` reads."""
         check_ranks(loader, self.trainer.world_size)
         return split_of(loader).annotations
 
-    def _score(self, features: Any, batch: Batch) -> Any:
-        """The predictions for a batch in original pixels, which the metric has counted."""
+    def _score(self, features: Any, batch: Batch) -> Scored:
+        """The predictions for a batch in original pixels, which the metric has counted, and the batch."""
         assert self.metric is not None
         predictions = self.to_original(self.model.predictions(features, batch), batch)
         self.metric.update(predictions, batch)
-        return predictions
+        return predictions, batch
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking or self.metric is None:
@@ -241,15 +286,16 @@ class Task(pl.LightningModule):
         self.numbers = self.metric.compute()
         self.log_dict({f"test/{name}": value for name, value in self.numbers.items()})
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> Any:  # Lightning has a type of its own for each form
         make = self.optimizer or OPTIMIZERS["adamw"].factory()
-        optimizer = build_optimizer(self.model, make, backbone_lr_scale=self.backbone_lr_scale)
+        optimizer = build_optimizer(self.model, make, **self.lr_scales)
         scheduler = (self.schedule or ScheduleSettings().factory())(
             optimizer, int(self.trainer.estimated_stepping_batches)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.guard.check_last_norm()  # before weights are kept that it has spoilt
         checkpoint[METADATA_KEY] = vars(self.header) | {"metrics": dict(self.numbers)}
         checkpoint["config"] = self.config
 
@@ -264,13 +310,13 @@ def mean_losses(batches: list[tuple[Tensor, dict[str, Tensor]]]) -> dict[str, fl
         batches: image ids (B,) and losses of each batch of this rank.
     """
     names = list(batches[0][1]) if batches else []
-    mine = []
+    mine: list[tuple[float, ...]] = []
     if batches:
         values = torch.stack([torch.stack([losses[name] for name in names]) for _, losses in batches])
-        mine = [(len(ids), *row) for (ids, _), row in zip(batches, values.tolist(), strict=True)]
+        mine = [(len(batch[0]), *row) for batch, row in zip(batches, to_list(values), strict=True)]
     ranks = all_gather_objects((names, mine))
     names = next((theirs for theirs, _ in ranks if theirs), [])
-    every = [row for _, rows in ranks for row in rows]
+    every: list[tuple[float, ...]] = [row for _, rows in ranks for row in rows]
     total = sum(count for count, *_ in every)
     means = {
         name: math.fsum(row[0] * row[1 + column] for row in every) / total

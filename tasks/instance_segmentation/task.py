@@ -2,11 +2,11 @@
 
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from tasks.contracts import Batch, Detections
 from tasks.harness.task import Task
 from tasks.metrics.bootstrap import in_words
+from tasks.metrics.coco import MaskAnnotations
 from tasks.metrics.instance_segmentation import InstanceSegmentationMetric
 from tasks.metrics.table import coco_table
 
@@ -17,10 +17,10 @@ class InstanceSegmentationTask(Task):
     """Trains and evaluates any model whose predictions are `Detections` with masks."""
 
     monitor = "mask_AP"
-    metric_arguments = ("backend",)
+    metric_arguments = ("backend", "max_detections")
     data_options = MappingProxyType({"masks": True})
 
-    def build_metric(self, annotations: Any) -> InstanceSegmentationMetric:
+    def build_metric(self, annotations: MaskAnnotations) -> InstanceSegmentationMetric:
         return InstanceSegmentationMetric(annotations, **self.metric_options)
 
     def to_original(self, predictions: Detections, batch: Batch) -> Detections:

@@ -72,20 +72,23 @@ class CocoMetric:
         annotations: Annotations | MaskAnnotations,
         *,
         masks: bool = False,
-        max_detections: tuple[int, int, int] = (1, 10, 100),
+        max_detections: tuple[int, int, int] | int | None = None,
         backend: str = "auto",
     ):
         """
         Args:
             annotations: the truth, as written in the data set.
             masks: score masks besides boxes; `annotations` are `MaskAnnotations` then.
-            max_detections: limits, ascending, for each image and class; AP takes the last.
+            max_detections: limits, ascending, for each image and class, of which AP takes the last; or the last alone.
+                None for COCO's 1, 10 and 100, of which the last grows where an image has more objects of a class.
             backend: `auto` (hotcoco where it is installed), `hotcoco`, or `pycocotools`, the reference.
 
         Raises:
             ValueError: for annotations that cannot be scored: ids or class names that are not unique.
         """
-        limits = list(max_detections)
+        if max_detections is None:
+            max_detections = last_limit(annotations)
+        limits = [1, 10, max_detections] if isinstance(max_detections, int) else list(max_detections)
         if len(limits) != 3 or limits[0] < 1 or limits != sorted(set(limits)):
             raise ValueError(f"max_detections={limits} must be three ascending limits, the first at least 1")
         for name in ("image_ids", "category_ids", "ids", "class_names"):
@@ -287,6 +290,15 @@ class CocoMetric:
         return Predictions(
             images[order], categories[order], extents, scores[order].astype(np.float64), strings
         )
+
+
+def last_limit(annotations: Annotations) -> int:
+    """Detections of an image and class that AP counts: COCO's 100, or the next hundred that no number of objects
+    exceeds."""
+    images = np.repeat(np.arange(len(annotations.image_ids)), np.diff(annotations.offsets))
+    pairs = images * len(annotations.category_ids) + np.asarray(annotations.labels)
+    most = int(np.unique(pairs, return_counts=True)[1].max(initial=0))
+    return max(100, 100 * math.ceil(most / 100))
 
 
 def _truth(annotations: Annotations) -> GroundTruth:

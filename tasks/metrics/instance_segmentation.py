@@ -12,8 +12,10 @@ from tasks.metrics.run_lengths import bitmaps, encode
 class InstanceSegmentationMetric:
     """`CocoMetric` on boxes and masks; masks become run lengths as they come, never full-size images."""
 
-    def __init__(self, annotations: MaskAnnotations, *, backend: str = "auto"):
-        self.coco = CocoMetric(annotations, masks=True, backend=backend)
+    def __init__(
+        self, annotations: MaskAnnotations, *, backend: str = "auto", max_detections: int | None = None
+    ):
+        self.coco = CocoMetric(annotations, masks=True, backend=backend, max_detections=max_detections)
 
     def reset(self) -> None:
         """Forgets every image seen."""

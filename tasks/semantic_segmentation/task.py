@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -15,6 +15,9 @@ from tasks.metrics.semantic_segmentation import SemanticSegmentationMetric
 from .original_pixels import original_class_maps
 from .result import ClassMap, results
 
+if TYPE_CHECKING:
+    from tasks.data.annotations.class_maps import ClassMaps
+
 
 class SemanticSegmentationTask(Task):
     """Trains and evaluates any model whose predictions are `PixelScores`."""
@@ -22,7 +25,7 @@ class SemanticSegmentationTask(Task):
     monitor = "mean_iou"
     data_options = MappingProxyType({"class_maps": True})
 
-    def build_metric(self, annotations: Any) -> SemanticSegmentationMetric:
+    def build_metric(self, annotations: "ClassMaps") -> SemanticSegmentationMetric:
         return SemanticSegmentationMetric(annotations)
 
     def to_original(self, predictions: PixelScores, batch: Batch) -> list[Tensor]:

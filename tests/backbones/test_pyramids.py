@@ -142,3 +142,27 @@ def test_simple_pyramid_by_hand():
     expected = normalize(norm1, F.conv2d(expected, reduce.weight))
     expected = normalize(norm2, F.conv2d(expected, smooth.weight, padding=1))
     torch.testing.assert_close(pyramid({"c4": x})["p5"], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("extra", ["conv_c5", "conv_p5"])
+@pytest.mark.parametrize("width", [32, 64])
+def test_gradients_of_narrow_images_in_bf16_are_of_memory_that_was_written(extra, width):
+    """With maps of width 1 torch's kernel leaves the gradient as the memory was: here full of what is no number."""
+    torch.manual_seed(0)
+    fpn = FPN(INFO, channels=16, extra=extra)
+    for _ in range(4):
+        maps = features(height=96, width=width, batch=2)
+        found = []
+        for dtype in (torch.bfloat16, torch.float32):
+            fpn.zero_grad()
+            spoilt = [torch.full((2**k,), float("nan"), dtype=dtype) for k in range(6, 20)]
+            del spoilt
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+                levels = fpn(maps)
+            assert levels["p7"].shape[-2:] == (1, 1)
+            sum((x.float() ** 2).sum() for x in levels.values()).backward()
+            extras = fpn.extra_blocks.named_parameters()
+            found.append({name: p.grad.clone() for name, p in extras if p.grad is not None})
+        for name, exact in found[1].items():
+            scale = float(exact.abs().max())
+            torch.testing.assert_close(found[0][name], exact, rtol=0.05, atol=0.05 * scale)

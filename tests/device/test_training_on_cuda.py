@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.harness.guards import LossGuard
+from tasks.harness.guards import LossGuard, NonfiniteLoss
 from tasks.harness.task import Task
 from tasks.harness.throughput import ThroughputMonitor
 from tasks.inference.predictor import Predictor
@@ -20,7 +20,7 @@ from tests.tiny_runs import TINY, tiny_run
 
 MODEL = {
     "classification": "classifier", "detection": "faster_rcnn", "instance_segmentation": "mask_rcnn",
-    "semantic_segmentation": "semantic_fpn",
+    "semantic_segmentation": "semantic_fpn", "cascade": "faster_rcnn",
 }  # fmt: skip
 ON_CUDA = ["trainer.accelerator=gpu", "precision=bf16-mixed", "ema=0.5", "trainer.log_every_n_steps=10"]
 GUARD = 1  # of a step, for the losses of its forward pass, while the device has its backward pass to do
@@ -116,7 +116,29 @@ def test_the_guard(on_nonfinite: Any, bound: int, cuda: SimulatedCuda) -> None:
     batch = make_batch(2).to("cuda")
     values = torch.full((3,), 1.0, device="cuda")
     cuda.clear()
-    guard.watch(["a", "b", "c"], values, batch)
-    assert cuda.total() == 0, cuda
-    assert guard.check(0, [values], lambda batch: {})
-    assert cuda.total() == bound, cuda
+    norm = torch.full((), 2.0, device="cuda")
+    for step in range(2):
+        guard.watch(["a", "b", "c"], values, batch)
+        assert cuda.total() == 0, cuda
+        assert guard.check(step, lambda batch: {}) and guard.check_norm(step, norm)
+        assert cuda.total() == bound, cuda
+        cuda.clear()
+
+
+def test_the_guard_reads_a_bad_norm_before_weights_are_kept(cuda: SimulatedCuda) -> None:
+    """With the losses of the next step, or for a checkpoint."""
+    batch, values = make_batch(2).to("cuda"), torch.full((1,), 1.0, device="cuda")
+    for looks_again in (
+        lambda guard: guard.check(6, lambda batch: {}),
+        lambda guard: guard.check_last_norm(),
+    ):
+        guard = LossGuard(None)
+        guard.watch(["a"], values, batch)
+        assert guard.check(5, lambda batch: {})
+        assert guard.check_norm(5, torch.full((), float("nan"), device="cuda"))
+        guard.watch(["a"], values, batch)
+        with pytest.raises(
+            NonfiniteLoss, match=r"a gradient at step 5 is not finite .* from images 0, 1; lower"
+        ):
+            looks_again(guard)
+        guard.check_last_norm()  # said once

@@ -54,7 +54,7 @@ def check(given: Input) -> str:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 return f"read as {image.dtype} {image.shape}"
         found = check_image_file(FolderStorage(Path(folder), reading), given.file, (0, 0), decode=True)
-        passes = found.fault not in (UNREADABLE, TRUNCATED, MISSING)
+        passes = found.issue not in (UNREADABLE, TRUNCATED, MISSING)
         if loads != passes:
             return f"the loader {'reads' if loads else 'refuses'} it, the doctor says '{found.detail}'"
     return ""

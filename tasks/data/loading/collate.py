@@ -23,6 +23,7 @@ def collate(samples: Sequence[Sample], preprocessing: Preprocessing) -> Batch:
     """
     sizes = [image.shape[:2] for image, _ in samples]
     height, width = preprocessing.padded_size(sizes)
+    padded_sizes = tuple(preprocessing.padded_size([size]) for size in sizes)
     num_rows = max(len(target.labels) for _, target in samples)
     images = np.empty((len(samples), height, width, 3), np.uint8)
     boxes = np.zeros((len(samples), num_rows, 4), np.float32)
@@ -51,6 +52,7 @@ def collate(samples: Sequence[Sample], preprocessing: Preprocessing) -> Batch:
         mask_places=mask_places,
         class_ids=None if None in class_ids else torch.tensor(class_ids),
         class_maps=pad_class_maps(class_maps, height, width) if class_maps else None,
+        padded_sizes=None if set(padded_sizes) == {(height, width)} else padded_sizes,
     )
 
 

@@ -5,18 +5,21 @@ Legend:
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from torch.utils.data.distributed import DistributedSampler
 
+from tasks.data.annotations.class_maps import ClassMaps
 from tasks.data.annotations.image_labels import ImageLabels
 from tasks.data.annotations.objects import Annotations
 from tasks.data.loading.settings import Sampling
 
 
 def image_factors(
-    annotations: Any, sampling: Sampling, repeat_threshold: float, empty_share: float | None
+    annotations: Annotations | ImageLabels | ClassMaps,
+    sampling: Sampling,
+    repeat_threshold: float,
+    empty_share: float | None,
 ) -> np.ndarray | None:
     """The factors that `sampling` asks for, images without objects at `empty_share` of all that are read (None
     leaves their number as it is); None where each image is read once."""
@@ -37,7 +40,7 @@ def image_factors(
     return with_empty_share(factors, is_empty, empty_share)
 
 
-def classes_of_images(annotations: Any) -> tuple[np.ndarray, np.ndarray]:
+def classes_of_images(annotations: Annotations | ImageLabels | ClassMaps) -> tuple[np.ndarray, np.ndarray]:
     """(P,) image and (P,) class of every pair of which the image shows the class, once each; ValueError for data
     whose classes are in the pixels."""
     if isinstance(annotations, ImageLabels):
@@ -133,12 +136,19 @@ def by_shape(
     return result
 
 
+def one_shape_after_another(shapes: np.ndarray) -> np.ndarray:
+    """Indices of images of `shapes` (I, 2): first all of the first image's shape, in order, then all of the next."""
+    _, first, kinds = np.unique(shapes, axis=0, return_index=True, return_inverse=True)
+    return np.argsort(first[kinds.reshape(-1)], kind="stable")
+
+
 class EpochSampler(DistributedSampler[tuple[int, int]]):
     """Yields (epoch, index), so that a data set can seed its augmentation by both, whichever worker reads.
 
     With `shuffle` (training) the order is drawn from `seed` and the epoch, and all ranks get equally many
     indices: the at most `num_ranks` - 1 left over sit out this epoch. Without (evaluation) each index is
-    yielded exactly once over all ranks, in order, and some ranks may get one fewer.
+    yielded exactly once over all ranks, and some ranks may get one fewer: in order, or where there are `shapes` those
+    of one shape after another, so that few batches are of several.
 
     Nothing but the epoch and `start` says what comes next, so that both together are the whole state. It is a
     `DistributedSampler` in name alone: Lightning puts no other one around it, whatever `use_distributed_sampler` says.
@@ -157,11 +167,11 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
         shapes: np.ndarray | None = None,
         window: int = 0,
     ):  # pyright: ignore[reportMissingSuperCall]
-        """For training alone: `factors` (num_samples,) is how often an epoch yields each index, on average; with a
-        `window` of so many batches, the batches of all ranks that are trained on at once have like `shapes`
-        (num_samples, 2), (height, width). Each rank makes batches of `batch_size` out of what it is given."""
+        """`shapes` (num_samples, 2) are (height, width). For training alone: `factors` (num_samples,) is how often an
+        epoch yields each index, on average; with a `window` of so many batches, the batches of all ranks that are
+        trained on at once have like shapes. Each rank makes batches of `batch_size` out of what it is given."""
         assert 0 <= rank < num_ranks
-        assert shuffle or (factors is None and shapes is None)
+        assert shuffle or factors is None
         self.num_samples = num_samples
         self.shuffle = shuffle
         self.seed = seed
@@ -193,7 +203,9 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
     def _order(self) -> np.ndarray:
         """The indices of all ranks, which take turns."""
         if not self.shuffle:
-            return np.arange(self.num_samples)
+            return (
+                np.arange(self.num_samples) if self.shapes is None else one_shape_after_another(self.shapes)
+            )
         # Not seed + epoch: the second epoch of seed 0 would be the first of seed 1.
         generator = np.random.default_rng((self.seed, self.epoch))
         if self.factors is None:

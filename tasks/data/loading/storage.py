@@ -22,6 +22,7 @@ import numpy as np
 
 from tasks.data.loading.images import (
     DEFAULT_READING,
+    SUFFIXES,
     ImageError,
     Pixels,
     Reading,
@@ -360,6 +361,11 @@ def open_images(path: Path, reading: Reading = DEFAULT_READING) -> ImageStorage:
 def open_archive(path: Path, folder: str, changed: int, reading: Reading) -> ArchiveStorage:
     """The archive, whose list of contents is read once; anew where it was `changed` since."""
     return ArchiveStorage(path, folder, reading)
+
+
+def image_names(storage: ImageStorage) -> list[str]:
+    """Names of the files that their ending calls pictures, sorted."""
+    return [name for name in storage.names() if os.path.splitext(name)[1].lower() in SUFFIXES]
 
 
 def read_file(path: Path, max_bytes: int | None = None) -> bytes:

@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OnInvalid = Literal["error", "fix", "drop"]
+OnInvalid = Literal["error", "fix", "drop", "fix_few"]
 NUM_EXAMPLES = 5
+FEW = 0.05
+"""Share of the images or annotations of a split that may be bad where `fix_few` fixes them; or one of each."""
 
 
 class BadData(ValueError):
@@ -66,6 +68,12 @@ class Diagnosis:
     def is_bad(self) -> bool:
         """Whether there is any error."""
         return bool(self.annotations.rows or self.images)
+
+    @property
+    def has_few_errors(self) -> bool:
+        """Whether few of the images and few of the annotations are bad."""
+        of_images = few(int((~self.is_kept).sum()), len(self.raw))
+        return of_images and few(int(self.annotations.is_bad.sum()), len(self.raw.ids))
 
     def add(self, issue: Issue, image: int, detail: str) -> None:
         """Notes an issue of an image that has no other yet."""
@@ -160,6 +168,11 @@ class Diagnosis:
         return f"bbox {numbers(fixed.boxes[row].tolist())}"
 
 
+def few(num_bad: int, num_all: int) -> bool:
+    """Whether `fix_few` fixes so many."""
+    return num_bad <= max(1, FEW * num_all)
+
+
 def as_written(raw: RawSplit, kind: str, number: Any) -> Any:
     """An id in the file's own words; `kind` as in `Annotations.written_ids`."""
     return raw.written_ids.get(kind, {}).get(int(number), number) if raw.written_ids else number
@@ -232,8 +245,12 @@ def usable_annotations(
     source: "ObjectFiles", name: SplitName, on_invalid: OnInvalid, check_images: CheckImages
 ) -> Annotations:
     """The annotations of a split as `on_invalid` says. `error` raises `BadData` where anything is wrong; for the
-    training split also what is wrong with that of validation, which training reads too."""
+    training split also what is wrong with that of validation, which training reads too. `fix_few` fixes where little is
+    wrong, and is `error` where so much is that it has one cause."""
     diagnosis = diagnose_beside(source, name, check_images)
+    asked = on_invalid
+    if on_invalid == "fix_few":
+        on_invalid = "fix" if diagnosis.has_few_errors else "error"
     if on_invalid == "error":
         beside: list[SplitName] = ["val"] if name == "train" and source.has_split("val") else []
         stop_at_errors([diagnosis, *(diagnose_beside(source, other, check_images) for other in beside)])
@@ -247,11 +264,12 @@ def usable_annotations(
         log_changes(diagnosis, on_invalid)
     if not diagnosis.is_kept.any():
         raise ValueError(
-            f"'{split.source}': data.on_invalid={on_invalid} leaves none of its {len(split)} images; fix the files"
+            f"'{split.source}': data.on_invalid={on_invalid} leaves none of its {len(split)} images: "
+            f"{diagnosis.errors()[0]}; fix the files"
         )
     masks = diagnosis.annotations.masks
     if masks is not None and source.requires_masks:
-        is_kept &= ~without_mask(diagnosis, is_kept, on_invalid)
+        is_kept &= ~without_mask(diagnosis, is_kept, asked)
     if why := split.why_untrainable():
         logger.warning("'%s': nothing can be learned from the %s split: %s", split.source, name, why)
     return split.to_annotations(
@@ -275,7 +293,7 @@ def without_mask(diagnosis: Diagnosis, is_kept: np.ndarray, on_invalid: OnInvali
         "take for empty ones"
     )
     findings = diagnosis.annotation_findings({NO_MASK: np.flatnonzero(none)})
-    if on_invalid == "error":
+    if on_invalid == "error" or (on_invalid == "fix_few" and not few(int(none.sum()), len(raw.ids))):
         raise BadData(
             f"{what}: {'; '.join(map(str, findings[:NUM_EXAMPLES]))}{', …' if len(findings) > NUM_EXAMPLES else ''}. "
             "Add the masks, pass data.on_invalid=drop (leaves these objects out), or task=detection",
@@ -317,7 +335,7 @@ def stop_at_errors(diagnoses: Sequence[Diagnosis]) -> None:
     more = f"; and {len(findings) - NUM_EXAMPLES} more" if len(findings) > NUM_EXAMPLES else ""
     raise BadData(
         f"{' and '.join(repr(d.raw.source) for d in bad)}: {' and '.join(counts)} cannot be used: "
-        f"{'; '.join(map(str, findings[:NUM_EXAMPLES]))}{more}. Fix the files (tools/check_data.py lists all), or "
+        f"{'; '.join(map(str, findings[:NUM_EXAMPLES]))}{more}. Fix the files (vertebra check-data lists all), or "
         "pass data.on_invalid=fix (fixes what can be fixed, clips boxes to their image, drops the rest) or "
         "data.on_invalid=drop (leaves these out)",
         findings,

@@ -67,6 +67,45 @@ def test_skipped_steps_change_nothing(planted: int, tmp_path: Path, capsys) -> N
     assert all(value.isfinite().all() for value in weights if value.is_floating_point())
 
 
+@pytest.fixture
+def bad_gradient(monkeypatch) -> None:
+    """The third step has finite losses and a gradient that is none."""
+    compute, calls = FasterRCNN.losses, []
+
+    def spoilt(self, features, batch):
+        losses = compute(self, features, batch)
+        if torch.is_grad_enabled():
+            calls.append(1)
+            if len(calls) == 3:
+                zero = next(self.parameters()).sum() * 0
+                losses["loss_box"] = (
+                    losses["loss_box"] + zero.sqrt()
+                )  # whose slope is infinite: 0 times that is none
+        return losses
+
+    monkeypatch.setattr(FasterRCNN, "losses", spoilt)
+
+
+def test_a_gradient_that_is_no_number_stops_before_the_weights_take_it(
+    bad_gradient: None, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(
+        NonfiniteLoss, match=r"a gradient at step 2 is not finite \(their norm is nan\) though the lo"
+    ):
+        tiny_run("detection", folder, "checkpointing.every_steps=1", steps=6)
+    saved = checkpoint(folder)
+    assert saved["global_step"] == 2
+    assert all(value.isfinite().all() for value in saved["state_dict"].values() if value.is_floating_point())
+
+
+def test_a_gradient_that_is_no_number_is_skipped(bad_gradient: None, tmp_path: Path, capsys) -> None:
+    tiny_run("detection", tmp_path / "run", "on_nonfinite=skip", steps=6)
+    assert capsys.readouterr().out.count("step 2 skipped: a gradient is not finite") == 1
+    weights = checkpoint(tmp_path / "run")["state_dict"].values()
+    assert all(value.isfinite().all() for value in weights if value.is_floating_point())
+
+
 def test_boxes_that_are_no_numbers_stop_before_the_network(tmp_path: Path, monkeypatch) -> None:
     source = DigitsData(num_train=40, num_val=4, num_test=1, size=96)
     kind = type(source.split("train").annotations)
@@ -99,22 +138,30 @@ def test_guard_by_hand(tmp_path: Path, capsys) -> None:
 
     guard = LossGuard(tmp_path)
     guard.watch(["a", "b"], torch.tensor([1.0, 2.0]), batch)
-    assert guard.check(0, [], losses_of)
-    assert guard.check(1, [], losses_of)  # nothing was watched
+    assert guard.check(0, losses_of)
+    assert guard.check(1, losses_of)  # nothing was watched
     guard.watch(["a", "b"], torch.tensor([math.inf, 2.0]), batch)
     with pytest.raises(NonfiniteLoss, match=rf"\(a = inf, b = 2\), from image {bad} .*look at these images"):
-        guard.check(2, [], losses_of)
+        guard.check(2, losses_of)
     guard.watch(["a"], torch.tensor([math.nan]), batch)
     with pytest.raises(NonfiniteLoss, match="from all 3 images of the batch: .*lower optimizer.lr"):
-        guard.check(3, [], lambda part: {"a": torch.tensor(math.nan)})
+        guard.check(3, lambda part: {"a": torch.tensor(math.nan)})
+    guard.watch(["a"], torch.tensor([1.0]), batch)
+    assert guard.check(4, losses_of) and guard.check_norm(4, torch.tensor(3.0))
+    images = ", ".join(map(str, batch.image_ids.tolist()))
+    with pytest.raises(
+        NonfiniteLoss, match=rf"a gradient at step 4 is not finite .*is nan\).* {images}; lower"
+    ):
+        guard.check_norm(4, torch.tensor(math.nan))
 
     said: list[str] = []
     skips = LossGuard(tmp_path / "nowhere", "skip", said.append)
     skips.folder = None
     skips.watch(["a"], torch.tensor([1.0]), batch)
-    assert not skips.check(4, [torch.tensor([1.0, math.nan])], losses_of)
+    assert skips.check(4, losses_of)
+    assert not skips.check_norm(4, torch.tensor(math.inf))
     assert "step 4 skipped: a gradient is not finite" in said[0]
-    assert skips.check(5, [torch.tensor([1.0, 2.0])], losses_of)
+    assert skips.check(5, losses_of) and skips.check_norm(5, torch.tensor(2.0))
 
 
 def test_images_are_described() -> None:
