@@ -160,6 +160,7 @@ DOCUMENTED = {
     "train": TrainSettings,
     "show_data": TrainSettings,
     "evaluate": EvaluateSettings,
+    "tune": EvaluateSettings,
     "predict": PredictSettings,
     "export": ExportSettings,
 }

@@ -139,6 +139,14 @@ COMMANDS = {
         ("runs/detection-…", "runs/a runs/b pictures=0                   without the drawing of pictures"),
         words_are="runs",
     ),
+    "tune": Command(
+        "tasks.cli.tune:tune",
+        "Fits a threshold for each class and the calibration of scores on a split, and stores them in the model file.",
+        (
+            "checkpoint=runs/…/model.safetensors data=coco data.root=DIR",
+            "checkpoint=F data=coco data.root=DIR goal=precision wanted=0.95 out=tuned.safetensors",
+        ),
+    ),
     "summarize": Command(
         "tasks.cli.summarize:summarize_networks",
         "What networks cost and give: parameters, multiply-adds, activation memory, feature maps. Seconds, no "
