@@ -46,7 +46,8 @@ MOVED = {
 }
 """Modules that a `_target_` of an earlier run's config.yaml may name, and where their content is now."""
 TEXT = {
-    "backbone.pretrained", "checkpoint", "init_from", "out", "output", "pretrained", "resume", "run_dir", "source",
+    "backbone.pretrained", "checkpoint", "dataset", "detections", "init_from", "out", "output", "pretrained", "repo",
+    "resume", "run_dir", "source",
 }  # fmt: skip
 """Keys whose text after the first `=` is taken as it stands, like that of the names and folders of `data`."""
 ALLOW_CODE = "allow_code"

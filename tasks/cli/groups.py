@@ -97,6 +97,7 @@ def evaluate_defaults() -> dict[str, Any]:
     return {
         "checkpoint": None,
         "pretrained": False,
+        "detections": None,
         "model": {},
         "split": "val",
         "backbone": {"name": "resnet50", "pretrained": "${pretrained}"},

@@ -15,7 +15,6 @@ from tasks.harness.settings import (
     EvaluateSettings,
     OptimizerSettings,
     PredictSettings,
-    TrainerSettings,
     TrainSettings,
     with_values,
 )
@@ -57,11 +56,6 @@ def settings_of(kind: type[S], config: DictConfig) -> S:
     )
     nothing = {key: None for key in values if values[key] is None and key in {f.name for f in fields(kind)}}
     return with_values(base, {**{k: v for k, v in nothing.items() if _may_be_none(base, k)}, **own})
-
-
-def trainer_of(config: DictConfig) -> TrainerSettings:
-    """The trainer's settings alone."""
-    return settings_of(EvaluateSettings, config).trainer
 
 
 def record_of(config: DictConfig, words: Sequence[str]) -> Record:

@@ -28,8 +28,8 @@ LACKS = {
     "images (data=mask_png, data=voc, data=cityscapes) or objects with masks (data=coco, data=digits)",
     "classes": "classification needs a class for each image, which {name} does not have; use one folder per class "
     "(data=image_folder), data=single_digits or data=cifar10, or another task for this data",
-    "files": "{name} has no annotation files that could be converted or be checked; give data of objects with boxes: "
-    "data.root=DIR",
+    "files": "{name} has no annotation files that could be converted or be checked; give data=coco, data=voc or "
+    "another format of objects with data.root=DIR",
 }
 """What is said of a source that has not what was asked of it."""
 

@@ -3,7 +3,6 @@ norm, the learning rate. Pure: settings in, other settings and remarks out.
 """
 
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,12 +15,14 @@ from backbones.pyramids import as_simple
 from backbones.spec import default_options
 from tasks.contracts import Batch, Model
 from tasks.data.datamodule import DataModule
+from tasks.data.loading.settings import num_cores
 from tasks.devices import autocast, resolve_device
 from tasks.harness.batch_size import largest_batch_size
 from tasks.zoo.model_file import read
 from tasks.zoo.task_specs import MODEL_SPECS
 
 if TYPE_CHECKING:
+    from tasks.data.loading.settings import LoaderSettings
     from tasks.harness.settings import OptimizerSettings, TrainerSettings, TrainSettings
 
 SMALL_BATCH = 16
@@ -108,6 +109,15 @@ def with_rate(
     return replace(optimizer, lr=rate), [rate_sentence(optimizer.lr, reference, *counts)]
 
 
+def workers(loader: "LoaderSettings", device: torch.device, num_ranks: int) -> tuple[int, list[str]]:
+    """The workers of each of `num_ranks` on this machine, whose networks are on `device` and its like."""
+    number = loader.workers_for(device.type, num_ranks)
+    if loader.num_workers != "auto" or device.type != "cuda":
+        return number, []
+    share = f" for each of {num_ranks} GPUs" if num_ranks > 1 else ""
+    return number, [f"loader.num_workers=auto: {number}{share} of {num_cores()} cores"]
+
+
 def with_own_statistics(trainer: "TrainerSettings") -> tuple["TrainerSettings", list[str]]:
     """`trainer` without shared statistics of batch norms on CPUs, where there are none."""
     if not trainer.sync_batchnorm or resolve_device(trainer.device).type != "cpu":
@@ -163,12 +173,3 @@ def backbone_norm(
         "frozen",
         f"{few}, would spoil the statistics of pretrained weights: frozen batch norm (norm=batch trains it)",
     )
-
-
-def check_compiler() -> None:
-    """Raises ValueError where `torch.compile` would find no compiler."""
-    if not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
-        raise ValueError(
-            "compile=backbone needs a C++ compiler, and neither g++ nor clang++ is on the PATH; install one or "
-            "leave compile out"
-        )

@@ -57,8 +57,6 @@ class Known:
 
     task: str
     on_gpu: bool
-    cores: int = 1
-    """Of the processor that this process may use."""
     values: Mapping[str, Any]
     """What is said so far, by dotted key."""
     given: Collection[str]
@@ -317,20 +315,6 @@ def augmentation(known: Known) -> Known:
     return known.choose(why, augmentation=name)
 
 
-def workers(known: Known) -> Known:
-    """Processes that make batches ahead. Batches are the same with any number of them."""
-    if not known.on_gpu:
-        return known.choose(
-            "training itself takes all cores, and batches little of its time", loader__num_workers=0
-        )
-    count = max(1, min(MOST_WORKERS, known.cores - 1))
-    return known.choose(f"{known.cores} cores make batches while the GPU computes", loader__num_workers=count)
-
-
-MOST_WORKERS = 8
-"""More seldom make anything faster, and each takes memory."""
-
-
 NETWORK: tuple[Callable[[Known], Known], ...] = (network, origin)
 """Need no data."""
 TRAINING: tuple[Callable[[Known], Known], ...] = (
@@ -343,7 +327,6 @@ TRAINING: tuple[Callable[[Known], Known], ...] = (
     rate,
     average,
     augmentation,
-    workers,
 )
 
 

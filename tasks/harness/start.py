@@ -2,7 +2,7 @@
 
 import contextlib
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,9 +19,9 @@ from tasks.harness.reporter import Reporter
 from tasks.harness.settings import TrainSettings, with_values
 from tasks.harness.suit import flat, format_of, is_ones_own, suited, where_from
 from tasks.harness.task import Task
-from tasks.zoo.model_file import Header, load_model
+from tasks.zoo.model_file import load_model, new_model
 from tasks.zoo.pretrained import published_model, starting_spec
-from tasks.zoo.registry import TASKS, build_model, lookup, resolved_spec
+from tasks.zoo.registry import TASKS, lookup
 from tasks.zoo.task_specs import MODEL_SPECS, TASK_SPECS, merged, recipe
 from tasks.zoo.transfer import transfer
 
@@ -33,19 +33,19 @@ NETWORK = ("model", "backbone", "pyramid", "data")
 """What a recipe says beside settings."""
 
 
-def check_data(data: Source | str | Path, task: str | None = None) -> Source:
+def check_data(data: Source[Any] | str | Path, task: str | None = None) -> Source[Any]:
     """`data`, opened for `task` where it is a path."""
     return auto.open_folder(data, task=task) if isinstance(data, str | Path) else data
 
 
-def describe(data: Source, splits: Sequence[SplitName]) -> list[str]:
+def describe(data: Source[Any], splits: Sequence[SplitName]) -> list[str]:
     """What was found of data that was looked for, a line; none of any other."""
     line = auto.describe(data, splits)
     return [f"found {line}"] if line else []
 
 
 @contextlib.contextmanager
-def saying_layout(data: Source, reporter: Reporter) -> Iterator[None]:
+def saying_layout(data: Source[Any], reporter: Reporter) -> Generator[None]:
     """Where reading the data fails inside, says first what it was taken for."""
     try:
         yield
@@ -55,7 +55,7 @@ def saying_layout(data: Source, reporter: Reporter) -> Iterator[None]:
         raise
 
 
-def recipe_settings(task: str, data: Source, model: str | None = None) -> TrainSettings:
+def recipe_settings(task: str, data: Source[Any], model: str | None = None) -> TrainSettings:
     """The settings that suit `task` on `data` with `model`, None for the usual one: its recipe's, or those that follow
     from data of one's own, which are read."""
     name = model or TASK_SPECS[task].model
@@ -81,7 +81,7 @@ class Start:
 
 def resolve(
     task: str,
-    data: Source,
+    data: Source[Any],
     model: str | Mapping[str, Any] | None,
     backbone: str | Mapping[str, Any] | None,
     pyramid: str | Mapping[str, Any] | None,
@@ -95,12 +95,12 @@ def resolve(
     asked = {"name": usual.model, **_named(model)}
     if asked["name"] not in MODEL_SPECS:
         raise ValueError(f"unknown model {asked['name']!r}; {suggest(str(asked['name']), MODEL_SPECS)}")
-    known = merged(
+    known: dict[str, Any] = merged(
         {"backbone": {"name": BACKBONE}, "pyramid": usual.pyramid and {"name": usual.pyramid}},
         MODEL_SPECS[asked["name"]].parts,
         _recipe(task, data, asked["name"]),
     )
-    spec = {
+    spec: dict[str, Any] = {
         **known.get("model", {}),
         **asked,
         "backbone": known["backbone"] if backbone is None else _named(backbone),
@@ -187,13 +187,13 @@ def _settings(values: Mapping[str, Any], under: Mapping[str, Any] | None = None)
     return with_values(TrainSettings(), merged(under or {}, own))
 
 
-def open_data(task: str, source: Source, settings: TrainSettings) -> DataModule:
+def open_data(task: str, source: Source[Any], settings: TrainSettings) -> DataModule:
     """The data module for `task`, once its metric was found to take its settings."""
     kind: type[Task] = lookup(TASKS, "task", task)
     kind.check_metric(settings.metric.options())
     augmentation = settings.augmentation
     if augmentation is None:
-        import albumentations
+        import albumentations  # pyright: ignore[reportMissingTypeStubs]
 
         augmentation = [albumentations.HorizontalFlip()] if getattr(source, "may_be_mirrored", True) else []
     return DataModule(
@@ -206,23 +206,20 @@ def open_data(task: str, source: Source, settings: TrainSettings) -> DataModule:
     )
 
 
-def build(task: str, spec: Mapping[str, Any], data: DataModule, source: Source, seed: int) -> Model:
+def build(task: str, spec: Mapping[str, Any], data: DataModule, source: Source[Any], seed: int) -> Model:
     """The network of `spec` with fresh weights, and its header."""
-    model = build_model(
-        spec, num_classes=len(data.class_names), preprocessing=data.preprocessing, pretrained=True
-    )
-    model.header = Header(
-        task=task,
-        model=resolved_spec(spec, model),
-        class_names=list(data.class_names),
-        category_ids=[int(i) for i in data.category_ids],
-        preprocessing=data.preprocessing.to_dict(),
+    return new_model(
+        task,
+        spec,
+        data.class_names,
+        data.category_ids,
+        data.preprocessing,
         provenance=provenance(source, spec["backbone"].get("pretrained", False), seed),
+        pretrained=True,
     )
-    return model
 
 
-def provenance(source: Source, pretrained: bool | str, seed: int) -> dict[str, Any]:
+def provenance(source: Source[Any], pretrained: bool | str, seed: int) -> dict[str, Any]:
     """What a model file says of its origin. Names no person, machine or folder."""
     packages = ("vertebra", "torch", "torchvision", "lightning")
     return {
@@ -274,7 +271,7 @@ def task_module(task: str, model: Model, settings: TrainSettings) -> Task:
     )
 
 
-def _recipe(task: str, data: Source, model: str) -> dict[str, Any]:
+def _recipe(task: str, data: Source[Any], model: str) -> dict[str, Any]:
     name = format_of(data)
     return recipe(task, name, model) if name is not None else {}
 

@@ -14,10 +14,14 @@ from tasks.data.datamodule import DataModule
 from tasks.data.sources import Source
 from tasks.devices import autocast, resolve_device
 from tasks.harness import auto, start
+from tasks.harness.backends import backends
 from tasks.harness.checkpoints import ignore_early_warnings
+from tasks.harness.compilation import compile_model
 from tasks.harness.fit import Fit
+from tasks.harness.loggers import log_model
 from tasks.harness.record import Record, to_record
 from tasks.harness.reporter import Reporter
+from tasks.harness.reporting import report
 from tasks.harness.resuming import check_checkpoint
 from tasks.harness.session import files_in, is_rank_zero, run_folder, write_outcome
 from tasks.harness.settings import TrainSettings
@@ -44,7 +48,7 @@ class Run:
 
 def train(
     task: str,
-    data: Source | str | Path,
+    data: Source[Any] | str | Path,
     *,
     model: str | Mapping[str, Any] | None = None,
     backbone: str | Mapping[str, Any] | None = None,
@@ -95,8 +99,7 @@ def train(
         origin = start.take_weights(network, settings, plan.spec["name"])
     else:
         origin = [f"resuming from {checkpoint}"]
-    if settings.compile:
-        network.backbone.compile()  # in place: names of weights stay
+    compile_model(network, settings.compile, settings.compile_mode)
     module = start.task_module(task, network, settings)
     if checkpoint is not None:
         check_checkpoint(checkpoint, module)
@@ -106,10 +109,18 @@ def train(
         place = checkpoint.parents[1]
     record = to_record(record, task, source, plan.spec, settings, place)
     module.config = dict(record.config)
-    with reporter.writing(place / "log.txt"):
+    benchmark = settings.trainer.benchmark
+    if benchmark is None:  # a search for each shape pays where there is one
+        benchmark = settings.preprocessing.center_crop is not None and not settings.trainer.deterministic
+    device = resolve_device(settings.trainer.device)
+    with (
+        reporter.writing(place / "log.txt"),
+        backends(device, tf32=settings.tf32, benchmark=benchmark) as told,
+    ):
         fit = Fit(module, plan.data, settings, place, reporter, checkpoint)
         found = start.describe(plan.data.source, ("train", "val", "test"))
-        reporter.say("\n".join([*found, fit.summary(), *remarks, *fit.remarks, *origin]))
+        lines = [*found, fit.summary(), *remarks, *fit.remarks, *([told] if told else []), *origin]
+        reporter.say("\n".join(lines))
         fit.write_setup(record)
         stopped_by = fit.run()
         if stopped_by is not None:
@@ -119,7 +130,11 @@ def train(
                 f"checkpoint={fit.last.path}"
             )
         elif is_rank_zero():
+            module.find_intervals()
             write_outcome(place, module)
+            for logger in fit.trainer.loggers:
+                log_model(logger, place / "model.safetensors", module.numbers)
+            report(place, module, plan.data.split("val"), "val")
             reporter.say(f"{module.report(module.numbers)}\n\n{files_in(place)}")
             reporter.say(f"took {time.perf_counter() - started:.0f} s")
     return Run(module.model, dict(module.numbers), place, place / "model.safetensors", stopped_by)
@@ -130,7 +145,7 @@ class Plan:
     """What is trained, on what and how. Phases give another plan and remarks."""
 
     task: str
-    source: Source
+    source: Source[Any]
     spec: Mapping[str, Any]
     settings: TrainSettings
     data: DataModule

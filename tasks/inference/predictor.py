@@ -12,6 +12,7 @@ from tasks.contracts import Model
 from tasks.data.loading.collate import batch_images
 from tasks.data.loading.images import DEFAULT_READING, Reading, read_image, to_rgb
 from tasks.devices import autocast, resolve_device, resolve_precision
+from tasks.inference.ready import ready_model
 from tasks.visualization.result import Result
 from tasks.zoo.model_file import Header, load_model
 from tasks.zoo.registry import RESULTS, for_objects, lookup, with_views
@@ -74,7 +75,7 @@ class Predictor:
         self.batch_size = batch_size
         self.header: Header = model.header
         self._results: Callable[..., list[Result]] = lookup(RESULTS, "task", self.header.task)
-        self.model: Model = model.to(device=self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.model = ready_model(model, self.device)
 
     @classmethod
     def load(

@@ -16,6 +16,8 @@ from tasks.distributed import all_gather_objects
 from tasks.files import write_whole
 from tasks.metrics.average_precision import GroundTruth, Predictions, RunLengths, evaluator
 from tasks.metrics.coverage import check_every_image_once, preview
+from tasks.metrics.matches import Matches, match
+from tasks.metrics.outcomes import ObjectOutcomes
 
 _AREAS = ("all", "small", "medium", "large")  # COCO's: below 32², up to 96², above, in square pixels
 
@@ -179,6 +181,32 @@ class CocoMetric:
         assert truth is not None, "the metric was made without masks"
         # Kept nowhere here: the evaluator lets go of them before it takes the most memory.
         return self._evaluate(truth, self._found(masks=masks), self.max_detections)
+
+    def matches(self, *, masks: bool = False) -> Matches:
+        """Which detection found which object. Classes are in order of their category ids, images of their ids.
+
+        In a distributed run call this on one rank, after `compute` on all."""
+        truth, found = self.scored(masks=masks)
+        return match(truth, found, self.max_detections[-1])
+
+    def scored(self, *, masks: bool = False) -> tuple[GroundTruth, Predictions]:
+        """What is compared: the objects and the detections of all ranks."""
+        truth = self._mask_truth if masks else self._truth
+        assert truth is not None, "the metric was made without masks"
+        return truth, self._found(masks=masks)
+
+    def truths(self) -> tuple[GroundTruth, GroundTruth | None]:
+        """The objects with boxes, and with masks where those are scored."""
+        return self._truth, self._mask_truth
+
+    def outcomes(self) -> ObjectOutcomes:
+        """What happened on each image, for intervals and comparisons."""
+        found = {"": self.matches()}
+        if self.masks:
+            found["mask_"] = self.matches(masks=True)
+        order = np.argsort(_ranks(self.annotations.category_ids))
+        names = [self.annotations.class_names[label] for label in order]
+        return ObjectOutcomes(found, names, self.max_detections)
 
     def _numbers(self, precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
         numbers = {"AP": _mean(precision[..., 0, 2])}

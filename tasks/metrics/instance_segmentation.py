@@ -5,6 +5,7 @@ from pathlib import Path
 from tasks.contracts import Batch, Detections
 from tasks.device_copies import fetch
 from tasks.metrics.coco import CocoMetric, MaskAnnotations
+from tasks.metrics.outcomes import ObjectOutcomes
 from tasks.metrics.run_lengths import bitmaps, encode
 
 
@@ -44,6 +45,10 @@ class InstanceSegmentationMetric:
     def compute(self) -> dict[str, float]:
         """Numbers of the boxes, then those of the masks under `mask_AP` and so on (`CocoMetric.compute`)."""
         return self.coco.compute()
+
+    def outcomes(self) -> ObjectOutcomes:
+        """What happened on each image, for intervals and comparisons."""
+        return self.coco.outcomes()
 
     def write_results(self, folder: Path) -> None:
         """`detections.json` with boxes and `masks.json` with masks, in COCO's result format."""

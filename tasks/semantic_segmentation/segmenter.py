@@ -102,6 +102,8 @@ def deeplabv3(
 class Segmenter(Model):
     """Backbone, head, and bilinear upsampling of its logits."""
 
+    has_static_graph = True
+
     def __init__(
         self,
         backbone: backbones.FeatureExtractor,

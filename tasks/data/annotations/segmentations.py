@@ -6,7 +6,7 @@ Legend:
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -59,7 +59,7 @@ class Segmentations:
             count_lengths.append(len(item) if isinstance(item, bytes) else 0)
         ring_lengths = np.fromiter((len(ring) for ring in rings), np.int64, len(rings))
         return cls(
-            coordinates=np.fromiter((x for ring in rings for x in ring), np.float64, ring_lengths.sum()),
+            coordinates=np.fromiter(chain.from_iterable(rings), np.float64, ring_lengths.sum()),
             ring_offsets=np.concatenate([[0], np.cumsum(ring_lengths)]),
             object_rings=np.array(object_rings),
             counts=np.frombuffer(b"".join(counts), np.uint8),

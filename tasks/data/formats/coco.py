@@ -1,5 +1,6 @@
 """A data set in COCO's format: image folders and JSON annotation files below one root."""
 
+import contextlib
 import gc
 import inspect
 import json
@@ -224,7 +225,13 @@ def read_boxes(
 
 def read_crowds(annotations: Records) -> tuple[np.ndarray, dict[int, str]]:
     """(M,) bool, and the rows whose flag is neither true nor false with what it is."""
-    flags = [to_flag(annotation.get("iscrowd")) for annotation in annotations]
+    values = [annotation.get("iscrowd") for annotation in annotations]
+    if all(type(value) is int for value in values) and set(values) <= {
+        0,
+        1,
+    }:  # the usual case, five times faster
+        return np.array(values, bool), {}
+    flags = list(map(to_flag, values))
     unclear = {
         row: f"iscrowd {show(annotations[row]['iscrowd'])}" for row, flag in enumerate(flags) if flag is None
     }
@@ -233,6 +240,10 @@ def read_crowds(annotations: Records) -> tuple[np.ndarray, dict[int, str]]:
 
 def read_areas(annotations: Records, boxes: np.ndarray) -> np.ndarray:
     """(M,) float64 as written; of the box where the file writes none, NaN where it writes no number."""
+    values = [annotation.get("area") for annotation in annotations]
+    if set(map(type, values)) <= {int, float}:
+        with contextlib.suppress(OverflowError):  # of an integer beyond any float
+            return np.array(values, np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         of_boxes = (boxes[:, 2] * boxes[:, 3]).tolist()
     return np.array(
