@@ -1,6 +1,7 @@
 """`score_results`: the numbers of a file of detections, whoever made it."""
 
 from pathlib import Path
+from typing import Any
 
 from tasks.data.formats.coco_results import read_results
 from tasks.data.sources import Source, SplitName
@@ -16,7 +17,7 @@ from tasks.metrics.table import coco_table
 
 def score_results(
     file: str | Path,
-    data: Source,
+    data: Source[Any],
     *,
     split: SplitName = "val",
     backend: str = "auto",
