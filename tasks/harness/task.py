@@ -315,7 +315,7 @@ def mean_losses(batches: list[tuple[Tensor, dict[str, Tensor]]]) -> dict[str, fl
         values = torch.stack([torch.stack([losses[name] for name in names]) for _, losses in batches])
         mine = [(len(batch[0]), *row) for batch, row in zip(batches, to_list(values), strict=True)]
     ranks = all_gather_objects((names, mine))
-    names = next((theirs for theirs, _ in ranks if theirs), [])
+    names = next((theirs for theirs, _ in ranks if theirs), names)
     every: list[tuple[float, ...]] = [row for _, rows in ranks for row in rows]
     total = sum(count for count, *_ in every)
     means = {
