@@ -8,7 +8,7 @@ compares the pages with what this program writes.
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from backbones.create import BUILDERS, find_builder  # noqa: E402
 from backbones.pyramids import PYRAMIDS  # noqa: E402
 from backbones.spec import default_options  # noqa: E402
 from tasks.cli.groups import field_documents  # noqa: E402
+from tasks.cli.targets import arguments  # noqa: E402
 from tasks.data import FORMATS  # noqa: E402
+from tasks.data.formats.object_files import ObjectFiles  # noqa: E402
 from tasks.harness.settings import (  # noqa: E402
     CheckpointSettings,
     LoaderSettings,
@@ -92,7 +94,9 @@ def settings_page() -> str:
         lines += ["", f"### `pyramid={name}`", *_table(_options(builder, "pyramid."))]
     lines += ["", "## Data", "", "`data=NAME` and `data.KEY=value`, or `tasks.data.open(NAME, KEY=value)`."]
     for name in FORMATS:
-        lines += ["", f"### `data={name}`", *_table(_arguments(lookup(FORMATS, "format", name), "data."))]
+        kind = lookup(FORMATS, "format", name)
+        found = arguments(FORMATS[name].replace(":", "."))
+        lines += ["", f"### `data={name}`", *_table(_arguments(kind, found, "data."))]
     return "\n".join(lines) + "\n"
 
 
@@ -147,19 +151,19 @@ def _options(builder: Callable[..., Any], prefix: str) -> Iterator[Row]:
         yield f"{prefix}{key}", _value(default), _cell(documents.get(key, ""))
 
 
-def _arguments(kind: type, prefix: str) -> Iterator[Row]:
+def _arguments(
+    kind: Callable[..., Any], found: Mapping[str, inspect.Parameter], prefix: str
+) -> Iterator[Row]:
+    """The arguments `found` of a format; defaults and words of options that it hands on are those of its base."""
+    family = [base.__init__ for base in reversed(getattr(kind, "__mro__", ObjectFiles.__mro__))] + [kind]
     documents: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
-        documents |= {
-            k: v for k, v in _docstring_arguments(base.__init__).items() if v not in ("see there.",)
-        }
-    for parameter in inspect.signature(kind).parameters.values():
-        if parameter.kind is not parameter.VAR_KEYWORD:
-            yield (
-                f"{prefix}{parameter.name}",
-                _value(parameter.default),
-                _cell(documents.get(parameter.name, "")),
-            )
+    defaults: dict[str, Any] = {}
+    for function in family:
+        documents |= {k: v for k, v in _docstring_arguments(function).items() if v not in ("see there.",)}
+        parameters = inspect.signature(function).parameters.values()
+        defaults |= {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
+    for name in found:
+        yield f"{prefix}{name}", _value(defaults.get(name)), _cell(documents.get(name, ""))
 
 
 def _docstring_arguments(function: Callable[..., Any]) -> dict[str, str]:

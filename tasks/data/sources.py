@@ -28,8 +28,8 @@ LACKS = {
     "images (data=mask_png, data=voc, data=cityscapes) or objects with masks (data=coco, data=digits)",
     "classes": "classification needs a class for each image, which {name} does not have; use one folder per class "
     "(data=image_folder), data=single_digits or data=cifar10, or another task for this data",
-    "files": "{name} has no annotation files that could be converted or be checked; give data of objects with boxes: "
-    "data.root=DIR",
+    "files": "{name} has no annotation files that could be converted or be checked; give data=coco, data=voc or "
+    "another format of objects with data.root=DIR",
 }
 """What is said of a source that has not what was asked of it."""
 
@@ -130,14 +130,18 @@ class ObjectSource(Source[Annotations]):
         super().__init__()
         self.masks = masks
         self.requires_masks = False
+        self._with_masks: dict[bool, Self] = {}
 
     def with_boxes(self) -> Source[Annotations]:
         return self
 
     def with_masks(self, *, required: bool = False) -> Self:
-        source = copy(self)
-        source.masks, source.requires_masks, source._splits = True, required, {}
-        return source
+        if required not in self._with_masks:  # the same each time, so that files are read once
+            source = copy(self)
+            source.masks, source.requires_masks, source._splits = True, required, {}
+            source._with_masks = {}
+            self._with_masks[required] = source
+        return self._with_masks[required]
 
     def with_class_maps(self) -> Source[ClassMaps]:
         """Painted from the masks of the objects."""

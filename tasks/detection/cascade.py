@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.contracts import Batch, Detections
+from tasks.distributed import LossSum
 
 from .boxes import at_least, clip, decode
 from .matching import match, take_matched
@@ -57,7 +58,7 @@ class CascadeHead(nn.Module):
 
     def train_on(
         self, table: PyramidTable, samples: RoISamples, batch: Batch, gt_valid: Tensor
-    ) -> tuple[dict[str, Tensor], RoISamples]:
+    ) -> tuple[dict[str, LossSum], RoISamples]:
         """The losses of all heads, under the name of one with the number of the head from the second on, and the
         samples of the last head."""
         losses = {}
@@ -70,7 +71,9 @@ class CascadeHead(nn.Module):
                 samples = _match_again(head, boxes, valid, batch, gt_valid)
                 logits, deltas = head(table, boxes, valid)
             for name, loss in head.losses(logits, deltas, samples, batch.boxes).items():
-                losses[f"{name}_{number + 1}" if number else name] = loss * _LOSS_FACTOR**number
+                losses[f"{name}_{number + 1}" if number else name] = loss._replace(
+                    total=loss.total * _LOSS_FACTOR**number
+                )
         return losses, samples
 
     def detect(self, table: PyramidTable, proposals: Tensor, valid: Tensor, sizes: Tensor) -> Detections:

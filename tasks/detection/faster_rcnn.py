@@ -9,6 +9,7 @@ from torch import Tensor
 
 import backbones
 from tasks.contracts import Batch, Detections, Model
+from tasks.distributed import LossSum, normalized
 from tasks.preprocessing import Preprocessing
 
 from .cascade import CascadeHead, cascade_head
@@ -141,9 +142,9 @@ class FasterRCNN(Model):
         return FasterRCNNFeatures(table, anchors)
 
     def losses(self, features: FasterRCNNFeatures, batch: Batch) -> dict[str, Tensor]:
-        return self.box_losses(features, batch)[0]
+        return normalized(self.box_losses(features, batch)[0])
 
-    def box_losses(self, features: FasterRCNNFeatures, batch: Batch) -> tuple[dict[str, Tensor], RoISamples]:
+    def box_losses(self, features: FasterRCNNFeatures, batch: Batch) -> tuple[dict[str, LossSum], RoISamples]:
         """The losses of the proposal network and of the box head, and the samples that the last head was trained on."""
         gt_valid = valid_targets(batch.boxes, batch.labels, batch.is_crowd)
         losses, samples = self.roi_head.train_on(

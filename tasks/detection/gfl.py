@@ -13,7 +13,7 @@ from torch import Tensor
 
 from backbones.checks import check_choice
 from tasks.contracts import Batch
-from tasks.distributed import loss_normalizer
+from tasks.distributed import LossSum, normalized
 from tasks.preprocessing import Preprocessing
 
 from .atss import match_adaptively
@@ -135,12 +135,16 @@ class GFL(DenseDetector[GFLSettings]):
             classes = dense_class_losses(found.logits, labels, self.class_loss, quality)
         boxes = box_losses(distances, anchors, gt_boxes, self.box_loss, encode=self.encode, decode=_boxes)
         distributions = distribution_focal_losses(deltas, self.encode(gt_boxes, anchors))
-        total = loss_normalizer(weights.sum(), least=1e-6)
-        return {
-            "loss_class": classes.sum() / loss_normalizer((matches >= 0).sum()),
-            "loss_box": _BOX_WEIGHT * (boxes * weights).sum() / total,
-            "loss_distribution": _DISTRIBUTION_WEIGHT * (distributions * weights).sum() / total,
-        }
+        total = weights.sum()
+        return normalized(
+            {
+                "loss_class": LossSum(classes.sum(), (matches >= 0).sum()),
+                "loss_box": LossSum(_BOX_WEIGHT * (boxes * weights).sum(), total, 1e-6),
+                "loss_distribution": LossSum(
+                    _DISTRIBUTION_WEIGHT * (distributions * weights).sum(), total, 1e-6
+                ),
+            }
+        )
 
 
 def _boxes(distances: Tensor, anchors: Tensor) -> Tensor:

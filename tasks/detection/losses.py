@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tasks.distributed import loss_normalizer
+from tasks.distributed import LossSum
 
 from .focal_loss import focal_losses, quality_focal_losses
 from .overlap_losses import OVERLAP_LOSSES
@@ -36,13 +36,13 @@ def check_loss(option: str, loss: str, kinds: Any) -> None:
         raise ValueError(f"model.{option}={loss} is unknown; wanted one of {', '.join(get_args(kinds))}")
 
 
-def objectness_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
+def objectness_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> LossSum:
     """Binary cross-entropy of `logits` (B, S) with `positive` (B, S), averaged over `valid` (B, S)."""
     losses = F.binary_cross_entropy_with_logits(logits.float(), positive.float(), reduction="none")
-    return (losses * valid).sum() / loss_normalizer(valid.sum())
+    return LossSum((losses * valid).sum(), valid.sum())
 
 
-def class_loss(logits: Tensor, labels: Tensor, valid: Tensor, kind: ClassLoss = "cross_entropy") -> Tensor:
+def class_loss(logits: Tensor, labels: Tensor, valid: Tensor, kind: ClassLoss = "cross_entropy") -> LossSum:
     """Loss of the softmax of `logits` (B, S, K + 1) for `labels` (B, S) in 0 … K, averaged over `valid` (B, S).
 
     "focal" is cross-entropy times (1 - p)² for the probability p of the label.
@@ -50,7 +50,7 @@ def class_loss(logits: Tensor, labels: Tensor, valid: Tensor, kind: ClassLoss = 
     losses = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none")
     if kind == "focal":
         losses = losses * (1 - torch.exp(-losses)) ** _GAMMA
-    return (losses * valid.flatten()).sum() / loss_normalizer(valid.sum())
+    return LossSum((losses * valid.flatten()).sum(), valid.sum())
 
 
 def dense_class_losses(
@@ -105,7 +105,7 @@ def sampled_box_loss(
     *,
     encode: Callable[[Tensor, Tensor], Tensor],
     decode: Callable[[Tensor, Tensor], Tensor],
-) -> Tensor:
+) -> LossSum:
     """`box_losses` of `deltas`, `anchors` and `gt_boxes`, all (B, S, 4), summed over `positive` (B, S).
 
     Divided by `num_samples`, all samples and not the positives alone (Fast R-CNN, section 2.3, equation 1).
@@ -116,7 +116,7 @@ def sampled_box_loss(
     anchors, gt_boxes = (rows.where(positive[..., None], place) for rows in (anchors, gt_boxes))
     deltas = deltas.where(positive[..., None], 0)
     losses = box_losses(deltas, anchors, gt_boxes, kind, encode=encode, decode=decode)
-    return (losses * positive).sum() / loss_normalizer(num_samples)
+    return LossSum((losses * positive).sum(), num_samples)
 
 
 def l1(deltas: Tensor, targets: Tensor, kind: BoxLoss) -> Tensor:

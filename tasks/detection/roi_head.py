@@ -19,6 +19,7 @@ from backbones.checks import check_choice
 from backbones.fpn import conv_norm
 from backbones.layers import NORMS, Norm
 from tasks.contracts import Batch, Detections
+from tasks.distributed import LossSum
 
 from .boxes import Weights, clip, decode, encode
 from .losses import BoxLoss, ClassLoss, class_loss, sampled_box_loss
@@ -149,9 +150,8 @@ class RoIHead(nn.Module):
 
     def read(self, pooled: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """The same of what was `pooled` (B * R, C, S, S) from boxes."""
-        if (
-            self.head.counts_rows and self.training
-        ):  # padding must not be part of the statistics of a batch norm
+        # Padding must not be part of the statistics of a batch norm.
+        if self.head.counts_rows and self.training:
             rows = valid.flatten().nonzero()[:, 0]
             found = self.head(pooled[rows])
             x = found.new_zeros(len(pooled), found.shape[1]).index_copy(0, rows, found)
@@ -186,7 +186,7 @@ class RoIHead(nn.Module):
 
     def train_on(
         self, table: PyramidTable, samples: RoISamples, batch: Batch, gt_valid: Tensor
-    ) -> tuple[dict[str, Tensor], RoISamples]:
+    ) -> tuple[dict[str, LossSum], RoISamples]:
         """The losses of `samples` pooled from `table`, and the samples to learn masks from: the same."""
         logits, deltas = self(table, samples.boxes, samples.valid)
         return self.losses(logits, deltas, samples, batch.boxes), samples
@@ -202,7 +202,7 @@ class RoIHead(nn.Module):
 
     def losses(
         self, logits: Tensor, deltas: Tensor, samples: RoISamples, gt_boxes: Tensor
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, LossSum]:
         """Losses of `logits` (B, S, K + 1) and `deltas` (B, S, K, 4) for `samples` of objects `gt_boxes`."""
         label = samples.labels.clamp(max=self.num_classes - 1)  # background has no box and is masked below
         own = deltas.gather(2, label[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)

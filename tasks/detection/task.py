@@ -7,7 +7,8 @@ from torch import Tensor
 
 from tasks.contracts import Batch, Detections, Model
 from tasks.harness.task import Task
-from tasks.metrics.coco import CocoMetric
+from tasks.metrics.bootstrap import in_words
+from tasks.metrics.coco import Annotations, CocoMetric
 from tasks.metrics.table import coco_table
 
 from .gfl import GFL
@@ -19,7 +20,7 @@ class DetectionTask(Task):
     """Trains and evaluates any model whose predictions are `Detections`."""
 
     monitor = "AP"
-    metric_arguments = ("backend",)
+    metric_arguments = ("backend", "max_detections")
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class DetectionTask(Task):
         """The share of the training's steps that lie behind it, 0 where they have no known end."""
         return self.trainer.global_step / self.trainer.estimated_stepping_batches
 
-    def build_metric(self, annotations: Any) -> CocoMetric:
+    def build_metric(self, annotations: Annotations) -> CocoMetric:
         return CocoMetric(annotations, **self.metric_options)
 
     def to_original(self, predictions: Detections, batch: Batch) -> Detections:
@@ -69,4 +70,6 @@ class DetectionTask(Task):
 
     def report(self, numbers: dict[str, float]) -> str:
         assert isinstance(self.metric, CocoMetric)
-        return f"{coco_table(numbers)}\n\nScored by {self.metric.backend_used}"
+        table = coco_table(numbers, self.intervals)
+        meaning = in_words(self.intervals, self.num_images)
+        return f"{table}\n\nScored by {self.metric.backend_used}" + (f"\n{meaning}" if meaning else "")

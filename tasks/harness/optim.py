@@ -18,7 +18,7 @@ from tasks.contracts import Model
 
 def parameter_groups(
     model: Model, *, backbone_lr_scale: float = 1.0, offsets_lr_scale: float = 0.1
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Trainable parameters by what they are: vectors (norms, biases) do not decay, the backbone has its own rate,
     and in it the offsets of deformable convolutions have theirs.
 
@@ -35,7 +35,7 @@ def parameter_groups(
         "offsets": backbone_lr_scale * offsets_lr_scale,
         "head": 1.0,
     }
-    groups = {
+    groups: dict[tuple[str, bool], dict[str, Any]] = {
         (part, decays): {
             "name": part + ("" if decays else "_no_decay"),
             "params": [],

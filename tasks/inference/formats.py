@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from tasks.data.annotations.results import to_result
 from tasks.data.loading.images import SUFFIXES
 from tasks.files import write_text, write_whole
 from tasks.visualization.boxes import write_picture
@@ -113,7 +114,7 @@ def write_coco(records: Records, folder: Path, header: Header, model: str) -> li
     def results() -> Iterator[dict[str, Any]]:
         for image_id, record in zip(ids, _readable(records()), strict=True):
             for item in record["entry"]["objects"]:
-                yield coco_result(item, image_id, header)
+                yield to_result(item, image_id, header.category_ids[item["label"]])
 
     def labels() -> Iterator[dict[str, Any]]:
         number = 0
@@ -140,18 +141,6 @@ def write_coco(records: Records, folder: Path, header: Header, model: str) -> li
             )
             file.write("\n")
     return ["predictions.json", *written]
-
-
-def coco_result(item: Mapping[str, Any], image_id: int, header: Header) -> dict[str, Any]:
-    """An object of an entry in COCO's format of results; box xywh, unrounded."""
-    x1, y1, x2, y2 = item["box"]
-    result = {
-        "image_id": image_id,
-        "category_id": header.category_ids[item["label"]],
-        "bbox": [x1, y1, x2 - x1, y2 - y1],
-        "score": item["score"],
-    }
-    return {**result, "segmentation": item["segmentation"]} if "segmentation" in item else result
 
 
 def image_ids(records: Iterable[Record]) -> list[int]:
@@ -209,7 +198,7 @@ def to_annotations(entry: Mapping[str, Any], header: Header) -> Any:
     from tasks.data.annotations.objects import Annotations
     from tasks.data.annotations.segmentations import Segmentations
 
-    results = [coco_result(item, 1, header) for item in entry["objects"]]
+    results = [to_result(item, 1, 1) for item in entry["objects"]]
     kept = [i for i, result in enumerate(results) if min(result["bbox"][2:]) > 0 and _area(result) > 0]
     masks = [results[i].get("segmentation") for i in kept]
     return Annotations(
@@ -244,8 +233,8 @@ def _area(result: Mapping[str, Any]) -> float:
         return result["bbox"][2] * result["bbox"][3]
     from pycocotools import mask as coco_mask
 
-    mask = result["segmentation"]
-    return float(coco_mask.area({**mask, "counts": mask["counts"].encode()}))
+    mask: Any = result["segmentation"]
+    return float(coco_mask.area({**mask, "counts": mask["counts"].encode()}))  # type: ignore[arg-type]
 
 
 def _is_error(record: Record) -> bool:

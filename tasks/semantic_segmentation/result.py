@@ -61,6 +61,12 @@ class ClassMap:
             ]
         }
 
+    def to_fiftyone(self) -> Any:
+        """`fiftyone.Segmentation`; its numbers are the labels."""
+        from fiftyone import Segmentation  # pyright: ignore[reportMissingImports]
+
+        return Segmentation(mask=self.class_map)
+
     def summary(self) -> str:
         """The classes with their shares."""
         return ", ".join(f"{name} {share:.1%}" for name, share in self.shares().items())

@@ -92,8 +92,12 @@ class LabelledFiles(SplitFiles):
     def __init__(
         self, root: str | Path, *, classes: Sequence[str] | None = None, **options: Unpack[LabelledOptions]
     ):
-        """`classes` are names by label; None takes those that the files declare, else those of all objects, sorted.
-        `options` are those of `SplitFiles`."""
+        """
+        Args:
+            root: the folder, or the tar or zip file, that all places are relative to.
+            classes: names by label; None takes those that the files declare, else those of all objects, sorted.
+            options: those of `SplitFiles`.
+        """
         super().__init__(root, **options)
         self.classes = None if classes is None else [str(name) for name in classes]
         self._labels: dict[SplitName, Labels] = {}

@@ -36,9 +36,19 @@ class SplitFiles(ObjectFiles):
         test_annotations: str | None = None,
         **options: Unpack[ObjectOptions],
     ):
-        """Places are relative to `root` unless absolute; `options` are those of `ObjectFiles`.
+        """
+        Args:
+            root: the folder, or the tar or zip file, that all places are relative to.
+            train_images: folder of the images for training; this and the others may be, or lead into, an archive.
+            train_annotations: file of their annotations, or folder of such files.
+            val_images: the same for validation.
+            val_annotations: the same for validation.
+            test_images: the same for testing.
+            test_annotations: the same for testing.
+            options: those of `ObjectFiles`.
 
-        Raises FileNotFoundError where `root`, or what a setting names that is not among `defaults`, is not there.
+        Raises:
+            FileNotFoundError: `root`, or what a setting names that is not among `defaults`, is not there.
         """
         super().__init__(root, **options)
         if not is_image_root(self.root):

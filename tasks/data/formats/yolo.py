@@ -278,11 +278,20 @@ class YoloData(ObjectFiles):
         test_labels: str | None = None,
         **options: Unpack[ObjectOptions],
     ):
-        """`root` holds data.yaml, or the `file` of another name; what it names may lie in archives too. Its "path",
-        where that is a folder here, is what "train", "val" and "test" in it are relative to; else its own folder is.
-        With `names`, those of the classes by number, no file is read, and `train`, `val` and `test` say where the
-        images are. `train_labels` and the others are folders of labels that are not where `label_file` says; in them
-        labels lie as the images do in theirs. The other settings are those of `ObjectFiles`.
+        """
+        Args:
+            root: the folder, or the tar or zip file, that holds data.yaml. What that names may lie in archives too; it
+                is relative to "path" in it, where that is a folder here, else to its own folder.
+            file: the name of data.yaml.
+            names: names of the classes by number; then no file is read.
+            train: with `names`, the folder of the images for training.
+            val: the same for validation.
+            test: the same for testing.
+            train_labels: folder of the labels for training, which lie in it as the images do in theirs; None for the
+                folder of the images with `labels` for the last `images` in its path.
+            val_labels: the same for validation.
+            test_labels: the same for testing.
+            options: those of `ObjectFiles`.
 
         Raises:
             FileNotFoundError: there is no data.yaml.

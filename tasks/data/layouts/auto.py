@@ -64,11 +64,18 @@ class AutoOptions(ObjectOptions, total=False):
 def open_folder(
     root: str | Path, *, format: str | None = None, task: str | None = None, **options: Unpack[AutoOptions]
 ) -> Source[Any]:
-    """The data set in the folder, the archive or beside the annotation file `root`, in whatever layout it is.
+    """The data set in a folder in whatever layout it is; `describe` of it says what was found.
 
-    `format` chooses where several fit, `task` leaves out what that task cannot use; `options` are settings of the
-    format that is found. `describe(source)` says what was found. Raises FileNotFoundError or ValueError, which says
-    what there is and what would be needed, where none fits, and which fit where several do.
+    Args:
+        root: the folder, the tar or zip file, or the annotation file with its images beside it.
+        format: chooses where several layouts fit.
+        task: what the data is for; layouts that it cannot use are left out.
+        classes: names by label, of formats that take them.
+        options: other settings of the format that is found.
+
+    Raises:
+        FileNotFoundError: there is no such place.
+        ValueError: no layout fits, with what there is and what would be needed, or several do, with which.
     """
     found = find(root, format=format, task=task)
     settings = settings_of(found, options)

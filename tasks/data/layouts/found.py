@@ -1,10 +1,12 @@
 """`Found`: one way in which the files of a folder can be read, and how its splits become settings."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from tasks.data.layouts.listing import Pairs, split_of
+from tasks.data.layouts.listing import SPLIT_WORDS, Pairs, split_of
 from tasks.data.splits import SPLITS, SplitName
 
 Kind = Literal["objects", "classes", "class maps"]
@@ -84,6 +86,18 @@ def of_pairs(found: Found, pairs: Pairs) -> Iterator[Found]:
     for split, (images, labels) in places.items():
         found.options |= {f"{split}_images": images, f"{split}_annotations": labels}
     yield found
+
+
+def with_namesakes(files: Sequence[str], others: Sequence[str]) -> list[str]:
+    """The files, and those of `others` that are called as one of them but for the split: they may be damaged, which
+    their reader then says."""
+
+    def plain(name: str) -> str:
+        words = re.split(r"[^a-z]+", PurePosixPath(name).name.lower())
+        return " ".join(word for word in words if word not in SPLIT_WORDS)
+
+    known = {plain(name) for name in files}
+    return [name for name in others if name in files or plain(name) in known]
 
 
 def one_a_split(

@@ -9,7 +9,16 @@ from pathlib import PurePosixPath
 
 from tasks.data.formats.csv_boxes import find_columns, missing_columns, read_table
 from tasks.data.formats.yolo import find_place, read_data_yaml
-from tasks.data.layouts.found import Found, Places, UnclearError, of_pairs, one_a_split, settled, split_it
+from tasks.data.layouts.found import (
+    Found,
+    Places,
+    UnclearError,
+    of_pairs,
+    one_a_split,
+    settled,
+    split_it,
+    with_namesakes,
+)
 from tasks.data.layouts.listing import Listing, folder_of, pair_by_name
 from tasks.data.layouts.looks import (
     NUM_SAMPLES,
@@ -33,6 +42,7 @@ def coco(listing: Listing) -> Iterator[Found]:
     files = [name for name in listing.ending(".json") if json_kind(listing, name) == "coco"]
     if not files:
         return
+    files = with_namesakes(files, listing.ending(".json"))
     of_split = one_a_split(files, "coco", lambda name: "instances" in name.lower())
     places: Places = {s: (image_folder(listing, file, s), file) for s, file in of_split.items()}
     words = "COCO"
@@ -47,7 +57,7 @@ def label_studio(listing: Listing) -> Iterator[Found]:
     """JSON files that are lists of tasks."""
     files = [name for name in listing.ending(".json") if json_kind(listing, name) == "label_studio"]
     if files:
-        of_split = one_a_split(files, "label_studio")
+        of_split = one_a_split(with_namesakes(files, listing.ending(".json")), "label_studio")
         places: Places = {s: (split_images(listing, s, file), file) for s, file in of_split.items()}
         yield settled(Found("label_studio", "Label Studio's JSON", "objects", {}), places)
 
@@ -56,7 +66,7 @@ def cvat(listing: Listing) -> Iterator[Found]:
     """XML files that begin with <annotations>."""
     files = [name for name in listing.ending(".xml") if xml_kind(listing, name) == "cvat"]
     if files:
-        of_split = one_a_split(files, "cvat")
+        of_split = one_a_split(with_namesakes(files, listing.ending(".xml")), "cvat")
         places: Places = {}
         for split, file in of_split.items():
             names = re.findall(rb'<image\b[^>]*?\bname="([^"]+)"', listing.ends(file))
@@ -81,10 +91,12 @@ def csv_boxes(listing: Listing) -> Iterator[Found]:
         return
     places: Places = {}
     header: list[str] = []
-    for split, file in one_a_split(files, "csv").items():
-        header, rows = read_table(listing.root / file, NUM_SAMPLES)
-        place = find_columns(header)["file"]
-        names = [row[place] for row in rows if place < len(row)]
+    for split, file in one_a_split(with_namesakes(files, listing.ending(".csv")), "csv").items():
+        names: list[str] = []
+        if file in files:
+            header, rows = read_table(listing.root / file, NUM_SAMPLES)
+            place = find_columns(header)["file"]
+            names = [row[place] for row in rows if place < len(row)]
         places[split] = best_folder(listing, names, file, split), file
     words = "a CSV file of boxes" if len(files) == 1 else "CSV files of boxes"
     if any("imageid" in name.lower() for name in header):

@@ -305,6 +305,11 @@ def label_studio(root: Path, given: list[Picture]) -> None:
         save_picture(root / "images" / p.file, p)
 
 
+def label_studio_splits(root: Path, given: list[Picture]) -> None:
+    for split, of in by_split(given):
+        label_studio(root / split, of)
+
+
 def csv_text(given: list[Picture], header: str, line: Callable[..., str]) -> str:
     rows = [line(p, name, *box) for p in given for name, box in p.objects]
     return "\n".join([header, *rows]) + "\n"
