@@ -25,7 +25,7 @@ class DeformableConv2d(nn.Conv2d):
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **kwargs)  # pyright: ignore[reportUnknownMemberType]
         assert self.padding_mode == "zeros" and not isinstance(self.padding, str) and self.bias is None
         rows, columns = self.size = cast(Pair, self.kernel_size)
         # For each cell of the kernel its shift along y and x, then for each what counts of it.

@@ -44,12 +44,14 @@ MAY_IMPORT = {
     "tasks.zoo": {"tasks.contracts", "tasks.preprocessing", "tasks.files", "backbones"},
     "tasks.visualization": {"tasks.contracts", "tasks.targets", "tasks.files", "tasks.data"},
 }
+MAY_IMPORT["tasks.report"] = {*MAY_IMPORT} - {"backbones", "tasks.zoo"}
 MAY_IMPORT["tasks.harness"] = {*MAY_IMPORT}
 MAY_IMPORT["tasks.inference"] = CONTRACTS | {
     "tasks.folders",
     "tasks.zoo",
     "tasks.visualization",
     "tasks.data",
+    "tasks.metrics",
 }
 BELOW_TASKS = {*MAY_IMPORT}
 MAY_IMPORT |= {

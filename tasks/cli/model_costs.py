@@ -21,7 +21,6 @@ def model_costs(name: str, size: tuple[int, int]) -> dict[str, Any]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from tasks.cli.summarize import count_parameters
     from tasks.export.graph import batch_of
     from tasks.zoo.pretrained import PUBLISHED
 
@@ -31,7 +30,7 @@ def model_costs(name: str, size: tuple[int, int]) -> dict[str, Any]:
         model(batch_of(images, torch.tensor([size])))
     return {
         "model": name,
-        "parameters": count_parameters(model),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "multiply_adds": counter.get_total_flops() // 2,
         "published": {tag: dict(entry.metrics) for tag, entry in PUBLISHED.get(name, {}).items()},
     }

@@ -22,6 +22,7 @@ from tasks.harness.settings import PredictSettings
 from tasks.inference.predictor import Predictor
 from tasks.inference.run import Job, Outputs, digest_of, predict_pictures, predict_video
 from tasks.inference.sources import Picture, Video, find_pictures, find_video
+from tasks.metrics.operating_point import KEY
 from tasks.zoo.model_file import load_model
 
 INTERRUPTED = 130
@@ -30,6 +31,8 @@ PATIENCE = timedelta(days=30)
 """How long ranks wait for the slowest one."""
 MAY_DIFFER = frozenset({"batch_size", "device", "download"})
 """Settings that may change in a run that goes on."""
+USUAL_THRESHOLD = 0.5
+"""Of a model file that knows no better."""
 
 
 def predict(config: DictConfig) -> int:
@@ -116,6 +119,8 @@ def build_predictor(config: DictConfig, settings: PredictSettings) -> Predictor:
         if config.checkpoint is None
         else load_model(config.checkpoint, settings.model)
     )
+    if settings.score_threshold is None and KEY not in model.header.provenance:
+        options["score_threshold"] = USUAL_THRESHOLD
     return Predictor(model, **options)
 
 

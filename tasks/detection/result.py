@@ -33,7 +33,10 @@ class Objects:
 
     def above(self, threshold: float) -> "Objects":
         """Those that score at least `threshold`."""
-        keep = self.scores >= threshold
+        return self.select(self.scores >= threshold)
+
+    def select(self, keep: np.ndarray) -> "Objects":
+        """Those for which `keep` (N,) is true."""
         names = [name for name, kept in zip(self.class_names, keep, strict=True) if kept]
         return Objects(self.boxes[keep], self.scores[keep], self.labels[keep], names)
 

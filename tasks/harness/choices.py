@@ -57,8 +57,6 @@ class Known:
 
     task: str
     on_gpu: bool
-    cores: int = 1
-    """Of the processor that this process may use."""
     values: Mapping[str, Any]
     """What is said so far, by dotted key."""
     given: Collection[str]
@@ -196,7 +194,7 @@ def geometric(low: float, high: float, count: int) -> list[int]:
 
 
 def proposals(known: Known) -> Known:
-    """As many detections as images hold objects, and on a CPU no more proposals than they need."""
+    """As many proposals and detections as images hold objects, and how detections of one object are told apart."""
     if not known.has_boxes:
         return known
     most = known.facts.most_objects
@@ -204,14 +202,26 @@ def proposals(known: Known) -> Known:
         known = known.choose(
             f"an image has up to {most} objects", model__max_detections=100 * math.ceil(most / 100)
         )
-    if known.model in ("faster_rcnn", "mask_rcnn") and not known.on_gpu:
-        known = known.choose(
-            "enough for these images, and faster without a GPU",
-            model__rpn_pre_nms_train=500,
-            model__rpn_post_nms_train=500,
-            model__box_samples=128,
-        )
-    return known
+    if known.model in ("faster_rcnn", "mask_rcnn"):
+        enough = min(1000, max(200, 100 * math.ceil(4 * most / 100)))
+        known = known.choose(f"at least four for each of {most} objects", model__rpn_post_nms_test=enough)
+        if not known.on_gpu:
+            known = known.choose(
+                "enough for these images, and faster without a GPU",
+                model__rpn_pre_nms_train=500,
+                model__rpn_post_nms_train=500,
+                model__rpn_pre_nms_test=500,
+                model__box_samples=128,
+            )
+    return known.choose(
+        "objects that touch keep a box each (Soft-NMS); files for other programs want model.soft_nms_sigma=null",
+        model__soft_nms_sigma=0.3,
+        model__score_threshold=LEAST_SCORE[known.task == "instance_segmentation"],
+    )
+
+
+LEAST_SCORE = {False: 0.001, True: 0.01}
+"""Of a detection, without and with a mask to be made of it. `predict` has a threshold of its own."""
 
 
 def batch(known: Known) -> Known:
@@ -269,7 +279,7 @@ def length(known: Known) -> Known:
     return known
 
 
-LEAST_SAMPLES = {False: 3200, True: 16000}
+LEAST_SAMPLES = {False: 4000, True: 16000}
 """Images that training sees at least, without and with a GPU."""
 EPOCHS = 8
 """Of larger sets."""
@@ -305,20 +315,6 @@ def augmentation(known: Known) -> Known:
     return known.choose(why, augmentation=name)
 
 
-def workers(known: Known) -> Known:
-    """Processes that make batches ahead. Batches are the same with any number of them."""
-    if not known.on_gpu:
-        return known.choose(
-            "training itself takes all cores, and batches little of its time", loader__num_workers=0
-        )
-    count = max(1, min(MOST_WORKERS, known.cores - 1))
-    return known.choose(f"{known.cores} cores make batches while the GPU computes", loader__num_workers=count)
-
-
-MOST_WORKERS = 8
-"""More seldom make anything faster, and each takes memory."""
-
-
 NETWORK: tuple[Callable[[Known], Known], ...] = (network, origin)
 """Need no data."""
 TRAINING: tuple[Callable[[Known], Known], ...] = (
@@ -331,7 +327,6 @@ TRAINING: tuple[Callable[[Known], Known], ...] = (
     rate,
     average,
     augmentation,
-    workers,
 )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
+from backbones.layers import keep_folded
 from tasks.contracts import Metric, Model
 from tasks.data.datamodule import DataModule
 from tasks.data.sources import Source, SplitName
@@ -15,6 +16,7 @@ from tasks.devices import resolve_device
 from tasks.harness.backends import backends
 from tasks.harness.callbacks import PredictionPictures
 from tasks.harness.reporter import Reporter
+from tasks.harness.reporting import report
 from tasks.harness.session import files_in, is_rank_zero, lightning_precision, run_folder, write_outcome
 from tasks.harness.settings import EvaluateSettings
 from tasks.harness.start import check_data, describe, saying_layout
@@ -94,7 +96,7 @@ def evaluate(
         default_root_dir=None if place is None else str(place),
     )
     device, benchmark = resolve_device(settings.trainer.device), settings.trainer.benchmark
-    with backends(device, tf32=settings.tf32, benchmark=bool(benchmark)) as told:
+    with backends(device, tf32=settings.tf32, benchmark=bool(benchmark)) as told, keep_folded(views):
         if told:
             reporter.say(told)
         trainer.test(task, datamodule=data_module, verbose=False)
@@ -104,6 +106,7 @@ def evaluate(
         if place is not None:
             # Of published weights there is no model file yet; it is of the model alone, without further views.
             write_outcome(place, task, split=split, model_file=not is_file and views is network)
+            report(place, task, data_module.split(split), split)
             reporter.say(f"\n{files_in(place)}")
     assert task.metric is not None
     return Evaluation(dict(task.numbers), task.metric, dict(task.intervals), place)

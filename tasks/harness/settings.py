@@ -328,8 +328,8 @@ class PredictSettings:
     download: bool = False
     """Whether pictures are fetched that a list of sources names by addresses."""
 
-    score_threshold: float = 0.5
-    """Weaker objects are left out."""
+    score_threshold: float | None = None
+    """Weaker objects are left out; null for what `vertebra tune` stored in the file, 0.5 where it did not."""
     model: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Other settings than the file's: nms_threshold, max_detections, …"""
     batch_size: int = 8
@@ -350,7 +350,7 @@ class PredictSettings:
     """bf16 where the device computes in it; or 32-true, bf16-mixed, 16-mixed."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
+        if type(self.every) is not int or self.every < 1:
             raise ValueError(f"every={self.every} must be a whole number of frames, at least 1")
         for name in ("draw", "masks", "download"):
             if not isinstance(value := getattr(self, name), bool):

@@ -1,6 +1,5 @@
 """`suited`: the settings that suit a task on data of one's own on this machine, and what is said of them."""
 
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -59,7 +58,6 @@ def suited(task: str, data: Source[Any], values: Mapping[str, Any], given: Colle
     known = Known(
         task=task,
         on_gpu=device.type == "cuda",
-        cores=_cores(),
         values=values,
         given=given,
         has_weights=backbones.has_published_weights,
@@ -108,10 +106,6 @@ def _fetch(known: Known) -> None:
             backbones.create(**options)
     except ValueError as error:
         raise ValueError(f"{error}; or train from random weights: pretrained=false") from None
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _pixels(backbone: str) -> tuple[Sequence[float], Sequence[float]] | None:

@@ -21,6 +21,7 @@ from tasks.harness.fit import Fit
 from tasks.harness.loggers import log_model
 from tasks.harness.record import Record, to_record
 from tasks.harness.reporter import Reporter
+from tasks.harness.reporting import report
 from tasks.harness.resuming import check_checkpoint
 from tasks.harness.session import files_in, is_rank_zero, run_folder, write_outcome
 from tasks.harness.settings import TrainSettings
@@ -133,6 +134,7 @@ def train(
             write_outcome(place, module)
             for logger in fit.trainer.loggers:
                 log_model(logger, place / "model.safetensors", module.numbers)
+            report(place, module, plan.data.split("val"), "val")
             reporter.say(f"{module.report(module.numbers)}\n\n{files_in(place)}")
             reporter.say(f"took {time.perf_counter() - started:.0f} s")
     return Run(module.model, dict(module.numbers), place, place / "model.safetensors", stopped_by)

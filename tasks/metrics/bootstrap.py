@@ -49,7 +49,7 @@ def resample_weights(num_images: int, resamples: int = RESAMPLES, seed: int = 0)
 
 def resampling(num_images: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
     """int32 (1 + resamples + halves, I): the data set itself, resamples, and halves of it, as `interval` wants them."""
-    order = np.random.default_rng((seed, 2)).random((resamples // 5, num_images)).argsort(axis=1)
+    order = np.random.default_rng((seed, 2)).random((resamples // 4, num_images)).argsort(axis=1)
     return np.concatenate(
         [
             np.ones((1, num_images), np.int32),
@@ -65,7 +65,7 @@ def interval(values: np.ndarray, num_images: int, confidence: float = CONFIDENCE
     nan where there is none to be had: of fewer than two images, and of what so few images show that one resample in
     200 shows nothing of it.
     """
-    resamples = (len(values) - 1) * 5 // 6
+    resamples = (len(values) - 1) * 4 // 5
     value, samples, halves = float(values[0]), values[1 : 1 + resamples], values[1 + resamples :]
     known = samples[~np.isnan(samples)]
     if num_images < 2 or math.isnan(value) or len(known) < (1 - MOST_EMPTY) * len(samples):
@@ -74,7 +74,10 @@ def interval(values: np.ndarray, num_images: int, confidence: float = CONFIDENCE
     halves = halves[~np.isnan(halves)]
     bias = float(halves.mean()) - value if len(halves) else 0.0
     shift = -(float(known.mean()) - value + bias) / spread if spread > 0 else 0.0
+    # Of halves the spread is that of the whole (a jackknife that leaves out half): of the two the larger is believed.
     wide = expanded_quantile(confidence, num_images)
+    if spread > 0 and len(halves):
+        wide *= max(1.0, float(halves.std()) / spread)
     low, high = np.quantile(known, [NormalDist().cdf(shift - wide), NormalDist().cdf(shift + wide)])
     return float(low), float(high)
 

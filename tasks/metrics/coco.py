@@ -195,6 +195,10 @@ class CocoMetric:
         assert truth is not None, "the metric was made without masks"
         return truth, self._found(masks=masks)
 
+    def truths(self) -> tuple[GroundTruth, GroundTruth | None]:
+        """The objects with boxes, and with masks where those are scored."""
+        return self._truth, self._mask_truth
+
     def outcomes(self) -> ObjectOutcomes:
         """What happened on each image, for intervals and comparisons."""
         found = {"": self.matches()}

@@ -52,11 +52,31 @@ class Matches:
     """bool (A, M): crowds, and what lies outside of the range of area."""
 
 
-def match(truth: GroundTruth, found: Predictions, max_detections: int = 100) -> Matches:
+@dataclass(frozen=True)
+class Ranges:
+    """Parts of the objects to look at one by one, as COCO does with areas; what lies outside of one is ignored."""
+
+    objects: np.ndarray
+    """bool (A, M): which objects are in each."""
+    detections: np.ndarray
+    """bool (A, N): which detections are; those that found an object go by the object."""
+
+
+def area_ranges(truth: GroundTruth, found: Predictions) -> Ranges:
+    """COCO's four ranges of area."""
+    areas = found.boxes[:, 2] * found.boxes[:, 3] if found.masks is None else _mask_areas(found)
+    low, high = AREA_RANGES.T[:, :, None]
+    return Ranges((truth.areas >= low) & (truth.areas <= high), (areas >= low) & (areas <= high))
+
+
+def match(
+    truth: GroundTruth, found: Predictions, max_detections: int = 100, ranges: Ranges | None = None
+) -> Matches:
     """Matches each image's detections of a class, the best first, each with the free object that it overlaps most.
 
     The rules are those of `COCOeval.evaluateImg`, so the arrays made of the result are pycocotools' to the bit; masks
-    are compared where `truth` has them. At most `max_detections` of a class in an image count.
+    are compared where `truth` has them. At most `max_detections` of a class in an image count. `ranges` are those of
+    area, or others in their place; the first must hold everything.
     """
     num_categories = truth.num_categories
     # As pycocotools has it: within an image and class by score, the first given first among equal ones.
@@ -67,11 +87,10 @@ def match(truth: GroundTruth, found: Predictions, max_detections: int = 100) -> 
     object_group = truth.images.astype(np.int64) * num_categories + truth.categories
     by_group = np.argsort(object_group, kind="stable")
 
-    areas = found.boxes[:, 2] * found.boxes[:, 3] if found.masks is None else _mask_areas(found)
-    low, high = AREA_RANGES.T[:, :, None]
-    outside = (areas[order] < low) | (areas[order] > high)  # (A, N)
-    object_is_ignored = truth.is_crowd | (truth.areas < low) | (truth.areas > high)
-    shape = (len(AREA_RANGES), len(IOU_THRESHOLDS), len(order))
+    ranges = area_ranges(truth, found) if ranges is None else ranges
+    outside = ~ranges.detections[:, order]
+    object_is_ignored = truth.is_crowd | ~ranges.objects
+    shape = (len(outside), len(IOU_THRESHOLDS), len(order))
     matched, is_ignored = np.full(shape, -1, np.int32), np.zeros(shape, bool)
     for rows, objects, overlaps in _groups(truth, found, order, group, object_group[by_group], by_group):
         _match_groups(rows, objects, overlaps, object_is_ignored, truth.is_crowd, matched, is_ignored)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.metrics.matches import AREA_RANGES, IOU_THRESHOLDS, Matches
+from tasks.metrics.matches import IOU_THRESHOLDS, Matches
 
 RECALLS = np.linspace(0.0, 1.0, 101)
 LIMITS = (1, 10, 100)
@@ -41,7 +41,7 @@ def weighted_precision(
 ) -> WeightedPrecision:
     """Average precision with each of `weights` (W, I), which are not negative."""
     num = len(weights)
-    shape = (num, len(AREA_RANGES), len(IOU_THRESHOLDS), matches.num_categories)
+    shape = (num, len(matches.is_true), len(IOU_THRESHOLDS), matches.num_categories)
     found = WeightedPrecision(
         np.full(shape, np.nan), np.full(shape, np.nan), np.full((num, len(limits), *shape[2:]), np.nan)
     )
@@ -88,7 +88,7 @@ def _fill(
 
 def precision_curves(matches: Matches) -> np.ndarray:
     """COCO's precision (T, R, K, A) at each recall threshold, every image counting once; -1 where no object counts."""
-    shape = (len(IOU_THRESHOLDS), len(RECALLS), matches.num_categories, len(AREA_RANGES))
+    shape = (len(IOU_THRESHOLDS), len(RECALLS), matches.num_categories, len(matches.is_true))
     result = np.full(shape, -1.0)
     once = np.ones((1, matches.num_images))
     for k in np.unique(matches.object_categories).tolist():
@@ -144,7 +144,7 @@ def _plans(matches: Matches, k: int) -> Iterator[_Plan]:
     start, stop = np.searchsorted(matches.categories, [k, k + 1])
     images, ranks = matches.images[start:stop], matches.ranks[start:stop]
     objects = np.flatnonzero(matches.object_categories == k)
-    for a in range(len(AREA_RANGES)):
+    for a in range(len(matches.is_true)):
         is_ignored, is_true = matches.is_ignored[a, :, start:stop], matches.is_true[a, :, start:stop]
         ever_true = np.flatnonzero(is_true.any(axis=0))
         end = int(ever_true[-1]) + 1 if len(ever_true) else 0

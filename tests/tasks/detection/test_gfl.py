@@ -1,6 +1,7 @@
 """GFL: distributions and quality by hand, and its losses beside their formulas written as loops."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +12,12 @@ from tasks.detection.distributions import distribution_focal_losses, expected_di
 from tasks.detection.focal_loss import focal_losses, quality_focal_losses
 from tasks.detection.gfl import GFL
 from tasks.detection.matching import take_matched, valid_targets
+from tasks.detection.task import DetectionTask
 from tasks.preprocessing import Preprocessing
 from tasks.zoo.registry import build_model
 from tests.device.small_models import BACKBONE, PYRAMID, make_batch
 from tests.tasks.detection.assignment_loops import adaptive_matches, aligned_matches, overlap
+from tests.tiny_runs import tiny_run
 
 
 def test_distances_and_their_loss_by_hand() -> None:
@@ -172,3 +175,18 @@ def test_a_task_aligned_one_warms_up_by_atss_with_focal_loss() -> None:
     matches = match_adaptively(found.anchors, found.level_sizes, batch.boxes, valid)
     plain = focal_losses(found.logits, take_matched(batch.labels, matches, 3)).sum()  # all shall reach 1
     torch.testing.assert_close(warming["loss_class"], plain / (matches >= 0).sum())
+
+
+def test_the_task_ends_the_warm_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, losses = [], GFL.losses
+
+    def watched(model: GFL, *arguments):
+        if model.training:
+            seen.append(model.is_warming_up)
+        return losses(model, *arguments)
+
+    monkeypatch.setattr(GFL, "losses", watched)
+    tiny_run("gfl", tmp_path / "run", "task.atss_first_fraction=0.5", steps=4)
+    assert seen == [True, True, False, False]
+    with pytest.raises(ValueError, match="task.atss_first_fraction=2.0 must be a share of the steps"):
+        DetectionTask(small_gfl(), atss_first_fraction=2.0)

@@ -20,7 +20,8 @@ NUM = 20
 def truth() -> GroundTruth:
     boxes = np.tile([100.0, 100.0, 40.0, 40.0], (NUM, 1))
     return GroundTruth(
-        NUM, 2, np.arange(NUM), np.arange(NUM) % 2, boxes, np.full(NUM, 1600.0), np.zeros(NUM, bool), np.arange(1, NUM + 1)
+        NUM, 2, np.arange(NUM), np.arange(NUM) % 2, boxes, np.full(NUM, 1600.0), np.zeros(NUM, bool),
+        np.arange(1, NUM + 1),
     )  # fmt: skip
 
 
