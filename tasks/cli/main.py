@@ -73,6 +73,15 @@ COMMANDS = {
             "checkpoint=runs/…/model.safetensors source='photos/*.png' score_threshold=0.3",
         ),
     ),
+    "export": Command(
+        "tasks.cli.export:export",
+        "Writes a trained model for other programs, ONNX or torch.export, if it finds there what it finds here.",
+        (
+            "checkpoint=runs/…/model.safetensors output=exported",
+            "checkpoint=runs/…/model.safetensors format=torch_export output=exported",
+            "checkpoint=runs/…/model.safetensors precision=int8 data=coco data.root=DIR output=exported",
+        ),
+    ),
     "check-data": Command(
         "tasks.cli.check_data:check_data",
         "Finds what is wrong with a data set before training does; exit status 1 where anything is an error.",
@@ -129,6 +138,14 @@ COMMANDS = {
         "Makes the report of a training anew: report.html, one page that opens offline, and report.json.",
         ("runs/detection-…", "runs/a runs/b pictures=0                   without the drawing of pictures"),
         words_are="runs",
+    ),
+    "tune": Command(
+        "tasks.cli.tune:tune",
+        "Fits a threshold for each class and the calibration of scores on a split, and stores them in the model file.",
+        (
+            "checkpoint=runs/…/model.safetensors data=coco data.root=DIR",
+            "checkpoint=F data=coco data.root=DIR goal=precision wanted=0.95 out=tuned.safetensors",
+        ),
     ),
     "summarize": Command(
         "tasks.cli.summarize:summarize_networks",

@@ -194,7 +194,7 @@ def geometric(low: float, high: float, count: int) -> list[int]:
 
 
 def proposals(known: Known) -> Known:
-    """As many detections as images hold objects, and on a CPU no more proposals than they need."""
+    """As many proposals and detections as images hold objects, and how detections of one object are told apart."""
     if not known.has_boxes:
         return known
     most = known.facts.most_objects
@@ -202,14 +202,26 @@ def proposals(known: Known) -> Known:
         known = known.choose(
             f"an image has up to {most} objects", model__max_detections=100 * math.ceil(most / 100)
         )
-    if known.model in ("faster_rcnn", "mask_rcnn") and not known.on_gpu:
-        known = known.choose(
-            "enough for these images, and faster without a GPU",
-            model__rpn_pre_nms_train=500,
-            model__rpn_post_nms_train=500,
-            model__box_samples=128,
-        )
-    return known
+    if known.model in ("faster_rcnn", "mask_rcnn"):
+        enough = min(1000, max(200, 100 * math.ceil(4 * most / 100)))
+        known = known.choose(f"at least four for each of {most} objects", model__rpn_post_nms_test=enough)
+        if not known.on_gpu:
+            known = known.choose(
+                "enough for these images, and faster without a GPU",
+                model__rpn_pre_nms_train=500,
+                model__rpn_post_nms_train=500,
+                model__rpn_pre_nms_test=500,
+                model__box_samples=128,
+            )
+    return known.choose(
+        "objects that touch keep a box each (Soft-NMS); files for other programs want model.soft_nms_sigma=null",
+        model__soft_nms_sigma=0.3,
+        model__score_threshold=LEAST_SCORE[known.task == "instance_segmentation"],
+    )
+
+
+LEAST_SCORE = {False: 0.001, True: 0.01}
+"""Of a detection, without and with a mask to be made of it. `predict` has a threshold of its own."""
 
 
 def batch(known: Known) -> Known:
@@ -267,7 +279,7 @@ def length(known: Known) -> Known:
     return known
 
 
-LEAST_SAMPLES = {False: 3200, True: 16000}
+LEAST_SAMPLES = {False: 4000, True: 16000}
 """Images that training sees at least, without and with a GPU."""
 EPOCHS = 8
 """Of larger sets."""

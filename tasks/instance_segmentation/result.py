@@ -40,8 +40,12 @@ class Instances(Objects):
 
     def above(self, threshold: float) -> "Instances":
         """Those that score at least `threshold`."""
-        kept = [mask for mask, score in zip(self.bitmaps, self.scores, strict=True) if score >= threshold]
-        return Instances(**vars(super().above(threshold)), bitmaps=kept, size=self.size)
+        return self.select(self.scores >= threshold)
+
+    def select(self, keep: np.ndarray) -> "Instances":
+        """Those for which `keep` (N,) is true."""
+        kept = [mask for mask, is_kept in zip(self.bitmaps, keep, strict=True) if is_kept]
+        return Instances(**vars(super().select(keep)), bitmaps=kept, size=self.size)
 
     def placed(self, left: int, top: int, size: tuple[int, int]) -> "Instances":
         moved = [ObjectMask(left + mask.left, top + mask.top, mask.bitmap) for mask in self.bitmaps]

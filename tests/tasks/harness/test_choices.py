@@ -127,19 +127,21 @@ def test_anchors_span_the_objects() -> None:
 
 
 def test_detections_are_as_many_as_objects() -> None:
-    assert chosen("instance_segmentation", NUCLEI)["model.max_detections"] == 400
-    assert "model.max_detections" not in chosen()
+    nuclei, cells = chosen("instance_segmentation", NUCLEI), chosen()
+    assert (nuclei["model.max_detections"], nuclei["model.rpn_post_nms_test"]) == (400, 1000)
+    assert "model.max_detections" not in cells and cells["model.rpn_post_nms_test"] == 200
+    assert (nuclei["model.score_threshold"], cells["model.score_threshold"]) == (0.01, 0.001)
 
 
 @pytest.mark.parametrize(
     ("images", "on_gpu", "said", "steps"),
     [
-        (205, False, {}, 800),  # 3,200 images
+        (205, False, {}, 1000),  # 4,000 images
         (205, True, {}, 2000),  # 16,000
-        (60, False, {}, 800),
+        (60, False, {}, 1000),
         (4000, False, {}, 8000),  # 8 times each
-        (205, False, {"loader.batch_size": 16}, 200),
-        (205, False, {"trainer.accumulate_grad_batches": 4}, 200),
+        (205, False, {"loader.batch_size": 16}, 250),
+        (205, False, {"trainer.accumulate_grad_batches": 4}, 250),
         (205, False, {"trainer.max_epochs": 3}, None),
         (205, False, {"trainer.max_steps": 70}, None),
     ],
@@ -197,7 +199,7 @@ def test_the_printed_words_say_all_that_was_chosen(coco: Path) -> None:
     assert not nothing
     assert plain(again) == plain(suited)
     settings = settings_of(TrainSettings, suited)
-    assert settings.trainer.max_steps == 800 and settings.ema == 0.99 and settings.optimizer.lr == 0.001
+    assert settings.trainer.max_steps == 1000 and settings.ema == 0.99 and settings.optimizer.lr == 0.001
 
 
 @pytest.mark.parametrize(
