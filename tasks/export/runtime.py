@@ -177,7 +177,8 @@ def _onnxruntime(path: Path, precision: str, threads: int | None) -> tuple[Calla
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Arrays) -> Arrays:
-        return dict(zip(names, session.run(names, inputs), strict=True))
+        found: Any = session.run(names, inputs)
+        return dict(zip(names, found, strict=True))
 
     return run, session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
 
@@ -266,8 +267,8 @@ def _weights(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     place = ((np.arange(target) + 0.5) * scale - 0.5).astype(np.float32)
     first = np.floor(place)
     share = place - first
-    weights = (np.rint(one * np.float32(2048)).astype(np.int32) for one in (1 - share, share))
-    return first.astype(np.int64), first.astype(np.int64) + 1, *weights
+    a, b = (np.rint(one * np.float32(2048)).astype(np.int32) for one in (1 - share, share))
+    return first.astype(np.int64), first.astype(np.int64) + 1, a, b
 
 
 def pad(images: Sequence[np.ndarray], preprocessing: Preprocessing) -> np.ndarray:

@@ -183,10 +183,9 @@ def _write_onnx(
                 checks.append(f"pictures of several sizes: {check_pixels(network, run, random_pictures())}")
                 reporter.say(checks[-1])
         if settings.precision == "fp32":
-            same = {"score_threshold": 0.0}
-            predictor = Predictor(model, device="cpu", precision="32-true", **same)
+            predictor = Predictor(model, device="cpu", precision="32-true", score_threshold=0.0)
             checks.append(
-                f"pictures end to end: {check_pictures(predictor, runtime.Predictor(partial, **same), pictures)}"
+                f"pictures end to end: {check_pictures(predictor, runtime.Predictor(partial, score_threshold=0.0), pictures)}"
             )
             reporter.say(checks[-1])
         program = file.with_name(RUNTIME)
