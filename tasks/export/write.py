@@ -184,9 +184,8 @@ def _write_onnx(
                 reporter.say(checks[-1])
         if settings.precision == "fp32":
             predictor = Predictor(model, device="cpu", precision="32-true", score_threshold=0.0)
-            checks.append(
-                f"pictures end to end: {check_pictures(predictor, runtime.Predictor(partial, score_threshold=0.0), pictures)}"
-            )
+            exported = runtime.Predictor(partial, score_threshold=0.0)
+            checks.append(f"pictures end to end: {check_pictures(predictor, exported, pictures)}")
             reporter.say(checks[-1])
         program = file.with_name(RUNTIME)
         write_text(program, runtime_source())
