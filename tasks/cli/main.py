@@ -136,6 +136,14 @@ COMMANDS = {
         "score, its place, a better box, the limit.",
         ("checkpoint=runs/…/model.safetensors data=coco data.root=DIR image=photo.jpg",),
     ),
+    "suspects": Command(
+        "tasks.cli.suspects:suspects",
+        "Lists the annotations that are most probably wrong: missing, spurious, of the wrong class, shifted.",
+        (
+            "checkpoint=runs/…/model.safetensors data=coco data.root=DIR",
+            "checkpoint=F data=voc data.root=DIR split=test",
+        ),
+    ),
     "tune": Command(
         "tasks.cli.tune:tune",
         "Fits a threshold for each class and the calibration of scores on a split, and stores them in the model file.",
