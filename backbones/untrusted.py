@@ -167,11 +167,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(
             f"{path} is not a checkpoint that can be read as data alone ({error}); give a .ckpt or .safetensors file "
-            "that tools/train.py wrote"
+            "that `vertebra train` wrote"
         ) from None
     if not isinstance(contents, dict):
         raise ValueError(
-            f"{path} holds a {type(contents).__name__}, not a checkpoint; give one of tools/train.py"
+            f"{path} holds a {type(contents).__name__}, not a checkpoint; give one of `vertebra train`"
         )
     return cast(dict[str, Any], contents)
 
@@ -340,7 +340,7 @@ def check_fit(
         raise ValueError(
             f"{path}: the weights are not those of the model its header describes ({len(missing)} missing, "
             f"{len(unexpected)} left over, {len(reshaped)} of another shape; the first: {example}); "
-            "write the file again with tools/train.py"
+            "write the file again with `vertebra train`"
         )
     if saved > most_bytes or every - saved > MAX_UNSAVED:
         raise ValueError(

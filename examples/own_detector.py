@@ -16,7 +16,7 @@ from tasks.data.datamodule import DataModule
 from tasks.detection.boxes import decode, encode
 from tasks.detection.dense_detector import AnchorGrid, DenseDetectionSettings, DenseDetector
 from tasks.detection.dense_head import DenseHead, DensePredictions
-from tasks.detection.losses import BoxLoss, ClassLoss, box_losses, dense_class_losses
+from tasks.detection.losses import BoxLoss, DenseClassLoss, box_losses, dense_class_losses
 from tasks.detection.matching import valid_targets
 from tasks.preprocessing import Preprocessing
 
@@ -27,7 +27,7 @@ WEIGHTS = (1.0, 1.0, 1.0, 1.0)  # of the four deltas
 class OneAnchorSettings(DenseDetectionSettings):
     """Defaults; a user may set all of them, and those of every one-stage detector."""
 
-    class_loss: ClassLoss = "focal"
+    class_loss: DenseClassLoss = "focal"
     box_loss: BoxLoss = "giou"
 
 

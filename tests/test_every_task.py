@@ -218,7 +218,7 @@ def test_coco_boxes_without_masks_stop_before_a_folder_is_made(task: str, tmp_pa
         train(
             compose(
                 "train",
-                [f"task={task}", "data=coco", f"data.root={data}", "loader.batch_size=1"],
+                [f"task={task}", "data=coco", f"data.root={data}", "loader.batch_size=1", "pretrained=false"],
             )
         )
     assert list(work.iterdir()) == []

@@ -2,6 +2,7 @@
 
 python tools/benchmark.py train-step model=mask_rcnn_r50_fpn precision=fp32,bf16
 python tools/benchmark.py train-step model=resnet50 size=224x224 batch=8
+python tools/benchmark.py relatives model=gfl_r50_fpn                       beside FCOS; cascade_rcnn_r50_fpn
 python tools/benchmark.py shares model=retinanet_r50_fpn                    percent of a step by operator
 python tools/benchmark.py infer model=mask_rcnn_r50_fpn dets=100
 python tools/benchmark.py roi-align rois=1024
@@ -30,6 +31,7 @@ from pathlib import Path
 
 BENCHMARKS = {  # the command and the file of tools/benchmarks that measures it
     "train-step": "training",
+    "relatives": "relatives",
     "shares": "shares",
     "infer": "inference",
     "roi-align": "operators",
@@ -89,6 +91,8 @@ def command_line() -> argparse.ArgumentParser:
 
     models = ("model", "size", "batch", "instances", "precision", "device", "compile")
     command("train-step", "a training step: losses, gradients, optimiser", *models)
+    command("relatives", "a training step beside that of the detector it is made of", *models[:6])
+    commands.choices["relatives"].set_defaults(model="gfl_r50_fpn")
     command("shares", "where the time of a training step goes", *models)
     command("infer", "images to detections, masks as run lengths", *models, "dets")
     command("roi-align", "features of boxes, forward and backward", "rois", "precision", "device", "size")

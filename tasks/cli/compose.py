@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.cli.folders import CONFIGS, config_groups
-from tasks.cli.groups import ROOTS, python_groups
+from tasks.cli.groups import OWN_PACKAGE, ROOTS, python_groups
 from tasks.harness.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -46,13 +46,18 @@ MOVED = {
 }
 """Modules that a `_target_` of an earlier run's config.yaml may name, and where their content is now."""
 TEXT = {
-    "backbone.pretrained", "checkpoint", "init_from", "out", "output", "pretrained", "resume", "run_dir", "source",
+    "backbone.pretrained", "checkpoint", "dataset", "detections", "init_from", "out", "output", "pretrained", "repo",
+    "resume", "run_dir", "source",
 }  # fmt: skip
 """Keys whose text after the first `=` is taken as it stands, like that of the names and folders of `data`."""
 ALLOW_CODE = "allow_code"
 FOUND = "found"
 """Key of a composed configuration: the layout that was found of data that was looked for, in words."""
 AUTO = "tasks.data.layouts.auto.open_folder"
+GIVEN = "given"
+"""Key of a composed training: what somebody has said, by dotted key; null where all is said, as an experiment does."""
+INTERNAL = (ALLOW_CODE, FOUND, GIVEN)
+"""Keys that no file of a run keeps."""
 WORDS = {"null": None, "true": True, "false": False}
 
 
@@ -96,7 +101,10 @@ def compose(config_name: str, words: Iterable[str]) -> DictConfig:
             config, given = _found(config_name, config, [*choices, *of_hydra], given)
     before = config.copy()
     config[ALLOW_CODE] = allowed
+    if {"trainer", "schedule"} <= set(config) and "networks" not in config:
+        config[GIVEN] = None if resume != "null" else _given(config_name, words, before)
     _replace_backbone(config, given)
+    _replace_pyramid(config, given)
     for key, word in given:
         put(config, key, word)
     if resume != "null":
@@ -209,6 +217,49 @@ def _task_of(config: DictConfig, words: dict[str, str]) -> str | None:
 
         return read(file)[0].task
     return None
+
+
+def _given(config_name: str, words: list[str], config: DictConfig) -> list[str] | None:
+    """What `words`, and the files that they choose, say: keys of values, or of whole parts. None with an experiment,
+    which says all there is to say."""
+    import hydra
+
+    said = {word.split("=", 1)[0].lstrip("~+"): word for word in words}
+    if "experiment" in said and value_of(said["experiment"].lstrip("+")) is not None:
+        return None
+    same = [said[group] for group in ("task", "model") if group in said]
+    with _own_hydra():
+        usual = hydra.compose(config_name, overrides=[*same, "data=coco", "data.root=x"])
+    values, others = _flat(config), _flat(usual)
+    given = {key for key, value in values.items() if key not in others or others[key] != value}
+    groups = config_groups()
+    for key in said:
+        if key in ("backbone", "pyramid"):
+            given.add(f"{key}.name")
+        elif key not in groups or key in WHOLE:
+            given.add(key)
+    return sorted(key for key in given if key.split(".")[0] not in ("data", "task", ALLOW_CODE))
+
+
+WHOLE = ("augmentation", "optimizer", "schedule")
+"""Groups whose choice says all of their node."""
+
+
+def _flat(config: DictConfig) -> dict[str, Any]:
+    """Values by dotted key; lists count as values."""
+    found: dict[str, Any] = {}
+
+    def add(values: Any, prefix: str) -> None:
+        for key, value in values.items():
+            if isinstance(value, dict) and value:
+                add(value, f"{prefix}{key}.")
+            else:
+                found[f"{prefix}{key}"] = value
+
+    from omegaconf import OmegaConf
+
+    add(OmegaConf.to_container(config, resolve=False), "")
+    return found
 
 
 def _renamed(word: str) -> str:
@@ -371,7 +422,8 @@ def load_config(path: Path) -> DictConfig:
 
     config = OmegaConf.create(rename(OmegaConf.to_container(OmegaConf.load(path))))
     assert isinstance(config, DictConfig)
-    config.pop(ALLOW_CODE, None)
+    for key in INTERNAL:
+        config.pop(key, None)
     for old in sorted(renamed):
         _say_renamed(old, RENAMED[old])
     return config
@@ -418,6 +470,21 @@ def _replace_backbone(config: DictConfig, given: list[tuple[str, str]]) -> None:
             del node[option]
 
 
+def _replace_pyramid(config: DictConfig, given: list[tuple[str, str]]) -> None:
+    """Gives `config` the pyramid that `given` asks for by name, without the options that another one had of it."""
+    words = dict(given)
+    word, node = words.get("pyramid.name", words.get("pyramid")), config.get("pyramid")
+    name = value_of(word) if word is not None else None
+    if not node or not isinstance(name, str) or name == node.get("name"):
+        return
+    node.name = name
+    if name == "simple":
+        from backbones.pyramids import as_simple
+
+        simple, _ = as_simple({key: value for key, value in plain(node).items() if key != "name"})
+        config.pyramid = simple
+
+
 def _check_choice(group: str, value: Any, choices: list[str]) -> None:
     for choice in value if isinstance(value, list) else [value]:
         if choice is not None and str(choice) not in choices:
@@ -437,7 +504,7 @@ def _unknown(config: DictConfig, key: str, parent: str) -> str:
         own = set(map(str, node)) if isinstance(node, DictConfig) and not node._is_none() else set()
         with contextlib.suppress(ValueError):  # of what the node names, which is another mistake
             own |= known_keys(config, parent)
-        names = own - {"_target_", "_partial_", ALLOW_CODE}
+        names = own - {"_target_", "_partial_", *INTERNAL}
         return {f"{parent}.{name}" if parent else name for name in names}
 
     tops = keys("")
@@ -486,7 +553,9 @@ def register() -> None:
     store = ConfigStore.instance()
     for group, choices in python_groups().items():
         for name, node in choices.items():
-            store.store(group=group, name=name, node=node, package="_global_" if group != "trainer" else None)
+            store.store(
+                group=group, name=name, node=node, package=None if group in OWN_PACKAGE else "_global_"
+            )
     for name, defaults in ROOTS.items():
         store.store(name=name, node=defaults(), package="_global_")
 

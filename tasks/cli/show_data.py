@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from tasks.cli.data import told_data_of, transforms_of
 from tasks.cli.terminal import run_folder
+from tasks.data.annotations.class_maps import ClassMaps
 from tasks.data.annotations.image_labels import ImageLabels
 from tasks.data.annotations.objects import Annotations
 from tasks.data.datamodule import DataModule
@@ -58,7 +59,9 @@ def show_data(config: DictConfig) -> None:
     print(f"\n{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
 
 
-def counts(annotations: Any, preprocessing: Preprocessing) -> dict[str, Any]:
+def counts(
+    annotations: Annotations | ImageLabels | ClassMaps, preprocessing: Preprocessing
+) -> dict[str, Any]:
     """What is in a split: numbers of images and, where it lists them, of objects by class; arrays of the sides and
     aspects of all boxes and the aspects of all images."""
     names = list(annotations.class_names)

@@ -30,6 +30,7 @@ TARGETS: dict[str, str] = {
     "tasks.harness.loggers.csv": "tasks.harness.loggers:csv",
     "tasks.harness.loggers.tensorboard": "tasks.harness.loggers:tensorboard",
     "tasks.harness.loggers.wandb": "tasks.harness.loggers:wandb",
+    "tasks.harness.loggers.mlflow": "tasks.harness.loggers:mlflow",
 }
 """Name in a configuration to "module:attribute", imported when it is asked for."""
 

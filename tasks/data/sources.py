@@ -130,14 +130,18 @@ class ObjectSource(Source[Annotations]):
         super().__init__()
         self.masks = masks
         self.requires_masks = False
+        self._with_masks: dict[bool, Self] = {}
 
     def with_boxes(self) -> Source[Annotations]:
         return self
 
     def with_masks(self, *, required: bool = False) -> Self:
-        source = copy(self)
-        source.masks, source.requires_masks, source._splits = True, required, {}
-        return source
+        if required not in self._with_masks:  # the same each time, so that files are read once
+            source = copy(self)
+            source.masks, source.requires_masks, source._splits = True, required, {}
+            source._with_masks = {}
+            self._with_masks[required] = source
+        return self._with_masks[required]
 
     def with_class_maps(self) -> Source[ClassMaps]:
         """Painted from the masks of the objects."""

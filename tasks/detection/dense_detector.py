@@ -14,7 +14,7 @@ from tasks.preprocessing import Preprocessing
 from .anchors import Sizes, make_anchors
 from .boxes import clip
 from .dense_head import DenseHead, DensePredictions, predict_levels
-from .losses import BoxLoss, ClassLoss, check_losses
+from .losses import BoxLoss, DenseClassLoss, check_loss
 from .postprocess import DetectionSettings, postprocess
 from .selection import best_pairs, take_rows
 
@@ -23,8 +23,8 @@ from .selection import best_pairs, take_rows
 class DenseDetectionSettings(DetectionSettings):
     """Settings of every one-stage detector."""
 
-    class_loss: ClassLoss
-    """Of the sigmoids of the classes: "focal" or "cross_entropy"."""
+    class_loss: DenseClassLoss
+    """Of the sigmoids of the classes: "focal", "quality_focal" or "cross_entropy"."""
     box_loss: BoxLoss
     """Of boxes, "iou", "giou", "diou" or "ciou"; or of what the head says of them, "l1" or "smooth_l1"."""
     pre_nms: int = 1000
@@ -32,7 +32,8 @@ class DenseDetectionSettings(DetectionSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_losses(self.class_loss, self.box_loss)
+        check_loss("class_loss", self.class_loss, DenseClassLoss)
+        check_loss("box_loss", self.box_loss, BoxLoss)
         if self.pre_nms < 1:
             raise ValueError(f"model.pre_nms={self.pre_nms} must be at least 1")
 
@@ -71,7 +72,7 @@ class DenseDetector(Model, Generic[Settings]):
         self.num_classes = heads[0].num_classes
         self.num_anchors = heads[0].num_anchors
         self.grid = grid
-        self.class_loss: ClassLoss = settings.class_loss
+        self.class_loss: DenseClassLoss = settings.class_loss
         self.box_loss: BoxLoss = settings.box_loss
         self.settings = settings
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backbones.layers import ConvNormSequential
+from tasks.distributed import LossSum
 
 from .anchors import make_anchors
 from .boxes import Weights, at_least, clip, decode, encode
@@ -147,7 +148,9 @@ class RegionProposalNetwork(nn.Module):
         valid = keep.gather(1, best)
         return take_rows(boxes, best).where(valid[..., None], 0), valid
 
-    def losses(self, predictions: AnchorPredictions, gt_boxes: Tensor, gt_valid: Tensor) -> dict[str, Tensor]:
+    def losses(
+        self, predictions: AnchorPredictions, gt_boxes: Tensor, gt_valid: Tensor
+    ) -> dict[str, LossSum]:
         """Losses of a sample of anchors for objects `gt_boxes` (B, G, 4), of which `gt_valid` (B, G) count."""
         anchors = predictions.anchors
         with torch.no_grad():

@@ -1,21 +1,26 @@
 """`evaluate`: from a trained model and data to its numbers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
+from backbones.layers import keep_folded
 from tasks.contracts import Metric, Model
 from tasks.data.datamodule import DataModule
 from tasks.data.sources import Source, SplitName
+from tasks.devices import resolve_device
+from tasks.harness.backends import backends
 from tasks.harness.callbacks import PredictionPictures
 from tasks.harness.reporter import Reporter
+from tasks.harness.reporting import report
 from tasks.harness.session import files_in, is_rank_zero, lightning_precision, run_folder, write_outcome
 from tasks.harness.settings import EvaluateSettings
 from tasks.harness.start import check_data, describe, saying_layout
+from tasks.metrics.bootstrap import Interval
 from tasks.preprocessing import Preprocessing
 from tasks.zoo.model_file import Header, load_model
 from tasks.zoo.registry import TASKS, lookup, with_views
@@ -30,13 +35,15 @@ class Evaluation:
     results: Metric
     """The metric that has seen all predictions: `results.write_results` writes them in the format usual for the
     task."""
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    """Lower and upper end of the numbers by name, at 95 %."""
     folder: Path | None = None
     """Where numbers, results and pictures are, if a folder was asked for."""
 
 
 def evaluate(
     model: str | Path | Model,
-    data: Source | str | Path,
+    data: Source[Any] | str | Path,
     *,
     split: SplitName = "val",
     settings: EvaluateSettings | None = None,
@@ -88,15 +95,21 @@ def evaluate(
         use_distributed_sampler=False,  # the data module's samplers show every image exactly once
         default_root_dir=None if place is None else str(place),
     )
-    trainer.test(task, datamodule=data_module, verbose=False)
+    device, benchmark = resolve_device(settings.trainer.device), settings.trainer.benchmark
+    with backends(device, tf32=settings.tf32, benchmark=bool(benchmark)) as told, keep_folded(views):
+        if told:
+            reporter.say(told)
+        trainer.test(task, datamodule=data_module, verbose=False)
     if is_rank_zero():
+        task.find_intervals()
         reporter.say(task.report(task.numbers))
         if place is not None:
             # Of published weights there is no model file yet; it is of the model alone, without further views.
-            write_outcome(place, task, model_file=not is_file and views is network)
+            write_outcome(place, task, split=split, model_file=not is_file and views is network)
+            report(place, task, data_module.split(split), split)
             reporter.say(f"\n{files_in(place)}")
     assert task.metric is not None
-    return Evaluation(dict(task.numbers), task.metric, place)
+    return Evaluation(dict(task.numbers), task.metric, dict(task.intervals), place)
 
 
 def trainer_keywords(settings: EvaluateSettings) -> Mapping[str, Any]:

@@ -4,10 +4,12 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 from torch.optim import Optimizer
@@ -15,12 +17,16 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from tasks.contracts import Batch, Metric, Model
 from tasks.data.dataset import check_ranks, split_of
+from tasks.device_copies import to_list
 from tasks.distributed import all_gather_objects
+from tasks.harness.environment import fingerprint
 from tasks.harness.guards import LossGuard, check_boxes
 from tasks.harness.optim import build_optimizer
 from tasks.harness.settings import NOT_SHARDED, OPTIMIZERS, ScheduleSettings
 from tasks.harness.throughput import ThroughputMonitor
 from tasks.metrics.average_precision import evaluator
+from tasks.metrics.bootstrap import Interval, intervals
+from tasks.metrics.outcomes import write_outcomes
 from tasks.visualization.result import Result
 from tasks.zoo.model_file import METADATA_KEY, Header
 
@@ -49,15 +55,18 @@ class Task(pl.LightningModule):
         self,
         model: Model,
         *,
-        optimizer: Callable[[list[dict]], Optimizer] | None = None,
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer] | None = None,
         schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
         backbone_lr_scale: float = 1.0,
+        offsets_lr_scale: float = 0.1,
         config: dict[str, Any] | None = None,
         metric: Mapping[str, Any] | None = None,
     ) -> None:
         """`model` carries its `header`. `optimizer` and `schedule` are partials, for training only; None for those
-        of `TrainSettings`. `config` is the configuration of a run as plain values, kept in every checkpoint; `metric`
-        is what the metric is told (`check_metric`).
+        of `TrainSettings`. The backbone's rate is `backbone_lr_scale` times that of the rest, and that of offsets of
+        deformable convolutions `offsets_lr_scale` times the backbone's, a tenth in the paper. `config` is the
+        configuration of a run as plain values, kept in every checkpoint; `metric` is what the metric is told
+        (`check_metric`).
         """
         super().__init__()
         # NHWC weights make every convolution run in that layout, up to three times faster (docs/performance).
@@ -65,11 +74,14 @@ class Task(pl.LightningModule):
         self.header: Header = model.header
         self.optimizer = optimizer
         self.schedule = schedule
-        self.backbone_lr_scale = backbone_lr_scale
+        self.lr_scales = {"backbone_lr_scale": backbone_lr_scale, "offsets_lr_scale": offsets_lr_scale}
         self.config = config or {}
         self.metric_options = self.check_metric(metric)
         self.metric: Metric | None = None
         self.numbers: dict[str, float] = {}
+        self.intervals: dict[str, Interval] = {}
+        self.num_images = 0
+        self._found_outcomes: tuple[dict[str, float], Any] | None = None
         self.guard = LossGuard(None)
         self._logs_losses = True
         self._val_losses: list[tuple[Tensor, dict[str, Tensor]]] = []
@@ -105,13 +117,37 @@ class Task(pl.LightningModule):
 
     @abstractmethod
     def report(self, numbers: dict[str, float]) -> str:
-        """The numbers of a validation as a table for the terminal."""
+        """The numbers of a validation, with `intervals` where they are known, as a table for the terminal."""
 
     @abstractmethod
     def write_results(self, folder: Path) -> None:
         """Writes what the last validation predicted into `folder`, in the format usual for the task."""
 
     # What all share.
+
+    def find_intervals(self) -> None:
+        """Sets `intervals`, of the numbers of the last validation or test, where the metric keeps what it takes. Some
+        seconds for thousands of images; on one rank."""
+        if (found := self._outcomes()) is not None:
+            self.num_images = found.num_images
+            self.intervals = intervals(found)
+
+    def write_outcomes(self, folder: Path, split: str) -> None:
+        """Writes what happened on each image of `split`, for `vertebra compare` and the report; on one rank."""
+        if (found := self._outcomes()) is not None:
+            annotations = self._scored_annotations()
+            ids, data = np.sort(annotations.image_ids), fingerprint(annotations)
+            write_outcomes(folder, found, ids, data=data, split=split)
+
+    def _outcomes(self) -> Any:
+        if self._found_outcomes is None or self._found_outcomes[0] is not self.numbers:
+            outcomes = getattr(self.metric, "outcomes", None)
+            self._found_outcomes = self.numbers, None if outcomes is None else outcomes()
+        return self._found_outcomes[1]
+
+    def _scored_annotations(self) -> Any:
+        metric = getattr(self.metric, "coco", self.metric)
+        return metric.annotations
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the hook that runs 46 times a step; `nn.Module` would take 0.1 ms to look for parameters.
@@ -121,8 +157,11 @@ class Task(pl.LightningModule):
             super().__setattr__(name, value)
 
     def setup(self, stage: str) -> None:
-        if isinstance(self.trainer.strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
-            raise ValueError(f"strategy={self.trainer.strategy.strategy_name}{NOT_SHARDED}")
+        strategy: Any = self.trainer.strategy
+        if isinstance(strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
+            raise ValueError(
+                f"strategy={getattr(strategy, 'strategy_name', type(strategy).__name__)}{NOT_SHARDED}"
+            )
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         check_boxes(batch)  # here, because on the device it would have to be waited for
@@ -131,7 +170,7 @@ class Task(pl.LightningModule):
     def on_fit_start(self) -> None:
         self.model.train()  # of a model file it comes in evaluation mode, which Lightning would keep
         # `ThroughputMonitor` logs the losses more cheaply.
-        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks = cast(list[Callback], self.trainer.callbacks)  # type: ignore[attr-defined]
         self._logs_losses = not any(isinstance(callback, ThroughputMonitor) for callback in callbacks)
 
     def on_train_start(self) -> None:
@@ -188,7 +227,7 @@ class Task(pl.LightningModule):
     def _losses_again(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of a batch, with nothing changed by asking."""
         self.model.eval()
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):  # pyright: ignore[reportUnknownMemberType]
             losses = self.model.losses(self.model.features(batch), batch)
         self.model.train()
         return losses
@@ -200,10 +239,10 @@ class Task(pl.LightningModule):
     def on_test_start(self) -> None:
         self.metric = self.build_metric(self._annotations(self.trainer.test_dataloaders))
 
-    def validation_step(self, batch: Batch, batch_index: int) -> list[Scored]:
+    def validation_step(self, batch: Batch, batch_index: int) -> Any:
         """Predictions in original pixels, with the images that they are of: the batch, in parts that are padded
         alike."""
-        found = []
+        found: list[Scored] = []
         for _, part in batch.alike():
             features = self.model.features(part)
             losses = self.model.losses(features, part)
@@ -211,7 +250,7 @@ class Task(pl.LightningModule):
             found.append(self._score(features, part))
         return found
 
-    def test_step(self, batch: Batch, batch_index: int) -> list[Scored]:
+    def test_step(self, batch: Batch, batch_index: int) -> Any:
         return [self._score(self.model.features(part), part) for _, part in batch.alike()]
 
     def predict_step(self, batch: Batch, batch_index: int) -> list[Any]:
@@ -247,9 +286,9 @@ class Task(pl.LightningModule):
         self.numbers = self.metric.compute()
         self.log_dict({f"test/{name}": value for name, value in self.numbers.items()})
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> Any:  # Lightning has a type of its own for each form
         make = self.optimizer or OPTIMIZERS["adamw"].factory()
-        optimizer = build_optimizer(self.model, make, backbone_lr_scale=self.backbone_lr_scale)
+        optimizer = build_optimizer(self.model, make, **self.lr_scales)
         scheduler = (self.schedule or ScheduleSettings().factory())(
             optimizer, int(self.trainer.estimated_stepping_batches)
         )
@@ -271,13 +310,13 @@ def mean_losses(batches: list[tuple[Tensor, dict[str, Tensor]]]) -> dict[str, fl
         batches: image ids (B,) and losses of each batch of this rank.
     """
     names = list(batches[0][1]) if batches else []
-    mine = []
+    mine: list[tuple[float, ...]] = []
     if batches:
         values = torch.stack([torch.stack([losses[name] for name in names]) for _, losses in batches])
-        mine = [(len(ids), *row) for (ids, _), row in zip(batches, values.tolist(), strict=True)]
+        mine = [(len(batch[0]), *row) for batch, row in zip(batches, to_list(values), strict=True)]
     ranks = all_gather_objects((names, mine))
     names = next((theirs for theirs, _ in ranks if theirs), [])
-    every = [row for _, rows in ranks for row in rows]
+    every: list[tuple[float, ...]] = [row for _, rows in ranks for row in rows]
     total = sum(count for count, *_ in every)
     means = {
         name: math.fsum(row[0] * row[1 + column] for row in every) / total

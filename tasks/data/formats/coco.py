@@ -4,8 +4,9 @@ import contextlib
 import inspect
 import json
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Unpack
+from urllib.parse import urlsplit
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -167,7 +168,11 @@ def show(value: Any) -> str:
 
 
 def read_file_names(images: Records, path: Path) -> list[str]:
-    """Names of all image files."""
+    """Names of all image files; of the last folder and file of `coco_url` where there is no other, as in LVIS."""
+    if images and all(
+        "file_name" not in image and isinstance(image.get("coco_url"), str) for image in images
+    ):
+        return ["/".join(PurePosixPath(urlsplit(image["coco_url"]).path).parts[-2:]) for image in images]
     names = column(images, "file_name", "images", path)
     for row, name in enumerate(names):
         if not is_file_name(name):

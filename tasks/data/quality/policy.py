@@ -343,7 +343,7 @@ def stop_at_errors(diagnoses: Sequence[Diagnosis]) -> None:
     more = f"; and {len(findings) - NUM_EXAMPLES} more" if len(findings) > NUM_EXAMPLES else ""
     raise BadData(
         f"{' and '.join(repr(d.raw.source) for d in bad)}: {' and '.join(counts)} cannot be used: "
-        f"{'; '.join(map(str, findings[:NUM_EXAMPLES]))}{more}. Fix the files (tools/check_data.py lists all), or "
+        f"{'; '.join(map(str, findings[:NUM_EXAMPLES]))}{more}. Fix the files (vertebra check-data lists all), or "
         "pass data.on_invalid=fix (fixes what can be fixed, clips boxes to their image, drops the rest) or "
         "data.on_invalid=drop (leaves these out)",
         findings,
