@@ -41,16 +41,16 @@ def untrained(name: str) -> Model:
     from tasks.preprocessing import Preprocessing
     from tasks.zoo.pretrained import PUBLISHED
     from tasks.zoo.registry import build_model, model_builder, task_of
-    from tasks.zoo.task_specs import MODEL_SPECS, TASK_SPECS
+    from tasks.zoo.task_specs import MODEL_SPECS, TASK_SPECS, merged
 
     model_builder(name)  # says which there are
     if published := list(PUBLISHED.get(name, {}).values()):
         spec = {"backbone": published[-1].backbone, "pyramid": published[-1].pyramid, **published[-1].options}
     else:
         pyramid = TASK_SPECS[task_of(name)].pyramid
-        parts = MODEL_SPECS[name].parts
         usual = {"name": pyramid} if pyramid else None
-        spec = {"backbone": {"name": "resnet50", "norm": "frozen"}, "pyramid": usual, **parts}
+        spec = {"backbone": {"name": "resnet50", "norm": "frozen"}, "pyramid": usual}
+        spec = merged(spec, MODEL_SPECS[name].parts)
     return build_model({"name": name, **spec}, num_classes=NUM_CLASSES, preprocessing=Preprocessing())
 
 
