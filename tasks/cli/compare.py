@@ -67,7 +67,7 @@ def measure(run: Path, device_name: str, batch_size: int) -> dict[str, Any]:
     from tasks.devices import autocast, resolve_device, resolve_precision
     from tasks.preprocessing import Preprocessing
     from tasks.zoo.model_file import load_model
-    from tasks.zoo.registry import TASKS, lookup
+    from tasks.zoo.registry import TASKS, backbone_name, lookup
 
     device = resolve_device(device_name)
     config = load_config(run / "config.yaml")
@@ -113,7 +113,7 @@ def measure(run: Path, device_name: str, batch_size: int) -> dict[str, Any]:
     return {
         "run": str(run),
         "model": header.model["name"],
-        "backbone": header.model["backbone"]["name"],
+        "backbone": backbone_name(header.model["backbone"]),
         "monitor": kind.monitor,
         "metrics": json.loads((run / "metrics.json").read_text()),
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -80,6 +80,8 @@ def compose(config_name: str, words: Iterable[str]) -> DictConfig:
             if key in groups:
                 _check_choice(key, value_of(word), groups[key])
         of_hydra = [word for key, word in given if key.startswith(("+", "~")) and word not in choices]
+        for word in of_hydra:
+            parsed(word)
         with _own_hydra():
             config = hydra.compose(config_name, overrides=[*choices, *of_hydra])
         if ALLOW_CODE in config:
@@ -89,6 +91,8 @@ def compose(config_name: str, words: Iterable[str]) -> DictConfig:
     before = config.copy()
     config[ALLOW_CODE] = allowed
     _replace_backbone(config, given)
+    _replace_pyramid(config, given)
+    required = OmegaConf.missing_keys(config)
     for key, word in given:
         put(config, key, word)
     if resume != "null":
@@ -97,7 +101,8 @@ def compose(config_name: str, words: Iterable[str]) -> DictConfig:
         names = [key for key, _ in given if key != "resume"]
         select = OmegaConf.select
         check_changes(resume, [name for name in names if select(config, name) != select(before, name)])
-    missing = sorted(OmegaConf.missing_keys(config))
+    given_none = {key for key in required if OmegaConf.select(config, key, throw_on_missing=False) is None}
+    missing = sorted(OmegaConf.missing_keys(config) | given_none)
     if missing:
         raise ValueError(f"{missing[0]} is not set; give {missing[0]}=…")
     return config
@@ -130,11 +135,11 @@ def value_of(word: str) -> Any:
 def parsed(word: str) -> Any:
     """The word as Hydra's parser understands it."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     try:
         return OverridesParser.create().parse_override(word)
-    except OverrideParseException:
+    except HydraException:
         raise ValueError(f"cannot read {word!r}; settings are given as key=value") from None
 
 
@@ -180,7 +185,7 @@ def put(config: DictConfig, key: str, word: str) -> None:
         last not in list(node) and last not in known_keys(config, parent)
     ):
         raise ValueError(_unknown(config, key, parent))
-    value = _path(word) if has_text(config, key) else value_of(word)
+    value = _path(word, key) if has_text(config, key) else value_of(word)
     child = (
         node._get_node(last) if last in list(node) else None
     )  # `last in node` would miss what has no value yet
@@ -308,6 +313,19 @@ def _replace_backbone(config: DictConfig, given: list[tuple[str, str]]) -> None:
             del node[option]
 
 
+def _replace_pyramid(config: DictConfig, given: list[tuple[str, str]]) -> None:
+    """Gives `config` the pyramid that `given` asks for by name; the recipe's options stay if it takes the same ones."""
+    words = dict(given)
+    word, node = words.get("pyramid.name", words.get("pyramid")), config.get("pyramid")
+    name = value_of(word) if word is not None else None
+    if node is None or not isinstance(name, str) or name == node.get("name"):
+        return
+    before, node.name = known_keys(config, "pyramid"), name
+    if before and before != known_keys(config, "pyramid"):
+        for option in [str(option) for option in node if option != "name"]:
+            del node[option]
+
+
 def _check_choice(group: str, value: Any, choices: list[str]) -> None:
     for choice in value if isinstance(value, list) else [value]:
         if choice is not None and str(choice) not in choices:
@@ -346,10 +364,12 @@ def _text(word: str) -> str:
     return word.split("=", 1)[1]
 
 
-def _path(word: str) -> Any:
-    """The text after the first `=` as it stands, though null, true and false mean what they say."""
+def _path(word: str, key: str) -> Any:
+    """The text after the first `=` as it stands, though null means what it says, and true and false of weights."""
     text = _text(word)
-    return WORDS[text] if text in WORDS else text.replace("${", "\\${")
+    if text in WORDS and (text == "null" or key.endswith("pretrained")):
+        return WORDS[text]
+    return text.replace("${", "\\${")
 
 
 @contextlib.contextmanager

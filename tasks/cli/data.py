@@ -11,7 +11,7 @@ from tasks.data.sources import Source
 
 def data_of(config: DictConfig) -> Source:
     """The data set that a configuration names."""
-    return build(plain(config.data), allowed_modules(config))
+    return build(plain(config.data), allowed_modules(config), "data.")
 
 
 def transforms_of(config: DictConfig) -> list[Any]:

@@ -13,7 +13,14 @@ from tasks.data.datamodule import DataModule
 from tasks.data.sources import Source, SplitName
 from tasks.harness.callbacks import PredictionPictures
 from tasks.harness.reporter import Reporter
-from tasks.harness.session import files_in, is_rank_zero, lightning_precision, run_folder, write_outcome
+from tasks.harness.session import (
+    files_in,
+    interruptible,
+    is_rank_zero,
+    lightning_precision,
+    run_folder,
+    write_outcome,
+)
 from tasks.harness.settings import EvaluateSettings
 from tasks.harness.start import check_data
 from tasks.preprocessing import Preprocessing
@@ -75,6 +82,7 @@ def evaluate(
     if is_file:
         check_classes(header, data_module.class_names, str(model))
     task = kind(views, metric=settings.metric.options())
+    task.guard.say = reporter.say
     place = None if folder is None else run_folder(Path(folder), "evaluate")
     pictures: list[Callback] = [] if place is None else [PredictionPictures(place)]
     trainer = pl.Trainer(
@@ -86,7 +94,8 @@ def evaluate(
         use_distributed_sampler=False,  # the data module's samplers show every image exactly once
         default_root_dir=None if place is None else str(place),
     )
-    trainer.test(task, datamodule=data_module, verbose=False)
+    with interruptible(trainer):
+        trainer.test(task, datamodule=data_module, verbose=False)
     if is_rank_zero():
         reporter.say(task.report(task.numbers))
         if place is not None:

@@ -108,7 +108,10 @@ def train(
             )
         elif is_rank_zero():
             write_outcome(place, module)
-            reporter.say(f"{module.report(module.numbers)}\n\n{files_in(place)}")
+            if fit.trainer.global_step == 0:
+                reporter.say("not one step was trained: the model is the one that it began with")
+            report = module.report(module.numbers) if module.numbers else "not validated: there are no scores"
+            reporter.say(f"{report}\n\n{files_in(place)}")
             reporter.say(f"took {time.perf_counter() - started:.0f} s")
     return Run(module.model, dict(module.numbers), place, place / "model.safetensors", stopped_by)
 
