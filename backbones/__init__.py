@@ -9,7 +9,7 @@ from .cifar import (
     cifar_resnet110,
     cifar_resnet1202,
 )
-from .create import available, build, create, options
+from .create import available, build, create, expected_pixels, has_published_weights, options
 from .features import FeatureExtractor, FeatureInfo
 from .fpn import FPN
 from .freezing import freeze
@@ -17,7 +17,7 @@ from .layers import FrozenBatchNorm2d
 from .loading import LoadReport, load_weights
 from .model_file import load_backbone
 from .pafpn import PAFPN
-from .pyramids import PyramidExtractor, create_pyramid, with_fpn
+from .pyramids import PyramidExtractor, create_pyramid, usual_pyramid, with_fpn
 from .resnet import (
     ResNet,
     resnet,
@@ -38,6 +38,7 @@ from .resnet import (
     wide_resnet101_2,
 )
 from .simple_pyramid import SimplePyramid
+from .spec import title
 from .vgg import VGG, vgg, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
 from .weights import WEIGHTS, Published
 
@@ -65,7 +66,9 @@ __all__ = [
     "cifar_resnet1202",
     "create",
     "create_pyramid",
+    "expected_pixels",
     "freeze",
+    "has_published_weights",
     "load_backbone",
     "load_weights",
     "options",
@@ -83,6 +86,8 @@ __all__ = [
     "resnext50_32x4d",
     "resnext101_32x8d",
     "resnext101_64x4d",
+    "title",
+    "usual_pyramid",
     "vgg",
     "vgg11",
     "vgg11_bn",

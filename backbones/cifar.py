@@ -18,6 +18,7 @@ def cifar_resnet(
     zero_init_residual: bool = False,
     frozen_stages: int | None = None,
     checkpoint_stages: Sequence[int] = (),
+    deformable_stages: Sequence[int] = (),
 ) -> ResNet:
     """A network of `depth` weighted layers, classifier included: 6n + 2 for n basic blocks in each stage.
 
@@ -38,6 +39,7 @@ def cifar_resnet(
         zero_init_residual=zero_init_residual,
         frozen_stages=frozen_stages,
         checkpoint_stages=checkpoint_stages,
+        deformable_stages=deformable_stages,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from . import cifar
+from . import cifar, timm_adapter, torchvision_adapter
 from .checks import nearest
 from .features import FeatureExtractor
 from .pyramids import PYRAMIDS, create_pyramid
@@ -100,7 +100,8 @@ MEANING = ("shortcut", "downsample", "stride_in_1x1")
 
 
 def available() -> list[str]:
-    """Names that `create` builds without further options."""
+    """Names of this package's own that `create` builds without further options; those of torchvision and timm are
+    built as well."""
     return [
         name
         for name, builder in BUILDERS.items()
@@ -147,6 +148,25 @@ def create(name: str, *, pretrained: bool | str = False, **options: Any) -> Feat
     return extractor
 
 
+def has_published_weights(name: str) -> bool:
+    """Whether `create(name, pretrained=True)` has weights to load; asks no network."""
+    if name in BUILDERS:
+        return name in WEIGHTS
+    return torchvision_adapter.has_weights(name) or timm_adapter.has_weights(name)
+
+
+def expected_pixels(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation, per channel on a scale of 0 … 1, of the pixels that the published weights of the
+    backbone called `name` expect; ImageNet's where nobody says."""
+    usual = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    if name in WEIGHTS:
+        best = list(WEIGHTS[name].values())[-1]
+        return best.mean, best.std
+    if name in BUILDERS or name in torchvision_adapter.names():
+        return usual  # all of torchvision's
+    return timm_adapter.expected_pixels(name) or usual
+
+
 def build(spec: Mapping[str, Any]) -> FeatureExtractor:
     """The architecture that ``extractor.spec`` describes, with random weights: a ``pretrained`` in it is dropped."""
     if "backbone" not in spec and not isinstance(spec.get("name"), str):
@@ -161,12 +181,19 @@ def build(spec: Mapping[str, Any]) -> FeatureExtractor:
 
 
 def find_builder(name: object) -> Callable[..., FeatureExtractor]:
-    """The builder called `name`; ValueError with the nearest names if there is none."""
-    if not isinstance(name, str) or name not in BUILDERS:
-        raise ValueError(
-            f"no backbone is called {name!r}{nearest(str(name), BUILDERS)}; backbones.available() lists the names"
-        )
-    return BUILDERS[name]
+    """The builder called `name`: ours, else torchvision's network of that name, else timm's, with or without a tag of
+    its weights. ValueError with the nearest names if there is none."""
+    if isinstance(name, str) and name in BUILDERS:
+        return BUILDERS[name]
+    if isinstance(name, str) and name in torchvision_adapter.names():
+        return partial(TorchvisionBackbone, model=name)
+    if isinstance(name, str) and timm_adapter.has_model(name):
+        return partial(TimmBackbone, model=name)
+    known = [*BUILDERS, *torchvision_adapter.names(), *timm_adapter.names()]
+    raise ValueError(
+        f"no backbone is called {name!r}{nearest(str(name), dict.fromkeys(known))}; backbones.available() lists ours, "
+        "and the classifiers of torchvision and timm go by their names"
+    )
 
 
 def _check_known(name: str, builder: Callable[..., Any], given: Mapping[str, Any]) -> None:

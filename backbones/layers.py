@@ -1,6 +1,7 @@
 """Normalisation layers by name: batch, frozen, sync, group; and convolutions taken together with what follows them."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import torch
@@ -113,16 +114,54 @@ def conv_then_norm(
     Equal to the two in turn but for rounding. Hooks on either module are not called then.
     """
     if type(conv) is nn.Conv2d and _has_fixed_statistics(norm):
-        scale, shift = _scale_and_shift(norm)
-        if conv.bias is not None:
-            shift = torch.addcmul(shift, conv.bias, scale)
-        return _convolve(conv, x, conv.weight * scale.view(-1, 1, 1, 1), shift, residual, relu)
+        return _convolve(conv, x, *_folded(conv, norm, x), residual, relu)
     if norm is None and type(conv) is nn.Conv2d and relu and _fits_cudnn(conv, x, residual):
         return _convolve(conv, x, conv.weight, conv.bias, residual, relu)
     y = conv(x) if norm is None else norm(conv(x))
     if residual is not None:
         y += residual
     return F.relu_(y) if relu else y
+
+
+_KEPT = "_folded_weights"
+
+
+@contextmanager
+def keep_folded(model: nn.Module) -> Generator[None, None, None]:
+    """Inside, `fold_once` holds for `model`."""
+    fold_once(model)
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            module.__dict__.pop(_KEPT, None)
+
+
+def fold_once(model: nn.Module) -> None:
+    """From now on predictions of `model` take fixed norms into the weights once, and not at every call.
+
+    For a model whose weights no longer change; with gradients nothing is kept. Results are equal to the bit.
+    """
+    for module in model.modules():
+        if type(module) is nn.Conv2d:
+            module.__dict__[_KEPT] = {}
+
+
+def _folded(conv: nn.Conv2d, norm: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution with its norm in them."""
+    kept = None if torch.is_grad_enabled() or torch.compiler.is_compiling() else conv.__dict__.get(_KEPT)
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    if kept is not None and (found := kept.get((x.device, dtype))) is not None:
+        return found
+    scale, shift = _scale_and_shift(norm)
+    if conv.bias is not None:
+        shift = torch.addcmul(shift, conv.bias, scale)
+    weight = conv.weight * scale.view(-1, 1, 1, 1)
+    if kept is not None:
+        weight, shift = weight.to(dtype), shift.to(dtype)
+        kept[x.device, dtype] = weight, shift
+    return weight, shift
 
 
 def _convolve(

@@ -99,6 +99,8 @@ def load_weights(extractor: FeatureExtractor, weights: Mapping[str, Tensor]) -> 
     """
     ours = {k: v for k, v in extractor.state_dict().items() if not k.endswith(COUNTER)}
     theirs = {k: v for k, v in to_our_keys(weights, ours).items() if not k.endswith(COUNTER)}
+    # Offsets start at zero, where weights of plain convolutions compute what they always did.
+    ours = {k: v for k, v in ours.items() if k in theirs or ".offsets." not in k}
     first = next((key for key, value in ours.items() if value.ndim == 4), None)
     if first in theirs and theirs[first].ndim == 4:
         theirs[first] = adapt_input(theirs[first], ours[first].shape[1])

@@ -1,6 +1,6 @@
 """A backbone and a pyramid on it, as one extractor."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -39,6 +39,22 @@ class PyramidExtractor(FeatureExtractor):
             for level, info in self.feature_info.items():
                 maps[level] = maps[level][:, :, : -(-height // info.stride), : -(-width // info.stride)]
         return maps
+
+
+def usual_pyramid(feature_info: Mapping[str, FeatureInfo]) -> str:
+    """The name of the pyramid for maps of these kinds: "simple" for the one map of a plain vision transformer."""
+    return "simple" if [info.stride for info in feature_info.values()] == [16] else "fpn"
+
+
+def as_simple(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """`options` of another pyramid as those of the simple one, and which of them it has nothing of."""
+    found: dict[str, Any] = {"name": "simple"}
+    for option, value in options.items():
+        if option == "levels" and value is not None:
+            found[option] = [str(level).replace("c", "p") for level in value]
+        elif option in ("channels", "levels") or (option, value) in (("extra", "pool"), ("extra", "none")):
+            found[option] = value
+    return found, [option for option in options if option not in found]
 
 
 def create_pyramid(backbone: FeatureExtractor, name: str = "fpn", **options: Any) -> PyramidExtractor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .checkpointing import run_checkpointed
 from .checks import check_choice, check_counts, check_positive
+from .deformable import DeformableConv2d
 from .features import FeatureExtractor, FeatureInfo
 from .freezing import freeze
 from .layers import ConvNormSequential, Norm, conv_then_norm, make_norm
@@ -26,10 +27,15 @@ EXPANSION = {"basic": 1, "bottleneck": 4}  # channels that a block gives out, in
 
 
 def conv3x3(
-    in_channels: int, out_channels: int, stride: int = 1, groups: int = 1, dilation: int = 1
+    in_channels: int,
+    out_channels: int,
+    stride: int = 1,
+    groups: int = 1,
+    dilation: int = 1,
+    kind: type[nn.Conv2d] = nn.Conv2d,
 ) -> nn.Conv2d:
     """3x3 convolution whose output has ceil(size / stride) cells."""
-    return nn.Conv2d(in_channels, out_channels, 3, stride, dilation, dilation, groups, bias=False)
+    return kind(in_channels, out_channels, 3, stride, dilation, dilation, groups, bias=False)
 
 
 def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
@@ -50,11 +56,12 @@ class BasicBlock(nn.Module):
         norm: NormLayer,
         downsample: nn.Module | None,
         residual: bool,
+        conv: type[nn.Conv2d],
     ):
         super().__init__()
-        self.conv1 = conv3x3(in_channels, width, stride, dilation=dilations[0])
+        self.conv1 = conv3x3(in_channels, width, stride, dilation=dilations[0], kind=conv)
         self.bn1 = norm(width)
-        self.conv2 = conv3x3(width, width, dilation=dilations[1])
+        self.conv2 = conv3x3(width, width, dilation=dilations[1], kind=conv)
         self.bn2 = norm(width)
         self.downsample = downsample
         self.residual = residual
@@ -77,6 +84,7 @@ class Bottleneck(nn.Module):
         norm: NormLayer,
         downsample: nn.Module | None,
         residual: bool,
+        conv: type[nn.Conv2d],
         groups: int,
         width_per_group: int,
         stride_in_1x1: bool,
@@ -91,7 +99,7 @@ class Bottleneck(nn.Module):
         stride1, stride3 = (stride, 1) if stride_in_1x1 else (1, stride)
         self.conv1 = conv1x1(in_channels, inner, stride1)
         self.bn1 = norm(inner)
-        self.conv2 = conv3x3(inner, inner, stride3, groups, dilations[0])
+        self.conv2 = conv3x3(inner, inner, stride3, groups, dilations[0], conv)
         self.bn2 = norm(inner)
         self.conv3 = conv1x1(inner, width * EXPANSION["bottleneck"])
         self.bn3 = norm(width * EXPANSION["bottleneck"])
@@ -151,6 +159,8 @@ class ResNet(FeatureExtractor):
         output_stride: largest stride; stages past it keep their resolution and dilate their kernels.
         frozen_stages: see `freezing.freeze`.
         checkpoint_stages: stages (1 is the first) whose inner maps are computed again in the backward pass.
+        deformable_stages: stages, named by their maps (3 is that of c3), whose 3x3 convolutions are deformable; the
+            paper has 3, 4 and 5. They start as plain ones, and compute in float32.
 
     Raises:
         ValueError: an unknown choice, or options that do not go together.
@@ -176,6 +186,7 @@ class ResNet(FeatureExtractor):
         output_stride: Literal[8, 16, 32] = 32,
         frozen_stages: int | None = None,
         checkpoint_stages: Sequence[int] = (),
+        deformable_stages: Sequence[int] = (),
     ):
         super().__init__()
         check_choice("stem", stem, ("7x7", "deep", "3x3"))
@@ -199,6 +210,7 @@ class ResNet(FeatureExtractor):
         self.maxpool = nn.Identity() if stem == "3x3" else nn.MaxPool2d(3, 2, 1)
 
         first_level = 0 if stem == "3x3" else 2
+        _check_deformable(deformable_stages, first_level, len(blocks))
         channels, net_stride, dilation = widths[0], 2**first_level, 1
         self.feature_info = {}
         for stage, (num_blocks, width) in enumerate(zip(blocks, widths, strict=True), start=1):
@@ -206,6 +218,7 @@ class ResNet(FeatureExtractor):
             if net_stride * stride > output_stride:  # keep the resolution, spread the kernels instead
                 stride, dilation = 1, dilation * stride
             net_stride *= stride
+            level = first_level + stage - 1
             layers: list[nn.Module] = []
             for index in range(num_blocks):
                 block_stride = stride if index == 0 else 1
@@ -222,11 +235,12 @@ class ResNet(FeatureExtractor):
                             channels, out_channels, block_stride, shortcut, downsample, norm_layer
                         ),
                         residual=shortcut != "none",
+                        conv=DeformableConv2d if level in deformable_stages else nn.Conv2d,
                     )
                 )
                 channels = out_channels
             self.add_module(f"layer{stage}", nn.Sequential(*layers))
-            self.feature_info[f"c{first_level + stage - 1}"] = FeatureInfo(channels, net_stride)
+            self.feature_info[f"c{level}"] = FeatureInfo(channels, net_stride)
         self.stages = (("conv1", "bn1"), *((f"layer{stage + 1}",) for stage in range(len(blocks))))
         self._initialize(zero_init_residual)
         freeze(self, frozen_stages)
@@ -249,6 +263,9 @@ class ResNet(FeatureExtractor):
                 last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
                 assert isinstance(last.weight, Tensor)
                 nn.init.zeros_(last.weight)
+        for module in self.modules():
+            if isinstance(module, DeformableConv2d):
+                module.reset_offsets()
 
 
 def _stem(in_channels: int, width: int, stem: str, norm: NormLayer) -> nn.Module:
@@ -320,6 +337,15 @@ def _check_stages(blocks: Sequence[int], widths: Sequence[int], checkpoint_stage
         )
     if any(stage not in range(1, len(blocks) + 1) for stage in checkpoint_stages):
         raise ValueError(f"checkpoint_stages={list(checkpoint_stages)} must name stages 1 to {len(blocks)}")
+
+
+def _check_deformable(stages: Sequence[int], first_level: int, num_stages: int) -> None:
+    levels = range(first_level, first_level + num_stages)
+    if isinstance(stages, str) or any(stage not in levels for stage in stages):
+        raise ValueError(
+            f"deformable_stages={stages!r} must be a list of stages by their maps, {levels[0]} (c{levels[0]}) to "
+            f"{levels[-1]} (c{levels[-1]})"
+        )
 
 
 resnet = ResNet

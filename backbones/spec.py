@@ -55,6 +55,11 @@ def resolve(name: str, builder: Callable[..., Any], options: Mapping[str, Any]) 
     return resolved
 
 
+def title(spec: Mapping[str, Any]) -> str:
+    """What people call the network that a backbone's `spec` describes: of an adapter, the network's own name."""
+    return str(spec["model"] if spec["name"] in ("timm", "torchvision") and "model" in spec else spec["name"])
+
+
 def plain(value: Any) -> Any:
     """`value` with tuples as lists and mappings as dicts, as JSON would bring it back."""
     if isinstance(value, Mapping):

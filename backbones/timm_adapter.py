@@ -1,6 +1,7 @@
 """Any network of timm that gives feature maps, behind this package's contract. Needs the extra `timm`."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,28 @@ class TimmBackbone(AdaptedExtractor):
                 "download them elsewhere and pass pretrained=<path of the file>"
             ) from error
         return {f"network.{key}": value for key, value in network.state_dict().items()}
+
+
+def names() -> list[str]:
+    """Timm's networks; none where it is not installed."""
+    return [] if find_spec("timm") is None else _timm().list_models()
+
+
+def has_model(name: str) -> bool:
+    """Whether timm is installed and knows a network of that name, which may end in a tag of its weights."""
+    return find_spec("timm") is not None and _timm().is_model(name)
+
+
+def has_weights(model: str) -> bool:
+    """Whether weights of timm's network of that name are published."""
+    config = _timm().get_pretrained_cfg(model) if has_model(model) else None
+    return config is not None and bool(config.has_weights)
+
+
+def expected_pixels(model: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation of the pixels that its weights expect; None where timm does not say."""
+    config = _timm().get_pretrained_cfg(model) if has_model(model) else None
+    return None if config is None else (tuple(config.mean), tuple(config.std))
 
 
 def _timm() -> Any:

@@ -78,6 +78,16 @@ class TorchvisionBackbone(AdaptedExtractor):
         return {f"network.{key}": value for key, value in state.items()}
 
 
+def names() -> list[str]:
+    """Torchvision's classifiers."""
+    return _models().list_models(module=_models())
+
+
+def has_weights(model: str) -> bool:
+    """Whether torchvision publishes weights of its classifier of that name."""
+    return model in names() and len(_models().get_model_weights(model)) > 0
+
+
 def _models() -> Any:
     from torchvision import models  # pyright: ignore[reportMissingTypeStubs]
 
@@ -86,9 +96,8 @@ def _models() -> Any:
 
 def _network(model: str) -> nn.Module:
     models = _models()
-    known = models.list_models(module=models)
-    if model not in known:
-        raise ValueError(f"torchvision has no classification model {model!r}{nearest(model, known)}")
+    if model not in names():
+        raise ValueError(f"torchvision has no classification model {model!r}{nearest(model, names())}")
     if model.startswith(
         "regnet"
     ):  # works out its widths with tensors, which have no values on the meta device

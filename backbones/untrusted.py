@@ -167,11 +167,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(
             f"{path} is not a checkpoint that can be read as data alone ({error}); give a .ckpt or .safetensors file "
-            "that tools/train.py wrote"
+            "that `vertebra train` wrote"
         ) from None
     if not isinstance(contents, dict):
         raise ValueError(
-            f"{path} holds a {type(contents).__name__}, not a checkpoint; give one of tools/train.py"
+            f"{path} holds a {type(contents).__name__}, not a checkpoint; give one of `vertebra train`"
         )
     return cast(dict[str, Any], contents)
 
@@ -340,7 +340,7 @@ def check_fit(
         raise ValueError(
             f"{path}: the weights are not those of the model its header describes ({len(missing)} missing, "
             f"{len(unexpected)} left over, {len(reshaped)} of another shape; the first: {example}); "
-            "write the file again with tools/train.py"
+            "write the file again with `vertebra train`"
         )
     if saved > most_bytes or every - saved > MAX_UNSAVED:
         raise ValueError(
@@ -357,10 +357,14 @@ _FACTORIES = {
     torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.tensor, torch.linspace,
     torch.empty_strided, torch.eye,
 }  # fmt: skip
+_RANDOM = {Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_}
 
 
 class _Budget(TorchFunctionMode):
-    """Ends a build with `_TooLargeError` once it has made so many tensors, or tensors of so many bytes."""
+    """Ends a build with `_TooLargeError` once it has made so many tensors, or tensors of so many bytes.
+
+    Random numbers are left out: there is no memory to hold them, and torch imports sympy to see that.
+    """
 
     def __init__(self, tensors: int, num_bytes: int) -> None:
         super().__init__()
@@ -368,6 +372,8 @@ class _Budget(TorchFunctionMode):
         self.num_bytes = num_bytes
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _RANDOM:
+            return args[0] if args else kwargs["tensor"]
         sizes = [arg for arg in args if isinstance(arg, int | float)]
         if func is torch.arange and any(abs(size) > MAX_NUMBER for size in sizes):
             raise _TooLargeError

@@ -161,6 +161,8 @@ class Model(nn.Module):
     """Images to feature maps, with `spec` as `backbones` gives it; its own rate in the optimiser."""
     preprocessing: Preprocessing
     """How pixels reach the network."""
+    has_static_graph: bool = False
+    """Whether a training step does the same with every batch, whatever is in it."""
     header: Any
     """What a model file says of the network (`harness.model_file.Header`); set by whoever builds it."""
 

@@ -14,6 +14,11 @@ def fetch(*tensors: Tensor) -> list[Tensor]:
     return copies
 
 
+def to_list(tensor: Tensor) -> list[Any]:
+    """The numbers of `tensor`, nested as its dimensions are. Waits for its device."""
+    return tensor.tolist()  # pyright: ignore[reportUnknownMemberType]
+
+
 def send(values: Any, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """The tensor of `values` (numbers, lists of them, an array, or a tensor on the CPU) on `device`.
 

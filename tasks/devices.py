@@ -53,7 +53,7 @@ def _cpu_is_faster_in_bf16() -> bool:
     return seconds[torch.bfloat16] < 0.8 * seconds[torch.float32]
 
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager:
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
     """The context in which to run a network outside of a Trainer, for the same numbers as inside."""
     dtypes = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
     dtype = dtypes.get(resolve_precision(precision, device))

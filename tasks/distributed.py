@@ -1,6 +1,7 @@
 """Values of every rank of a distributed run, on every rank. Without a distributed run there is one rank."""
 
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed
@@ -16,9 +17,43 @@ def all_gather_objects(value: Value) -> list[Value]:
     """
     if not _several_ranks():
         return [value]
-    values: list = [None] * torch.distributed.get_world_size()
+    values: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(values, value)
     return values
+
+
+def largest(values: Sequence[int], device: torch.device) -> list[int]:
+    """The largest of all ranks at each place of `values`, by way of `device`; all ranks must call this together."""
+    if not _several_ranks():
+        return list(values)
+    found = torch.tensor(values, device=device)
+    torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+    return [int(value) for value in found]
+
+
+class LossSum(NamedTuple):
+    """A loss that is still to be divided."""
+
+    total: Tensor
+    """Scalar: the sum over samples, objects or cells of this rank."""
+    number: Tensor
+    """Scalar: how many they are."""
+    least: float = 1.0
+    """What is divided by where all ranks have fewer."""
+
+
+def normalized(sums: Mapping[str, LossSum]) -> dict[str, Tensor]:
+    """The losses of a step, each divided as `loss_normalizer` says: all ranks exchange their counts once."""
+    counts = [loss.number for loss in sums.values()]
+    if torch.is_grad_enabled() and _several_ranks():
+        total = torch.stack([count.to(torch.float32) for count in counts])
+        torch.distributed.all_reduce(total)
+        counts, ranks = list(total.unbind()), torch.distributed.get_world_size()
+    else:
+        ranks = 1
+    divisors = [count.clamp(min=loss.least) for count, loss in zip(counts, sums.values(), strict=True)]
+    divisors = [divisor / ranks for divisor in divisors] if ranks > 1 else divisors
+    return {name: loss.total / divisor for (name, loss), divisor in zip(sums.items(), divisors, strict=True)}
 
 
 def loss_normalizer(count: Tensor, least: float = 1.0) -> Tensor:

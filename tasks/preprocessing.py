@@ -110,7 +110,10 @@ class Preprocessing:
         """uint8 (B, 3, H, W) to float32 (x / 255 - mean) / std, exactly 0 outside each valid (h, w) in `sizes`."""
         import torch  # here, as whoever only reads files of data needs none
 
-        scale, shift = _scale_and_shift(self.mean, self.std, images.device)
+        # What is made while exporting or compiling belongs to that graph, and is not kept.
+        compiling = torch.compiler.is_compiling()
+        make = _scale_and_shift.__wrapped__ if compiling else _scale_and_shift
+        scale, shift = make(self.mean, self.std, images.device)
         normalized = images.float().mul_(scale).sub_(shift)
         height, width = images.shape[-2:]
         rows = torch.arange(height, device=images.device) < sizes[:, 0, None]

@@ -12,7 +12,8 @@ from tasks.data.quality.policy import BadData
 from tests.tasks.data.defects_on_disk import OPTIONS, write_defects
 
 SMALL = [
-    "task=instance_segmentation", "data=coco", "backbone=resnet18", "pyramid.channels=16", "model.mask_width=16",
+    "task=instance_segmentation", "data=coco", "pretrained=false", "backbone=resnet18", "pyramid.channels=16",
+    "model.mask_width=16",
     "preprocessing.short_side=64", "preprocessing.max_size=96", "model.anchor_sizes=[8,16,24,32,48]",
     "model.rpn_pre_nms_train=100", "model.rpn_post_nms_train=100", "model.rpn_pre_nms_test=50",
     "model.rpn_post_nms_test=50", "model.box_representation_size=32", "loader.batch_size=2", "precision=32-true",

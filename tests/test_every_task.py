@@ -192,7 +192,7 @@ def test_a_file_of_another_task_is_named(files: dict[str, Path], tmp_path: Path,
     with pytest.raises(
         ValueError, match="classification needs a class for each image, which DigitsData does"
     ):
-        evaluate(compose("evaluate", words[:1]))
+        evaluate(compose("evaluate", [words[0], "data=digits"]))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -218,7 +218,7 @@ def test_coco_boxes_without_masks_stop_before_a_folder_is_made(task: str, tmp_pa
         train(
             compose(
                 "train",
-                [f"task={task}", "data=coco", f"data.root={data}", "loader.batch_size=1"],
+                [f"task={task}", "data=coco", f"data.root={data}", "loader.batch_size=1", "pretrained=false"],
             )
         )
     assert list(work.iterdir()) == []

@@ -45,18 +45,21 @@ MAY_IMPORT = {
     "tasks.zoo": {"tasks.contracts", "tasks.preprocessing", "tasks.files", "backbones"},
     "tasks.visualization": {"tasks.contracts", "tasks.targets", "tasks.files", "tasks.data"},
 }
+MAY_IMPORT["tasks.report"] = {*MAY_IMPORT} - {"backbones", "tasks.zoo"}
 MAY_IMPORT["tasks.harness"] = {*MAY_IMPORT}
 MAY_IMPORT["tasks.inference"] = CONTRACTS | {
     "tasks.folders",
     "tasks.zoo",
     "tasks.visualization",
     "tasks.data",
+    "tasks.metrics",
 }
 BELOW_TASKS = {*MAY_IMPORT}
 MAY_IMPORT |= {
     f"tasks.{task}": BELOW_TASKS for task in ("classification", "detection", "semantic_segmentation")
 }
 MAY_IMPORT["tasks.instance_segmentation"] = BELOW_TASKS | {"tasks.detection"}
+MAY_IMPORT["tasks.export"] = {*MAY_IMPORT}
 MAY_IMPORT["tasks.studies"] = {*MAY_IMPORT}
 MAY_IMPORT["tasks.cli"] = {*MAY_IMPORT}
 MAY_IMPORT["tasks"] = {*MAY_IMPORT}  # the front door, whose functions import what they need when called

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.cli.compose import compose, plain
 from tasks.harness.task import Task
-from tasks.zoo.registry import backbone_name
 from tests.commands import command
 from tests.tiny_runs import TINY, checkpoint
 
@@ -185,28 +183,3 @@ def test_ctrl_c_in_an_evaluation_is_no_traceback(tmp_path: Path, monkeypatch: py
     assert result.returncode == 130
     assert result.stderr == "interrupted\n"
     assert signal.getsignal(signal.SIGINT) is handler
-
-
-SMALL_VIT = [
-    "backbone=timm", "backbone.model=vit_tiny_patch16_224", "backbone.model_options={depth: 4}", "pyramid=simple",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        ["task=detection", "model=retinanet"],
-        ["task=detection", "model=fcos"],
-        ["task=semantic_segmentation", "model=semantic_fpn"],
-    ],
-)
-def test_a_pyramid_that_takes_less_than_the_recipe_gives(model: list[str]) -> None:
-    config = compose("train", [*model, *SMALL_VIT, "data=digits", "pyramid.channels=16"])
-    assert plain(config.pyramid) == {"name": "simple", "channels": 16}
-    with pytest.raises(ValueError, match=r"unknown setting 'pyramid\.norm'"):  # which is typed
-        compose("train", [*model, *SMALL_VIT, "data=digits", "pyramid.norm=group"])
-
-
-def test_a_backbone_has_the_name_of_its_network() -> None:
-    assert backbone_name({"name": "torchvision", "model": "swin_t"}) == "swin_t"
-    assert backbone_name({"name": "resnet50", "norm": "batch"}) == "resnet50"

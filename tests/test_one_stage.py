@@ -20,6 +20,7 @@ STEPS = 6
 OPTIONS = {
     "retinanet": ["model.head_layers=1"],
     "fcos": ["model.head_layers=1"],
+    "gfl": ["model.head_layers=1", "model.assignment=task_aligned"],
     "yolox": ["model.width=0.0625"],
 }
 SPLIT = ["data.size=96", "data.num_train=40", "data.num_val=4", "data.num_test=1"]

@@ -137,8 +137,15 @@ EVERY_SAMPLE = [  # none left to chance
             "semantic_segmentation", [*GROUP_NORM, "model.loss=cross_entropy"], id="semantic_segmentation"
         ),
         pytest.param("detection", [*GROUP_NORM, *EVERY_SAMPLE], id="faster_rcnn"),
+        pytest.param("cascade", [*GROUP_NORM, *EVERY_SAMPLE], id="cascade"),
         pytest.param("retinanet", [*GROUP_NORM, "model.head_norm=group"], id="retinanet"),
         pytest.param("fcos", [*GROUP_NORM, "model.head_norm=group"], id="fcos"),
+        pytest.param("gfl", [*GROUP_NORM, "model.assignment=atss"], id="gfl"),
+        pytest.param(
+            "gfl",
+            [*GROUP_NORM, "task.atss_first_fraction=0"],
+            id="gfl_task_aligned",
+        ),
         pytest.param("yolox", [*GROUP_NORM, "model.head_norm=group"], id="yolox"),
         pytest.param("instance_segmentation", [*GROUP_NORM, *EVERY_SAMPLE], id="mask_rcnn"),
     ],

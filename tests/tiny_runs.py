@@ -35,8 +35,10 @@ TINY = {
         "task=instance_segmentation", *SCENES, *FEW_PROPOSALS, "model.mask_width=8", "model.mask_layers=1",
     ],
     "semantic_segmentation": ["task=semantic_segmentation", *SCENES, "model.channels=8"],
+    "cascade": ["task=detection", *SCENES, *FEW_PROPOSALS, "model.cascade=[0.5,0.6,0.7]"],
     "retinanet": ["task=detection", "model=retinanet", *SCENES, "model.head_layers=1"],
     "fcos": ["task=detection", "model=fcos", *SCENES, "model.head_layers=1"],
+    "gfl": ["task=detection", "model=gfl", *SCENES, "model.head_layers=1", "model.assignment=task_aligned"],
     "yolox": ["task=detection", "model=yolox", *SCENES, "model.width=0.0625"],
 }  # fmt: skip
 TASKS = ("classification", "detection", "instance_segmentation", "semantic_segmentation")

@@ -69,6 +69,8 @@ def classifier(
 class Classifier(Model):
     """Backbone, mean over the last map, one linear layer."""
 
+    has_static_graph = True
+
     class_weights: Tensor | None
 
     def __init__(

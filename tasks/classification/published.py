@@ -48,7 +48,7 @@ def published_classifier(
     if "fc.weight" not in weights or "fc.bias" not in weights:
         raise ValueError(
             f"the weights pretrained={pretrained} have no last layer 'fc' to classify with; evaluate those of a "
-            "ResNet, ResNeXt or Wide ResNet, or train a head on them with tools/train.py backbone.pretrained=…"
+            "ResNet, ResNeXt or Wide ResNet, or train a head on them with vertebra train backbone.pretrained=…"
         )
     categories = category_names(name, len(weights["fc.weight"]))
     rows = find_rows(folder_names, categories, len(weights["fc.weight"]))

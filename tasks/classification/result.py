@@ -46,6 +46,21 @@ class ClassScores:
             ]
         }
 
+    def to_supervision(self) -> Any:
+        """`supervision.Classifications`."""
+        from supervision import Classifications
+
+        return Classifications(class_id=self.labels, confidence=self.probabilities)
+
+    def to_fiftyone(self) -> Any:
+        """`fiftyone.Classification` of the best class, with the logarithms of all probabilities by label."""
+        from fiftyone import Classification as FiftyOneClassification  # pyright: ignore[reportMissingImports]
+
+        logits = np.empty(len(self), np.float32)
+        logits[self.labels] = np.log(self.probabilities.clip(np.finfo(np.float32).tiny))
+        best = float(self.probabilities[0])
+        return FiftyOneClassification(label=self.class_names[0], confidence=best, logits=logits)
+
     def summary(self) -> str:
         """The best class and its probability."""
         return f"{self.class_names[0]} ({self.probabilities[0]:.1%})"

@@ -1,17 +1,22 @@
 """`ClassificationTask`: images sorted into classes, scored by how often the first guess is right."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from tasks.contracts import Batch, Classification, Model
 from tasks.harness.task import Task
+from tasks.metrics.bootstrap import Interval, bracket, in_words
 from tasks.metrics.classification import ClassificationMetric
 
 from .mixing import Mixing, check_sizes
 from .result import ClassScores, predicted_results
+
+if TYPE_CHECKING:
+    from tasks.data.annotations.image_labels import ImageLabels
 
 
 class ClassificationTask(Task):
@@ -38,7 +43,7 @@ class ClassificationTask(Task):
             batch = self.mixing(batch, len(self.header.class_names), seed)
         return super().training_step(batch, batch_index)
 
-    def build_metric(self, annotations: Any) -> ClassificationMetric:
+    def build_metric(self, annotations: "ImageLabels") -> ClassificationMetric:
         return ClassificationMetric(annotations)
 
     def to_original(self, predictions: Classification, batch: Batch) -> Classification:
@@ -48,19 +53,25 @@ class ClassificationTask(Task):
         return predicted_results(predictions, batch, self.header.class_names)
 
     def report(self, numbers: dict[str, float]) -> str:
-        return accuracy_table(numbers)
+        meaning = in_words(self.intervals, self.num_images)
+        return accuracy_table(numbers, self.intervals) + (f"\n\n {meaning}" if meaning else "")
 
     def write_results(self, folder: Path) -> None:
         assert isinstance(self.metric, ClassificationMetric)
         self.metric.write_results(folder)
 
 
-def accuracy_table(numbers: dict[str, float], *, num_worst: int = 10) -> str:
+def accuracy_table(
+    numbers: dict[str, float], intervals: Mapping[str, Interval] | None = None, *, num_worst: int = 10
+) -> str:
     """The accuracies in percent, and the classes that are hardest: all of them where there are few."""
+    sure = {name: bracket(both, scale=100) for name, both in (intervals or {}).items()}
     titles = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "mean_class_accuracy": "mean over classes"}
-    lines = [f" {title:<20} {100 * numbers[name]:7.3f} %" for name, title in titles.items()]
+    lines = [
+        f" {title:<20} {100 * numbers[name]:7.3f} %{sure.get(name, '')}" for name, title in titles.items()
+    ]
     known = {k[9:]: v for k, v in numbers.items() if k.startswith("accuracy/") and v == v}
     worst = sorted(known, key=lambda name: known[name])[:num_worst]
     lines += ["", " accuracy by class" + (f", the {num_worst} lowest" if len(known) > num_worst else "")]
-    lines += [f" {name:<20} {100 * known[name]:7.3f} %" for name in worst]
+    lines += [f" {name:<20} {100 * known[name]:7.3f} %{sure.get(f'accuracy/{name}', '')}" for name in worst]
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from tasks.cli.data import data_of
+from tasks.cli.data import told_data_of
 from tasks.data.quality.html_report import page
 from tasks.data.quality.issues import ISSUES, IssueReport
 from tasks.data.quality.report import Report, examine
@@ -22,7 +22,7 @@ from tasks.preprocessing import Preprocessing
 
 def check_data(config: DictConfig) -> int:
     """Examines `config.data` and leaves a report; the exit status, 1 where there is an error."""
-    report = examine(data_of(config).with_files(), Preprocessing(**config.preprocessing))
+    report = examine(told_data_of(config).with_files(), Preprocessing(**config.preprocessing))
     folder = Path(config.run_dir or Path("runs") / f"check_data-{time.strftime('%Y%m%d-%H%M%S')}")
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "report.json", json.dumps(to_json(report), indent=1, ensure_ascii=False) + "\n")

@@ -1,7 +1,8 @@
-"""`vertebra compare`: trained models of one data set side by side, what they find and what they cost."""
+"""`vertebra compare`: trained models of one data set side by side, whether one is better, and what they cost."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import statistics
@@ -10,14 +11,24 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.files import write_json
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
     from omegaconf import DictConfig
+
+    from tasks.contracts import Batch
 
 NOTES = """AP and other figures are those that training ended with. The rest is measured here, each model in a process
 of its own, with the images and precision of its run: multiply-adds of convolutions and matrix products of one
 image's prediction; images a second from batch to predictions, the median of {repeats} batches; memory beyond the
 model itself, of predicting a batch and of a training step."""
 REPEATS = 9
+OUTCOMES = "outcomes.npz"
+MAIN_NUMBERS = ("AP", "AP50", "mask_AP", "top1", "mean_class_accuracy", "mean_iou")
+"""What a comparison says, as far as both have it."""
 COLUMNS = (
     "model",
     "backbone",
@@ -31,14 +42,72 @@ COLUMNS = (
 
 
 def compare(config: DictConfig) -> None:
-    """Measures the models of `config.runs` and prints a table of them, and writes `config.json` if it is set."""
+    """Measures the models of `config.runs` and prints a table of them, then whether they differ by more than their
+    images let them, and writes `config.json` if it is set. Folders of evaluations have no costs."""
     runs = [Path(str(run)) for run in ([config.runs] if isinstance(config.runs, str) else config.runs)]
-    for run in runs:
-        check_run(run)
-    rows = [in_own_process(run, str(config.device), int(config.batch)) for run in runs]
-    print(f"{table(rows)}\n\n{NOTES.format(repeats=REPEATS)}")
+    are_evaluations = all((run / OUTCOMES).is_file() and not (run / "config.yaml").is_file() for run in runs)
+    rows: list[dict[str, Any]] = []
+    if config.costs and not are_evaluations:
+        for run in runs:
+            check_run(run)
+        rows = [in_own_process(run, str(config.device), int(config.batch)) for run in runs]
+        print(f"{table(rows)}\n\n{NOTES.format(repeats=REPEATS)}")
+    found = differences(runs)
+    if found:
+        print("\n" * bool(rows) + "\n".join(found))
     if config.json is not None:
-        Path(str(config.json)).write_text(json.dumps(rows, indent=1) + "\n")
+        write_json(Path(str(config.json)), rows)
+
+
+def differences(runs: list[Path]) -> list[str]:
+    """A line for each two settings of which all `runs` left what happened on each image."""
+    from tasks.metrics.comparison import compare as compare_outcomes
+    from tasks.metrics.comparison import verdict
+    from tasks.metrics.outcomes import read_outcomes
+
+    if len(runs) < 2:
+        return []
+    lacking = [str(run) for run in runs if not (run / OUTCOMES).is_file()]
+    if lacking:
+        return [
+            f"Whether one is better cannot be said: {', '.join(lacking)} lacks {OUTCOMES}, which `vertebra report RUN` "
+            "makes for runs of earlier versions"
+        ]
+    settings: dict[str, list[Path]] = {}
+    for run in runs:
+        settings.setdefault(setting(run), []).append(run)
+    scored = {run: read_outcomes(run) for run in runs}
+    lines = [
+        f"{' and '.join(map(str, group))}: one setting with {len(group)} seeds"
+        for group in settings.values()
+        if len(group) > 1
+    ]
+    for first, second in itertools.combinations(settings.values(), 2):
+        found = compare_outcomes([scored[run] for run in first], [scored[run] for run in second])
+        names = [name for name in MAIN_NUMBERS if name in found] or list(found)[:1]
+        titles = [
+            str(group[0]) if len(group) == 1 else f"{group[0]} and its seeds" for group in (first, second)
+        ]
+        lines += [verdict(name, found[name], *titles) for name in names]
+    if len(settings) == 1:
+        lines.append("There is one setting alone, so nothing to compare: give runs of another")
+    elif all(len(group) == 1 for group in settings.values()):
+        lines.append(
+            "Intervals are for other images of the kind, not for other seeds: runs that differ in seed alone are joined"
+        )
+    return lines
+
+
+def setting(run: Path) -> str:
+    """What tells the setting of a run from others: its configuration without seed and folder; else its folder."""
+    from tasks.cli.compose import load_config, plain
+
+    if not (run / "config.yaml").is_file():
+        return str(run.resolve())
+    config = plain(load_config(run / "config.yaml"))
+    return json.dumps(
+        {k: v for k, v in config.items() if k not in ("seed", "run_dir", "logger")}, sort_keys=True
+    )
 
 
 def check_run(run: Path) -> None:
@@ -61,13 +130,14 @@ def measure(run: Path, device_name: str, batch_size: int) -> dict[str, Any]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from backbones.spec import title
     from tasks.cli.compose import load_config
     from tasks.cli.data import data_of
     from tasks.data.datamodule import DataModule
     from tasks.devices import autocast, resolve_device, resolve_precision
     from tasks.preprocessing import Preprocessing
     from tasks.zoo.model_file import load_model
-    from tasks.zoo.registry import TASKS, backbone_name, lookup
+    from tasks.zoo.registry import TASKS, lookup
 
     device = resolve_device(device_name)
     config = load_config(run / "config.yaml")
@@ -85,7 +155,7 @@ def measure(run: Path, device_name: str, batch_size: int) -> dict[str, Any]:
     precision = resolve_precision(config.precision, device)
 
     @torch.inference_mode()
-    def predict(images: Any) -> None:
+    def predict(images: Batch) -> None:
         with autocast(precision, device):
             model(images)
 
@@ -113,7 +183,7 @@ def measure(run: Path, device_name: str, batch_size: int) -> dict[str, Any]:
     return {
         "run": str(run),
         "model": header.model["name"],
-        "backbone": backbone_name(header.model["backbone"]),
+        "backbone": title(header.model["backbone"]),
         "monitor": kind.monitor,
         "metrics": json.loads((run / "metrics.json").read_text()),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -130,7 +200,7 @@ def measure(run: Path, device_name: str, batch_size: int) -> dict[str, Any]:
     }
 
 
-def peak(work: Any, device: Any) -> int:
+def peak(work: Callable[[], object], device: torch.device) -> int:
     """The most bytes that `work` holds beyond what was held before."""
     import torch
 

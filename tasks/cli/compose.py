@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.cli.folders import CONFIGS, config_groups
-from tasks.cli.groups import ROOTS, python_groups
+from tasks.cli.groups import OWN_PACKAGE, ROOTS, python_groups
 from tasks.harness.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -46,16 +46,25 @@ MOVED = {
 }
 """Modules that a `_target_` of an earlier run's config.yaml may name, and where their content is now."""
 TEXT = {
-    "backbone.pretrained", "checkpoint", "init_from", "out", "output", "pretrained", "resume", "run_dir", "source",
+    "backbone.pretrained", "checkpoint", "dataset", "detections", "init_from", "out", "output", "pretrained", "repo",
+    "resume", "run_dir", "source",
 }  # fmt: skip
 """Keys whose text after the first `=` is taken as it stands, like that of the names and folders of `data`."""
 ALLOW_CODE = "allow_code"
+FOUND = "found"
+"""Key of a composed configuration: the layout that was found of data that was looked for, in words."""
+AUTO = "tasks.data.layouts.auto.open_folder"
+GIVEN = "given"
+"""Key of a composed training: what somebody has said, by dotted key; null where all is said, as an experiment does."""
+INTERNAL = (ALLOW_CODE, FOUND, GIVEN)
+"""Keys that no file of a run keeps."""
 WORDS = {"null": None, "true": True, "false": False}
 
 
 def compose(config_name: str, words: Iterable[str]) -> DictConfig:
-    """The configuration that `words` ask for. Raises `ValueError` with the nearest key for an unknown one."""
-    import hydra
+    """The configuration that `words` ask for. Raises `ValueError` with the nearest key for an unknown one.
+
+    A folder alone (`data.root=DIR`, `data=DIR`) is data of the layout that it is found to have."""
     from omegaconf import OmegaConf
 
     words = [_renamed(word) for word in words]
@@ -70,6 +79,7 @@ def compose(config_name: str, words: Iterable[str]) -> DictConfig:
         for name in _text(word).split(",")
     ]
     given = [(key, word) for key, word in zip(keys, words, strict=True) if key != ALLOW_CODE]
+    given = [pair for key, word in given for pair in _as_root(key, word)]
     resume = next((_text(word) for key, word in given if key == "resume"), "null")
     if resume != "null":
         config = _resumed(resume, given)
@@ -82,14 +92,19 @@ def compose(config_name: str, words: Iterable[str]) -> DictConfig:
         of_hydra = [word for key, word in given if key.startswith(("+", "~")) and word not in choices]
         for word in of_hydra:
             parsed(word)
-        with _own_hydra():
-            config = hydra.compose(config_name, overrides=[*choices, *of_hydra])
-        if ALLOW_CODE in config:
-            raise ValueError(f"{ALLOW_CODE} is for the command line alone; no configuration file may say it")
+        config = _composed(config_name, [*choices, *of_hydra])
         given = [(key, word) for key, word in given if key not in groups and not key.startswith(("+", "~"))]
-        OmegaConf.set_struct(config, False)
+        if _is_folder_alone(config, choices, given):
+            choices.append("data=auto")
+            config = _composed(config_name, [*choices, *of_hydra])
+        elif _is_of_run(config_name, choices, given):
+            _take_data_of_run(config, _text(dict(given)["checkpoint"]))
+        if _is_auto(config):
+            config, given = _found(config_name, config, [*choices, *of_hydra], given)
     before = config.copy()
     config[ALLOW_CODE] = allowed
+    if {"trainer", "schedule"} <= set(config) and "networks" not in config:
+        config[GIVEN] = None if resume != "null" else _given(config_name, words, before)
     _replace_backbone(config, given)
     _replace_pyramid(config, given)
     required = OmegaConf.missing_keys(config)
@@ -106,6 +121,149 @@ def compose(config_name: str, words: Iterable[str]) -> DictConfig:
     if missing:
         raise ValueError(f"{missing[0]} is not set; give {missing[0]}=…")
     return config
+
+
+def _composed(config_name: str, overrides: list[str]) -> DictConfig:
+    """What Hydra makes of choices."""
+    import hydra
+    from omegaconf import OmegaConf
+
+    with _own_hydra():
+        config = hydra.compose(config_name, overrides=overrides)
+    for key in (ALLOW_CODE, FOUND):
+        if key in config:
+            raise ValueError(f"{key} is for the command line alone; no configuration file may say it")
+    OmegaConf.set_struct(config, False)
+    return config
+
+
+def _as_root(key: str, word: str) -> Iterator[tuple[str, str]]:
+    """A word as it is, or `data=PATH` as data that is looked for there."""
+    if key == "data" and (text := _text(word)) not in config_groups().get("data", ()):
+        from tasks.data import is_path
+
+        if is_path(text):
+            yield from (("data", "data=auto"), ("data.root", f"data.root={text}"))
+            return
+    yield key, word
+
+
+def _is_folder_alone(config: DictConfig, choices: list[str], given: list[tuple[str, str]]) -> bool:
+    """Whether a folder is given and no format of it, by a word or an experiment."""
+    if not any(key == "data.root" for key, _ in given) or any(w.startswith("data=") for w in choices):
+        return False
+    return "data" in config and "root" not in {*known_keys(config, "data"), *config.data}
+
+
+def _is_of_run(config_name: str, choices: list[str], given: list[tuple[str, str]]) -> bool:
+    """Whether a model is to be scored and nothing says on what."""
+    keys = {key for key, _ in given}
+    return (
+        config_name == "evaluate"
+        and _text(dict(given).get("checkpoint", "=null")) != "null"
+        and not keys & {"data.root", "data.file"}
+        and not any(word.split("=")[0] in ("data", "experiment") for word in choices)
+    )
+
+
+def _take_data_of_run(config: DictConfig, file: str) -> None:
+    """Gives `config` the data of the run that made the model `file`."""
+    from omegaconf import OmegaConf
+
+    from tasks.cli.run_data import data_of_run, run_of
+
+    if not Path(file).exists():
+        return  # which is said where it is read
+    folder = run_of(Path(file))
+    of_run = load_config(folder / "config.yaml") if (folder / "config.yaml").is_file() else None
+    node = data_of_run(file, None if of_run is None else plain(of_run), folder)
+    OmegaConf.update(config, "data", node, merge=False)
+    if of_run is not None:
+        config[FOUND] = f"the data of the run in {folder}"
+
+
+def _is_auto(config: DictConfig) -> bool:
+    return "data" in config and config.data.get("_target_") == AUTO
+
+
+def _found(
+    config_name: str, config: DictConfig, choices: list[str], given: list[tuple[str, str]]
+) -> tuple[DictConfig, list[tuple[str, str]]]:
+    """The configuration with the format that data in a folder has, and the words that are left."""
+    from omegaconf import OmegaConf
+
+    from tasks.data.layouts.auto import find, layout_line, settings_of
+
+    for key, word in given:
+        if key.startswith("data."):
+            put(config, key, word)
+    words = {key: value for key, value in plain(config.data).items() if key != "_target_"}
+    root, format, task = (words.pop(key, None) for key in ("root", "format", "task"))
+    if root in (None, "???"):
+        raise ValueError("data.root is not set; give data.root=…, the folder of the data")
+    found = find(root, format=format, task=task or _task_of(config, dict(given)))
+    settings = settings_of(found, words)
+    composed = _composed(
+        config_name, [*(c for c in choices if not c.startswith("data=")), f"data={found.format}"]
+    )
+    target = {"_target_": composed.data._target_}
+    OmegaConf.update(composed, "data", {**target, **settings}, merge=False)
+    composed[FOUND] = layout_line(found)
+    return composed, [(key, word) for key, word in given if not key.startswith("data.")]
+
+
+def _task_of(config: DictConfig, words: dict[str, str]) -> str | None:
+    """The task that data is for, where a configuration or the model in it says so."""
+    if isinstance(named := _select(config, "task.name"), str):
+        return named
+    if "checkpoint" in words and Path(file := _text(words["checkpoint"])).exists():
+        from tasks.zoo.model_file import read
+
+        return read(file)[0].task
+    return None
+
+
+def _given(config_name: str, words: list[str], config: DictConfig) -> list[str] | None:
+    """What `words`, and the files that they choose, say: keys of values, or of whole parts. None with an experiment,
+    which says all there is to say."""
+    import hydra
+
+    said = {word.split("=", 1)[0].lstrip("~+"): word for word in words}
+    if "experiment" in said and value_of(said["experiment"].lstrip("+")) is not None:
+        return None
+    same = [said[group] for group in ("task", "model") if group in said]
+    with _own_hydra():
+        usual = hydra.compose(config_name, overrides=[*same, "data=coco", "data.root=x"])
+    values, others = _flat(config), _flat(usual)
+    given = {key for key, value in values.items() if key not in others or others[key] != value}
+    groups = config_groups()
+    for key in said:
+        if key in ("backbone", "pyramid"):
+            given.add(f"{key}.name")
+        elif key not in groups or key in WHOLE:
+            given.add(key)
+    return sorted(key for key in given if key.split(".")[0] not in ("data", "task", ALLOW_CODE))
+
+
+WHOLE = ("augmentation", "optimizer", "schedule")
+"""Groups whose choice says all of their node."""
+
+
+def _flat(config: DictConfig) -> dict[str, Any]:
+    """Values by dotted key; lists count as values."""
+    found: dict[str, Any] = {}
+
+    def add(values: Any, prefix: str) -> None:
+        for key, value in values.items():
+            if isinstance(value, dict) and value:
+                add(value, f"{prefix}{key}.")
+            else:
+                found[f"{prefix}{key}"] = value
+
+    from omegaconf import OmegaConf
+
+    add(OmegaConf.to_container(config, resolve=False), "")
+    return found
 
 
 def _renamed(word: str) -> str:
@@ -227,12 +385,14 @@ def is_text(config: DictConfig, key: str) -> bool:
     node = _select(config, "data") if parent == "data" else None
     if node is None or node.get("_target_") is None:
         return False
-    from tasks.cli.targets import find
+    from tasks.cli.targets import arguments
 
-    build = find(str(node._target_), list(config.get(ALLOW_CODE, ())))
-    kind = typing.get_type_hints(build.__init__ if isinstance(build, type) else build).get(name)
+    parameter = arguments(str(node._target_), list(config.get(ALLOW_CODE, ()))).get(name)
+    if parameter is None:
+        return False
+    kind = parameter.annotation
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    return kind is not None and set(kinds) <= {str, Path, type(None)}
+    return set(kinds) <= {str, Path, type(None)}
 
 
 def plain(config: Any) -> Any:
@@ -266,7 +426,8 @@ def load_config(path: Path) -> DictConfig:
 
     config = OmegaConf.create(rename(OmegaConf.to_container(OmegaConf.load(path))))
     assert isinstance(config, DictConfig)
-    config.pop(ALLOW_CODE, None)
+    for key in INTERNAL:
+        config.pop(key, None)
     for old in sorted(renamed):
         _say_renamed(old, RENAMED[old])
     return config
@@ -314,16 +475,18 @@ def _replace_backbone(config: DictConfig, given: list[tuple[str, str]]) -> None:
 
 
 def _replace_pyramid(config: DictConfig, given: list[tuple[str, str]]) -> None:
-    """Gives `config` the pyramid that `given` asks for by name; the recipe's options stay if it takes the same ones."""
+    """Gives `config` the pyramid that `given` asks for by name, without the options that another one had of it."""
     words = dict(given)
     word, node = words.get("pyramid.name", words.get("pyramid")), config.get("pyramid")
     name = value_of(word) if word is not None else None
-    if node is None or not isinstance(name, str) or name == node.get("name"):
+    if not node or not isinstance(name, str) or name == node.get("name"):
         return
-    before, node.name = known_keys(config, "pyramid"), name
-    if before and before != known_keys(config, "pyramid"):
-        for option in [str(option) for option in node if option != "name"]:
-            del node[option]
+    node.name = name
+    if name == "simple":
+        from backbones.pyramids import as_simple
+
+        simple, _ = as_simple({key: value for key, value in plain(node).items() if key != "name"})
+        config.pyramid = simple
 
 
 def _check_choice(group: str, value: Any, choices: list[str]) -> None:
@@ -345,7 +508,7 @@ def _unknown(config: DictConfig, key: str, parent: str) -> str:
         own = set(map(str, node)) if isinstance(node, DictConfig) and not node._is_none() else set()
         with contextlib.suppress(ValueError):  # of what the node names, which is another mistake
             own |= known_keys(config, parent)
-        names = own - {"_target_", "_partial_", ALLOW_CODE}
+        names = own - {"_target_", "_partial_", *INTERNAL}
         return {f"{parent}.{name}" if parent else name for name in names}
 
     tops = keys("")
@@ -396,7 +559,9 @@ def register() -> None:
     store = ConfigStore.instance()
     for group, choices in python_groups().items():
         for name, node in choices.items():
-            store.store(group=group, name=name, node=node, package="_global_" if group != "trainer" else None)
+            store.store(
+                group=group, name=name, node=node, package=None if group in OWN_PACKAGE else "_global_"
+            )
     for name, defaults in ROOTS.items():
         store.store(name=name, node=defaults(), package="_global_")
 

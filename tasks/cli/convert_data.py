@@ -5,7 +5,7 @@ from typing import get_args
 
 from omegaconf import DictConfig
 
-from tasks.cli.data import data_of
+from tasks.cli.data import told_data_of
 from tasks.data.formats.convert import Crowd, Format, Split, convert
 
 READ_WITH = {
@@ -26,7 +26,7 @@ def convert_data(config: DictConfig) -> int:
         raise ValueError(f"to={config.to} is unknown; wanted one of {', '.join(get_args(Format))}")
     if config.crowd is not None and config.crowd not in get_args(Crowd):
         raise ValueError(f"crowd={config.crowd} is unknown; wanted one of {', '.join(get_args(Crowd))}")
-    source = data_of(config).with_files()
+    source = told_data_of(config).with_files()
     if source.masks_with_boxes:
         source = source.with_masks()
     names = source.expected_splits()

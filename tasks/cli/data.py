@@ -4,14 +4,24 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from tasks.cli.compose import ALLOW_CODE, plain
+from tasks.cli.compose import ALLOW_CODE, FOUND, plain
 from tasks.cli.targets import build
 from tasks.data.sources import Source
 
 
 def data_of(config: DictConfig) -> Source:
     """The data set that a configuration names."""
-    return build(plain(config.data), allowed_modules(config), "data.")
+    source: Source = build(plain(config.data), allowed_modules(config), "data.")
+    source.layout = str(config.get(FOUND, ""))
+    return source
+
+
+def told_data_of(config: DictConfig) -> Source:
+    """The same; prints what layout was found where the data was looked for."""
+    source = data_of(config)
+    if source.layout:
+        print(f"found {source.layout}")
+    return source
 
 
 def transforms_of(config: DictConfig) -> list[Any]:

@@ -12,6 +12,7 @@ from tasks.cli.terminal import Terminal, folder_of_run, prepare
 from tasks.contracts import Model
 from tasks.data.sources import Source
 from tasks.harness.evaluate import evaluate as evaluate_model
+from tasks.harness.score import score_results
 from tasks.harness.settings import EvaluateSettings
 from tasks.zoo.model_file import read
 from tasks.zoo.pretrained import PUBLISHED
@@ -25,6 +26,9 @@ def evaluate(config: DictConfig) -> None:
     settings = settings_of(EvaluateSettings, config)
     prepare(settings.trainer.device)
     source = data_of(config)
+    if config.detections is not None:
+        score(config, source, settings)
+        return
     task = config.task.name if "task" in config else None
     if config.checkpoint is not None:
         if config.backbone.pretrained:
@@ -42,13 +46,27 @@ def evaluate(config: DictConfig) -> None:
         )
 
 
+def score(config: DictConfig, source: Source, settings: EvaluateSettings) -> None:
+    """Scores the file in `config.detections`, for which no model is needed."""
+    if config.checkpoint is not None or config.backbone.pretrained:
+        raise ValueError(
+            f"give detections={config.detections} or a model, not both; the file is scored as it is"
+        )
+    backend = settings.metric.backend or "auto"
+    with folder_of_run(config, f"evaluate-{Path(config.detections).stem}") as folder:
+        score_results(
+            config.detections, source, split=config.split, backend=backend, folder=folder, reporter=Terminal()
+        )
+
+
 def _published(config: DictConfig, source: Source, task: str | None) -> Model:
     """The model of published weights that `config` names, for the classes of `source`."""
     pretrained = plain(config.backbone)["pretrained"]
     if not pretrained:
         raise ValueError(
             "there is no model to score; give checkpoint=FILE, a model file or checkpoint, or published weights: "
-            "task=classification backbone=resnet50 pretrained=true, or task=detection pretrained=COCO_V2"
+            "task=classification backbone=resnet50 pretrained=true, or task=detection pretrained=COCO_V2; or "
+            "detections=FILE, results in COCO's format"
         )
     of_whole_models = {task_of(name) for name in PUBLISHED}
     if task in of_whole_models:

@@ -5,6 +5,7 @@ Importing this costs nothing.
 
 import ast
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import cache
@@ -12,6 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from tasks.data.augmentation.named import NAMED
+from tasks.export.settings import ExportSettings
 from tasks.harness.settings import (
     OPTIMIZERS,
     REFERENCE_BATCH_SIZES,
@@ -25,11 +28,14 @@ from tasks.harness.settings import (
 )
 from tasks.zoo.task_specs import MODEL_SPECS, TASK_SPECS
 
+OWN_PACKAGE = ("augmentation", "trainer")
+"""Groups that files build on."""
+
 
 @cache
 def python_groups() -> dict[str, dict[str, dict[str, Any]]]:
     """Groups of configurations that stand in Python, each choice as nested values from the root on; those of
-    `trainer`, which files build on, from there on."""
+    `OWN_PACKAGE` from there on."""
     rates = {name: {"reference_batch_size": images} for name, images in REFERENCE_BATCH_SIZES.items()}
     return {
         "task": {
@@ -63,6 +69,7 @@ def python_groups() -> dict[str, dict[str, dict[str, Any]]]:
             name: {"schedule": {"_target_": f"tasks.harness.optim.{name}", "_partial_": True}}
             for name in SCHEDULES
         },
+        "augmentation": {name: {"transforms": nodes} for name, nodes in NAMED.items()},
         "trainer": {
             "default": {
                 "_target_": "lightning.pytorch.Trainer",
@@ -91,6 +98,7 @@ def evaluate_defaults() -> dict[str, Any]:
     return {
         "checkpoint": None,
         "pretrained": False,
+        "detections": None,
         "model": {},
         "split": "val",
         "backbone": {"name": "resnet50", "pretrained": "${pretrained}"},
@@ -114,10 +122,16 @@ def predict_defaults() -> dict[str, Any]:
     }
 
 
+def export_defaults() -> dict[str, Any]:
+    """Those of `ExportSettings`."""
+    return {"checkpoint": "???", "output": None, "model": {}, **_scalars(ExportSettings)}
+
+
 ROOTS: dict[str, Callable[[], dict[str, Any]]] = {
     "train_settings": train_defaults,
     "evaluate_settings": evaluate_defaults,
     "predict_settings": predict_defaults,
+    "export_settings": export_defaults,
 }
 """Names in the defaults lists of `configs/*.yaml`."""
 
@@ -146,7 +160,9 @@ DOCUMENTED = {
     "train": TrainSettings,
     "show_data": TrainSettings,
     "evaluate": EvaluateSettings,
+    "tune": EvaluateSettings,
     "predict": PredictSettings,
+    "export": ExportSettings,
 }
 """Commands and the settings that stand in Python."""
 
@@ -162,8 +178,30 @@ def settings_text(config_name: str) -> str:
     return "" if kind is None else "\n".join(_lines(kind, ""))
 
 
+NETWORK_COMMANDS = ("train", "show_data", "summarize")
+"""Commands that take a backbone by its name."""
+
+
+def backbones_text() -> str:
+    """Names of backbones, read from the file of their table, as importing it takes seconds."""
+    path = Path(__file__).resolve().parents[2] / "backbones" / "create.py"
+    table = next(
+        node.value
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "BUILDERS"
+    )
+    assert isinstance(table, ast.Dict)
+    names = [str(key.value) for key in table.keys if isinstance(key, ast.Constant)]
+    ours = textwrap.fill("|".join(names).replace("|", "| ")).replace("| ", "|")
+    return (
+        f"Backbones, as backbone=resnet18:\n{textwrap.indent(ours, '  ')}\n"
+        "and the classifiers of torchvision and timm by their names, as densenet121, efficientnet_b0, convnext_tiny, "
+        "swin_t,\nvit_small_patch16_224"
+    )
+
+
 def _lines(kind: type, prefix: str) -> list[str]:
-    documents = _field_documents(kind)
+    documents = field_documents(kind)
     nested = {"trainer": TrainerSettings, "loader": LoaderSettings, "checkpointing": CheckpointSettings}
     lines = []
     for field in fields(kind):
@@ -177,7 +215,7 @@ def _lines(kind: type, prefix: str) -> list[str]:
     return lines
 
 
-def _field_documents(kind: type) -> dict[str, str]:
+def field_documents(kind: type) -> dict[str, str]:
     """The strings below the fields of a dataclass, read from its file."""
     tree = ast.parse(Path(str(sys.modules[kind.__module__].__file__)).read_text(encoding="utf-8"))
     body = next(n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == kind.__name__)

@@ -19,7 +19,7 @@ from typing import Any
 
 from tasks.cli.compose import compose
 from tasks.cli.folders import CONFIGS, config_groups, put_on_top, take_config_dirs
-from tasks.cli.groups import settings_text
+from tasks.cli.groups import NETWORK_COMMANDS, backbones_text, settings_text
 from tasks.cli.startup import import_less
 
 EXIT_USER_ERROR = 2
@@ -38,6 +38,7 @@ class Command:
         examples: words that follow the command.
         words_are: the setting that words without `key=` are values of, if there is one.
         lists: the settings that take several values as `--setting A B`.
+        first_is: the setting that a first word without `key=` is the value of, if there is one.
     """
 
     run: str
@@ -45,6 +46,7 @@ class Command:
     examples: tuple[str, ...]
     words_are: str | None = None
     lists: tuple[str, ...] = ()
+    first_is: str | None = None
 
 
 COMMANDS = {
@@ -53,15 +55,16 @@ COMMANDS = {
         "Trains a model.",
         (
             "task=detection                              on the embedded digits",
-            "task=detection data=coco data.root=DIR      on your own data",
+            "task=detection data.root=DIR                on your own data, in whatever layout it is",
         ),
     ),
     "evaluate": Command(
         "tasks.cli.evaluate:evaluate",
         "Scores a model file or checkpoint as COCO does, and writes its detections in COCO's result format.",
         (
-            "checkpoint=runs/…/model.safetensors",
-            "checkpoint=runs/…/model.safetensors data=coco data.root=DIR",
+            "checkpoint=runs/…/model.safetensors                      on the data of its run",
+            "checkpoint=runs/…/model.safetensors data.root=DIR        on other data of its classes",
+            "detections=results.json data=coco data.root=DIR     anybody's results in COCO's format",
         ),
     ),
     "predict": Command(
@@ -72,10 +75,19 @@ COMMANDS = {
             "checkpoint=runs/…/model.safetensors source='photos/*.png' score_threshold=0.3",
         ),
     ),
+    "export": Command(
+        "tasks.cli.export:export",
+        "Writes a trained model for other programs, ONNX or torch.export, if it finds there what it finds here.",
+        (
+            "checkpoint=runs/…/model.safetensors output=exported",
+            "checkpoint=runs/…/model.safetensors format=torch_export output=exported",
+            "checkpoint=runs/…/model.safetensors precision=int8 data=coco data.root=DIR output=exported",
+        ),
+    ),
     "check-data": Command(
         "tasks.cli.check_data:check_data",
         "Finds what is wrong with a data set before training does; exit status 1 where anything is an error.",
-        ("data=coco data.root=DIR", "data=voc data.root=DIR preprocessing.short_side=320"),
+        ("data.root=DIR", "data=voc data.root=DIR preprocessing.short_side=320"),
     ),
     "show-data": Command(
         "tasks.cli.show_data:show_data",
@@ -89,16 +101,67 @@ COMMANDS = {
     "convert-data": Command(
         "tasks.cli.convert_data:convert_data",
         "Writes a data set with boxes in another format, images too, and says what that format cannot hold.",
-        ("data=voc data.root=DIR to=coco out=NEW", "data=coco data.root=DIR to=yolo out=NEW"),
+        ("data.root=DIR to=coco out=NEW", "data=coco data.root=DIR to=yolo out=NEW"),
     ),
     "compare": Command(
         "tasks.cli.compare:compare",
-        "Trained models of one data set side by side: what they find and what they cost. Seconds a model.",
+        "Trained models of one data set side by side: whether one is better, with intervals on the same images, and "
+        "what they cost. Seconds a model.",
         (
+            "runs/a runs/b costs=false                  which is better; evaluations too",
             "runs=[runs/faster,runs/fcos]               folders of training runs",
             "runs/sweep-…/[0-9] json=costs.json         those of a sweep; runs= may be left out",
         ),
         words_are="runs",
+    ),
+    "card": Command(
+        "tasks.cli.card:card",
+        "Writes the model card of a trained model: README.md with metadata, classes, metrics and where it comes from.",
+        (
+            "runs/…/model.safetensors licence=Apache-2.0",
+            "runs/… licence=MIT dataset='blood smears of BCCD' source=photos output=card",
+        ),
+        first_is="checkpoint",
+    ),
+    "push": Command(
+        "tasks.cli.hub:push",
+        "Uploads a model file with its card to the Hugging Face hub.",
+        ("runs/…/model.safetensors repo=USER/NAME licence=Apache-2.0",),
+        first_is="checkpoint",
+    ),
+    "pull": Command(
+        "tasks.cli.hub:pull",
+        "Downloads a model file from the Hugging Face hub, and refuses what is none of ours.",
+        ("USER/NAME output=DIR",),
+        first_is="repo",
+    ),
+    "report": Command(
+        "tasks.cli.report:report",
+        "Makes the report of a training anew: report.html, one page that opens offline, and report.json.",
+        ("runs/detection-…", "runs/a runs/b pictures=0                   without the drawing of pictures"),
+        words_are="runs",
+    ),
+    "explain": Command(
+        "tasks.cli.explain:explain",
+        "Says of each object of a picture which stage of the detector found or lost it: no anchor, no proposal, its "
+        "score, its place, a better box, the limit.",
+        ("checkpoint=runs/…/model.safetensors data=coco data.root=DIR image=photo.jpg",),
+    ),
+    "suspects": Command(
+        "tasks.cli.suspects:suspects",
+        "Lists the annotations that are most probably wrong: missing, spurious, of the wrong class, shifted.",
+        (
+            "checkpoint=runs/…/model.safetensors data=coco data.root=DIR",
+            "checkpoint=F data=voc data.root=DIR split=test",
+        ),
+    ),
+    "tune": Command(
+        "tasks.cli.tune:tune",
+        "Fits a threshold for each class and the calibration of scores on a split, and stores them in the model file.",
+        (
+            "checkpoint=runs/…/model.safetensors data=coco data.root=DIR",
+            "checkpoint=F data=coco data.root=DIR goal=precision wanted=0.95 out=tuned.safetensors",
+        ),
     ),
     "summarize": Command(
         "tasks.cli.summarize:summarize_networks",
@@ -108,6 +171,7 @@ COMMANDS = {
             "networks=[resnet50,vgg16]                  at 224 x 224; networks= may be left out: resnet50 vgg16",
             "resnet50 size=[224,800x1344] json=costs.json",
             "resnet50,output_stride=8 resnet50,pyramid=fpn timm,model=densenet121",
+            "models=[faster_rcnn,gfl]                    whole models",
         ),
         words_are="networks",
         lists=("size",),
@@ -179,12 +243,14 @@ def _run(name: str, words: list[str], program: str, script: list[str]) -> None:
             return
         if command.words_are is not None:
             words = list(as_settings(words, command.words_are, command.lists))
+        if command.first_is is not None and words and "=" not in words[0] and not words[0].startswith("-"):
+            words = [f"{command.first_is}={words[0]}", *words[1:]]
         if {"--multirun", "-m"} & set(words):
             from tasks.cli.sweep import sweep
 
             words = [word for word in words if word not in ("--multirun", "-m")]
             script += [f"--config-dir={folder}" for folder in folders]
-            sys.exit(sweep(config_name, words, script, lambda config: _call(command, config), user_error))
+            sys.exit(sweep(config_name, words, script, lambda config: _call(command, config), user_sentence))
         sys.exit(_call(command, compose(config_name, words)))
     except KeyboardInterrupt:
         if traceback:
@@ -192,10 +258,10 @@ def _run(name: str, words: list[str], program: str, script: list[str]) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
-        cause = user_error(error)
-        if traceback or cause is None:
+        told = user_sentence(error)
+        if traceback or told is None:
             raise
-        print(f"error: {sentence(cause)}\n(--traceback shows where this came from)", file=sys.stderr)
+        print(f"error: {told}\n(--traceback shows where this came from)", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
 
 
@@ -205,8 +271,12 @@ def one_line(message: Warning | str, *_: object, **__: object) -> str:
 
 
 def _call(command: Command, config: Any) -> int | None:
+    from tasks.cli.reading_bar import ReadingBar
+    from tasks.data.progress import showing
+
     module, function = command.run.split(":")
-    return getattr(__import__(module, fromlist=[function]), function)(config)
+    with showing(ReadingBar()):
+        return getattr(__import__(module, fromlist=[function]), function)(config)
 
 
 def _say(text: Callable[[], str]) -> None:
@@ -244,6 +314,7 @@ def help_text(config_name: str, usage: str) -> str:
     return (
         f"{usage.strip()}\n\n"
         + (f"Choices, each a file in configs/:\n{groups}\n\n" if listed else "")
+        + (f"{backbones_text()}\n\n" if config_name in NETWORK_COMMANDS else "")
         + f"Settings (configs/{config_name}.yaml), given as key=value:\n\n{text}\n{settings_text(config_name)}\n"
         + (
             "Every argument of the objects that a configuration names can be set as well.\n"
@@ -314,6 +385,12 @@ def user_error(error: BaseException) -> BaseException | None:
     if isinstance(error, HydraException | OmegaConfBaseException | MisconfigurationException):
         return ValueError(next(iter(str(error).splitlines()), type(error).__name__))
     return None
+
+
+def user_sentence(error: BaseException) -> str | None:
+    """What to tell the user of a mistake of theirs, or None for one of ours."""
+    cause = user_error(error)
+    return None if cause is None else sentence(cause)
 
 
 def sentence(error: BaseException) -> str:

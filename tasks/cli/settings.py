@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import DictConfig
 
-from tasks.cli.compose import ALLOW_CODE, plain
+from tasks.cli.compose import INTERNAL, plain
 from tasks.cli.data import allowed_modules
 from tasks.cli.targets import build, find
+from tasks.export.settings import ExportSettings
 from tasks.harness.record import Record
 from tasks.harness.settings import (
     EvaluateSettings,
     OptimizerSettings,
     PredictSettings,
-    TrainerSettings,
     TrainSettings,
     with_values,
 )
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tasks.studies.residual_study import StudySettings
 
 TRAINER = "lightning.pytorch.Trainer"
-S = TypeVar("S", TrainSettings, EvaluateSettings, PredictSettings, "StudySettings")
+S = TypeVar("S", TrainSettings, EvaluateSettings, PredictSettings, ExportSettings, "StudySettings")
 
 
 def settings_of(kind: type[S], config: DictConfig) -> S:
@@ -59,14 +59,9 @@ def settings_of(kind: type[S], config: DictConfig) -> S:
     return with_values(base, {**{k: v for k, v in nothing.items() if _may_be_none(base, k)}, **own})
 
 
-def trainer_of(config: DictConfig) -> TrainerSettings:
-    """The trainer's settings alone."""
-    return settings_of(EvaluateSettings, config).trainer
-
-
 def record_of(config: DictConfig, words: Sequence[str]) -> Record:
     """What the folder of a run keeps of its configuration. What the command line trusted is no part of it."""
-    return Record({key: value for key, value in plain(config).items() if key != ALLOW_CODE}, tuple(words))
+    return Record({key: value for key, value in plain(config).items() if key not in INTERNAL}, tuple(words))
 
 
 def spec_of(config: DictConfig) -> dict[str, Any]:

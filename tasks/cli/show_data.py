@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from tasks.cli.data import data_of, transforms_of
+from tasks.cli.data import told_data_of, transforms_of
+from tasks.cli.suit import suited_config
 from tasks.cli.terminal import run_folder
+from tasks.data.annotations.class_maps import ClassMaps
 from tasks.data.annotations.image_labels import ImageLabels
 from tasks.data.annotations.objects import Annotations
 from tasks.data.datamodule import DataModule
@@ -30,9 +32,11 @@ def show_data(config: DictConfig) -> None:
         raise ValueError(f"num_images={config.num_images} must be at least 1")
     if config.split not in ("train", "val", "test"):
         raise ValueError(f"split={config.split} is unknown; wanted train, val or test")
+    source = told_data_of(config)
+    config, _ = suited_config(config, source, fetch=False)
     preprocessing = Preprocessing(**config.preprocessing)
     data = DataModule(
-        data_of(config),
+        source,
         preprocessing,
         augmentation=transforms_of(config),
         seed=config.seed,
@@ -58,7 +62,9 @@ def show_data(config: DictConfig) -> None:
     print(f"\n{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
 
 
-def counts(annotations: Any, preprocessing: Preprocessing) -> dict[str, Any]:
+def counts(
+    annotations: Annotations | ImageLabels | ClassMaps, preprocessing: Preprocessing
+) -> dict[str, Any]:
     """What is in a split: numbers of images and, where it lists them, of objects by class; arrays of the sides and
     aspects of all boxes and the aspects of all images."""
     names = list(annotations.class_names)

@@ -23,8 +23,13 @@ for the backward pass, in float32. "Whole" is with a classifier: for VGG the pap
 
 
 def summarize_networks(config: DictConfig) -> None:
-    """Prints what `config.networks` cost at `config.size`, and writes `config.json` if it is set."""
+    """Prints what `config.networks` or `config.models` cost at `config.size`, and writes `config.json` if it is set."""
     names, sizes = ([str(v) for v in as_list(value)] for value in (config.networks, config.size))
+    if models := [str(name) for name in as_list(config.models)]:
+        summarize_models(models, sizes, config.json)
+        return
+    if not names:
+        raise ValueError("nothing to summarize; give networks=[resnet50,vgg16] or models=[faster_rcnn,fcos]")
     networks = [parse_network(name) for name in names]
     rows = [
         {"network": name, **summarize(build(*network), size)}
@@ -34,6 +39,19 @@ def summarize_networks(config: DictConfig) -> None:
     if config.json is not None:
         write_json(Path(str(config.json)), rows)
     print(f"{cost_table(rows)}\n\n{NOTES}\n\n{feature_table(rows)}")
+
+
+def summarize_models(names: list[str], sizes: list[str], json_file: Any) -> None:
+    """The same for whole models."""
+    from tasks.cli.model_costs import NOTES, SIZE, model_costs, model_table
+
+    if len(sizes) > 1:
+        raise ValueError(f"size={','.join(sizes)}: models are told of at one size; give one")
+    size = parse_size(sizes[0]) if sizes else SIZE
+    rows = [{**model_costs(name, size), "height": size[0], "width": size[1]} for name in names]
+    if json_file is not None:
+        write_json(Path(str(json_file)), rows)
+    print(f"At {size[0]}x{size[1]}:\n\n{model_table(rows)}\n\n{NOTES}")
 
 
 def as_list(value: Any) -> list[Any]:

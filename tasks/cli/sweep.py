@@ -31,13 +31,13 @@ def sweep(
     overrides: list[str],
     script: list[str],
     run: Callable[[DictConfig], Any],
-    user_error: Callable[[BaseException], BaseException | None],
+    user_sentence: Callable[[BaseException], str | None],
 ) -> int:
     """Calls `run` for every combination of the values in `overrides` (`optimizer.lr=0.01,0.02`), prints one table and
     writes it; the exit status, 1 where a run failed.
 
     `script` is what a Python interpreter runs for the command, as each run keeps it; `run` gets the configuration;
-    `user_error` is what it raised if that is a mistake of the user's.
+    `user_sentence` says what it raised if that is a mistake of the user's.
     """
     folder = Path("runs") / f"sweep-{time.strftime('%Y%m%d-%H%M%S')}"
     of_hydra = [override for override in overrides if override.startswith(("hydra.", "hydra/"))]
@@ -73,8 +73,8 @@ def sweep(
             run(config)
         except Exception as error:
             status = f"failed ({type(error).__name__})"
-            cause = user_error(error)
-            print(f"error: {cause}" if cause is not None else traceback.format_exc(), file=sys.stderr)
+            told = user_sentence(error)
+            print(f"error: {told}" if told is not None else traceback.format_exc(), file=sys.stderr)
         except SystemExit as stopped:
             status = f"stopped ({stopped.code})"
         finally:

@@ -31,6 +31,7 @@ TARGETS: dict[str, str] = {
     "tasks.harness.loggers.csv": "tasks.harness.loggers:csv",
     "tasks.harness.loggers.tensorboard": "tasks.harness.loggers:tensorboard",
     "tasks.harness.loggers.wandb": "tasks.harness.loggers:wandb",
+    "tasks.harness.loggers.mlflow": "tasks.harness.loggers:mlflow",
 }
 """Name in a configuration to "module:attribute", imported when it is asked for."""
 
@@ -80,14 +81,20 @@ def build(node: Any, allowed: Sequence[str] = (), what: str = "", **more: Any) -
 
 
 def arguments(target: str, allowed: Sequence[str] = ()) -> dict[str, inspect.Parameter]:
-    """What the object called `target` takes, by name."""
+    """What the object called `target` takes, by name, with its types."""
     found: dict[str, inspect.Parameter] = {}
-    for name, parameter in inspect.signature(find(target, allowed)).parameters.items():
-        if get_origin(parameter.annotation) is not Unpack:
-            found[name] = parameter
+    make = find(target, allowed)
+    try:
+        kinds = get_type_hints(make.__init__ if isinstance(make, type) else make)
+    except (NameError, TypeError):  # of somebody else's code, imported for types alone
+        kinds = {}
+    for name, parameter in inspect.signature(make).parameters.items():
+        kind = kinds.get(name, parameter.annotation)
+        if get_origin(kind) is not Unpack:
+            found[name] = parameter.replace(annotation=kind)
             continue
-        for key, kind in get_type_hints(get_args(parameter.annotation)[0]).items():
-            found[key] = inspect.Parameter(key, parameter.KEYWORD_ONLY, default=None, annotation=kind)
+        for key, kind_of_key in get_type_hints(get_args(kind)[0]).items():
+            found[key] = inspect.Parameter(key, parameter.KEYWORD_ONLY, default=None, annotation=kind_of_key)
     return found
 
 

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from tasks.cli.compose import plain
 from tasks.cli.data import data_of
 from tasks.cli.settings import record_of, settings_of
+from tasks.cli.suit import suited_config
 from tasks.cli.terminal import Terminal, folder_of_run, prepare
 from tasks.harness.settings import TrainSettings
 from tasks.harness.train import Run
@@ -25,12 +26,13 @@ def run_config(config: DictConfig, words: Sequence[str] = ()) -> Run:
     """The run itself; `words` are kept in its folder."""
     settings_of(TrainSettings, config)  # says what means nothing before anything is made
     prepare(str(config.trainer.get("accelerator", "auto")).replace("gpu", "cuda"))
-    config = config.copy()
+    source = data_of(config)
+    config, remarks = suited_config(config, source)
     with folder_of_run(config, config.task.name) as folder:
         config.run_dir = str(folder)
         return train_model(
             config.task.name,
-            data_of(config),
+            source,
             model=plain(config.model),
             backbone=plain(config.backbone),
             pyramid=plain(config.pyramid),
@@ -38,4 +40,5 @@ def run_config(config: DictConfig, words: Sequence[str] = ()) -> Run:
             folder=folder,
             reporter=Terminal(),
             record=record_of(config, words),
+            remarks=remarks,
         )

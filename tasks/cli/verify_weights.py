@@ -13,7 +13,7 @@ from backbones.checks import suggest
 from tasks.classification.published import published_classifier
 from tasks.cli.compose import plain
 from tasks.cli.data import data_of
-from tasks.cli.main import user_error
+from tasks.cli.main import user_sentence
 from tasks.cli.settings import settings_of
 from tasks.cli.terminal import Terminal, prepare
 from tasks.data.annotations.objects import Annotations
@@ -64,11 +64,10 @@ def verify(config: DictConfig) -> int:
         try:
             score(row, config, data, folder / f"{row.model}-{row.tag}")
         except Exception as error:
-            cause = user_error(error)
-            if cause is None:
+            row.error = user_sentence(error)
+            if row.error is None:
                 raise
-            row.error = str(cause)
-            print(f"error: {cause}", file=sys.stderr)
+            print(f"error: {row.error}", file=sys.stderr)
         write_json(folder / "verification.json", [asdict(row) for row in rows])
     print(f"\n{table(rows)}\n\n{folder}")
     return int(any(row.error for row in rows))

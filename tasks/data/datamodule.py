@@ -87,10 +87,12 @@ class DataModule(LightningDataModule):
         assert size != "auto", "the batch size is still to be found"
         return size
 
-    def with_batch_size(self, size: int) -> Self:
-        """The same data, of which nothing is read again, in batches of `size`."""
+    def with_batch_size(self, size: int, preprocessing: Preprocessing | None = None) -> Self:
+        """The same data, of which nothing is read again, in batches of `size`, with its own `preprocessing` for
+        None."""
         data = copy(self)
         data.loader = replace(self.loader, batch_size=size)
+        data.preprocessing = preprocessing or self.preprocessing
         return data
 
     @property
@@ -144,7 +146,7 @@ class DataModule(LightningDataModule):
             return
         why = self.source.why_untrainable(name) or "it has no object, or none that data.on_invalid leaves"
         raise ValueError(
-            f"nothing can be learned from the {name} split: {why}; correct the data (tools/check_data.py)"
+            f"nothing can be learned from the {name} split: {why}; correct the data (vertebra check-data lists why)"
         )
 
     def _rank_and_num_ranks(self) -> tuple[int, int]:
@@ -197,8 +199,11 @@ class DataModule(LightningDataModule):
         rank, num_ranks = self._rank_and_num_ranks()
         split = self.split(name)
         augmentation = self.augmentation if is_training else Augmentation()
-        num_threads = self.loader.num_workers if self.loader.workers == "thread" else 0
-        num_processes = self.loader.num_workers - num_threads
+        is_on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        ranks_here = 1 if self.trainer is None else self.trainer.num_devices
+        num_workers = self.loader.workers_for("cuda" if is_on_gpu else "cpu", ranks_here)
+        num_threads = num_workers if self.loader.workers == "thread" else 0
+        num_processes = num_workers - num_threads
         most = self.loader.max_train_images if is_training else None
         num_images = len(split) if most is None else min(most, len(split))
         choices: dict[str, Any] = {"shapes": self._padded_shapes(split)} if alike else {}
@@ -229,17 +234,8 @@ class DataModule(LightningDataModule):
             num_workers=num_processes,
             num_threads=num_threads,
             collate_fn=partial(collate, preprocessing=self.preprocessing),
-            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            pin_memory=is_on_gpu,
             persistent_workers=num_processes > 0,
             worker_init_fn=use_one_thread,
             generator=torch.Generator(),  # its own, or opening a loader would change what the model draws
-        )
-
-
-def check_boxes(annotations: object, source: str) -> None:
-    """Raises ValueError unless `annotations`, those of a data set called `source`, are of objects in images."""
-    if not isinstance(annotations, Annotations):
-        raise ValueError(
-            f"detection needs a box for each object, which {source} does not have; use objects with boxes "
-            "(data=coco, data=voc, data=digits), or the task that this data is for"
         )

@@ -78,7 +78,7 @@ class SampleDataset(Dataset[Sample]):
         return image, scale_boxes(target, target.original_size, image.shape[:2])
 
 
-def split_of(loader: Any) -> Split:
+def split_of(loader: object) -> Split[Any]:
     """The split that a loader of `DataModule` reads; ValueError for a loader of anything else."""
     dataset = getattr(loader, "dataset", None)
     if not isinstance(dataset, SampleDataset):
@@ -98,7 +98,7 @@ def images_of(loader: Any, num_batches: Sequence[int]) -> np.ndarray:
     return np.arange(min(sum(counts), len(loader.dataset)))
 
 
-def check_ranks(loader: Any, num_ranks: int) -> None:
+def check_ranks(loader: object, num_ranks: int) -> None:
     """Raises ValueError for a loader of ours that was made for another number of ranks than train together."""
     sampler = getattr(loader, "sampler", None)
     if isinstance(sampler, EpochSampler) and sampler.num_ranks != num_ranks:

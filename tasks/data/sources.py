@@ -7,7 +7,7 @@ by a method of each source: one that cannot raises ValueError with a sentence fo
 
 from copy import copy
 from functools import partial
-from typing import TYPE_CHECKING, Generic, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self
 
 import numpy as np
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 LACKS = {
     "boxes": "detection needs a box for each object, which {name} does not have; use objects with boxes (data=coco, "
-    "data=voc, data=digits), or the task that this data is for",
+    "data=voc, data=digits, …), or the task that this data is for",
     "masks": "instance segmentation needs a mask for each object, which {name} does not have; use objects with masks "
     "(data=coco, data=digits), or task=detection for boxes alone",
     "class maps": "semantic segmentation needs the class of every pixel, which {name} does not have; use masks beside "
@@ -29,13 +29,18 @@ LACKS = {
     "classes": "classification needs a class for each image, which {name} does not have; use one folder per class "
     "(data=image_folder), data=single_digits or data=cifar10, or another task for this data",
     "files": "{name} has no annotation files that could be converted or be checked; give data=coco, data=voc or "
-    "data=yolo with data.root=DIR",
+    "another format of objects with data.root=DIR",
 }
 """What is said of a source that has not what was asked of it."""
 
 
 class Source(Generic[A]):
     """A data set. Making one is cheap; a split is read, listed or drawn when it is first asked for."""
+
+    layout = ""
+    """What it is in words, where it was looked for (tasks/data/layouts/auto.py)."""
+    opened_as: tuple[str, dict[str, Any]] | None = None
+    """Its format and settings, where `tasks.data.open` opened it."""
 
     def __init__(self) -> None:
         self._splits: dict[str, Split[A]] = {}
@@ -125,14 +130,18 @@ class ObjectSource(Source[Annotations]):
         super().__init__()
         self.masks = masks
         self.requires_masks = False
+        self._with_masks: dict[bool, Self] = {}
 
     def with_boxes(self) -> Source[Annotations]:
         return self
 
     def with_masks(self, *, required: bool = False) -> Self:
-        source = copy(self)
-        source.masks, source.requires_masks, source._splits = True, required, {}
-        return source
+        if required not in self._with_masks:  # the same each time, so that files are read once
+            source = copy(self)
+            source.masks, source.requires_masks, source._splits = True, required, {}
+            source._with_masks = {}
+            self._with_masks[required] = source
+        return self._with_masks[required]
 
     def with_class_maps(self) -> Source[ClassMaps]:
         """Painted from the masks of the objects."""
@@ -145,7 +154,7 @@ class PaintedClassMaps(ClassMapSource):
     def __init__(self, source: Source[Annotations]):
         """`source` reads the masks of its objects."""
         super().__init__()
-        self.source = source
+        self.source, self.layout = source, source.layout
 
     @property
     def class_names(self) -> list[str]:

@@ -51,7 +51,9 @@ def make_anchors(
     each level. `offset` places an anchor in its cell: 0 at its upper left corner, 0.5 in its middle.
     """
     levels = []
-    for (height, width), cells in zip(map_sizes, _cells(sizes, ratios, device), strict=True):
+    # What is made while exporting or compiling belongs to that graph, and is not kept.
+    find_cells = _cells.__wrapped__ if torch.compiler.is_compiling() else _cells
+    for (height, width), cells in zip(map_sizes, find_cells(sizes, ratios, device), strict=True):
         # Not the level's nominal stride: where a map was rounded up (13 rows for 800 pixels), torchvision
         # spaces its anchors by 800 // 13 = 61, and its weights expect them there.
         step_y, step_x = image_size[0] // height, image_size[1] // width

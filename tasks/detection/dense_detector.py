@@ -14,16 +14,17 @@ from tasks.preprocessing import Preprocessing
 from .anchors import Sizes, make_anchors
 from .boxes import clip
 from .dense_head import DenseHead, DensePredictions, predict_levels
-from .losses import BoxLoss, ClassLoss, check_losses
-from .postprocess import DetectionSettings, best_of_each_level, postprocess
+from .losses import BoxLoss, DenseClassLoss, check_loss
+from .postprocess import DetectionSettings, postprocess
+from .selection import best_pairs, take_rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenseDetectionSettings(DetectionSettings):
     """Settings of every one-stage detector."""
 
-    class_loss: ClassLoss
-    """Of the sigmoids of the classes: "focal" or "cross_entropy"."""
+    class_loss: DenseClassLoss
+    """Of the sigmoids of the classes: "focal", "quality_focal" or "cross_entropy"."""
     box_loss: BoxLoss
     """Of boxes, "iou", "giou", "diou" or "ciou"; or of what the head says of them, "l1" or "smooth_l1"."""
     pre_nms: int = 1000
@@ -31,7 +32,8 @@ class DenseDetectionSettings(DetectionSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_losses(self.class_loss, self.box_loss)
+        check_loss("class_loss", self.class_loss, DenseClassLoss)
+        check_loss("box_loss", self.box_loss, BoxLoss)
         if self.pre_nms < 1:
             raise ValueError(f"model.pre_nms={self.pre_nms} must be at least 1")
 
@@ -70,7 +72,7 @@ class DenseDetector(Model, Generic[Settings]):
         self.num_classes = heads[0].num_classes
         self.num_anchors = heads[0].num_anchors
         self.grid = grid
-        self.class_loss: ClassLoss = settings.class_loss
+        self.class_loss: DenseClassLoss = settings.class_loss
         self.box_loss: BoxLoss = settings.box_loss
         self.settings = settings
 
@@ -84,7 +86,7 @@ class DenseDetector(Model, Generic[Settings]):
 
     @abstractmethod
     def scores(self, found: DensePredictions) -> Tensor:
-        """Scores (B, A, K) in 0 … 1."""
+        """Scores (B, A, K) in 0 … 1: each of the anchor alone, and the higher the higher its class logit is."""
 
     def features(self, batch: Batch) -> DensePredictions:
         maps = list(self.backbone(self.preprocessing.normalize(batch.images, batch.sizes)).values())
@@ -99,19 +101,16 @@ class DenseDetector(Model, Generic[Settings]):
         return predict_levels(self.heads, maps, anchors)
 
     def predictions(self, features: DensePredictions, batch: Batch) -> Detections:
-        scores = self.scores(features)
-        threshold, most = self.settings.score_threshold, self.settings.pre_nms
-        chosen = best_of_each_level(scores, threshold, features.level_sizes, most)
-        images, labels, indices = chosen
-        boxes = self.decode(features.deltas[images, indices], features.anchors[indices])
-        return postprocess(
-            chosen,
-            clip(boxes, batch.sizes[images]),
-            scores[images, indices, labels],
-            len(batch),
-            self.num_classes,
-            self.settings,
-        )
+        found, settings = features, self.settings
+
+        def scores_at(columns: Tensor) -> Tensor:
+            quality = None if found.quality is None else found.quality.gather(1, columns)
+            return self.scores(found._replace(logits=take_rows(found.logits, columns), quality=quality))
+
+        best = self.scores(found._replace(logits=found.logits.amax(dim=2, keepdim=True)))[..., 0]
+        chosen = best_pairs(best, scores_at, found.level_sizes, settings.pre_nms, settings.score_threshold)
+        boxes = self.decode(chosen.take(found.deltas), found.anchors[chosen.indices])
+        return postprocess(chosen, clip(boxes, batch.sizes), self.num_classes, settings)
 
     def class_layers(self) -> dict[str, int]:
         return {f"heads.{i}.classes": self.num_anchors for i in range(len(self.heads))}

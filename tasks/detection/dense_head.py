@@ -31,7 +31,7 @@ class DensePredictions(NamedTuple):
     logits: Tensor
     """(B, A, K), one sigmoid for each class."""
     deltas: Tensor
-    """(B, A, 4), in whatever encoding the detector uses."""
+    """(B, A, 4 or more), in whatever encoding the detector uses."""
     quality: Tensor | None
     """(B, A) logits of centre-ness or objectness, of detectors that have it."""
     level_sizes: tuple[int, ...]
@@ -42,7 +42,8 @@ class DenseHead(nn.Module):
     """One map to class logits, deltas and, `with_quality`, one more logit from the tower of the boxes.
 
     `layers` convolutions in each tower, of `width` channels; `stem` puts one of size 1 before both. With a
-    `norm`, `bias` says whether the convolutions before it have one all the same. Predictors have `kernel`.
+    `norm`, `bias` says whether the convolutions before it have one all the same. Predictors have `kernel`, and that
+    of boxes `box_outputs` for each anchor.
     """
 
     def __init__(
@@ -59,10 +60,12 @@ class DenseHead(nn.Module):
         stem: bool = False,
         kernel: int = 3,
         with_quality: bool = False,
+        box_outputs: int = 4,
     ):
         super().__init__()
         self.num_classes = num_classes
         self.num_anchors = num_anchors
+        self.box_outputs = box_outputs
 
         def convolution(inputs: int, size: int) -> nn.Sequential:
             conv = nn.Conv2d(inputs, width, size, padding=size // 2, bias=bias or norm is None)
@@ -77,7 +80,7 @@ class DenseHead(nn.Module):
         last = width if layers or stem else channels
         # Outputs of one class side by side, for whoever moves classes between models.
         self.classes = nn.Conv2d(last, num_classes * num_anchors, kernel, padding=kernel // 2)
-        self.deltas = nn.Conv2d(last, num_anchors * 4, kernel, padding=kernel // 2)
+        self.deltas = nn.Conv2d(last, num_anchors * box_outputs, kernel, padding=kernel // 2)
         self.quality = nn.Conv2d(last, num_anchors, kernel, padding=kernel // 2) if with_quality else None
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
@@ -88,11 +91,12 @@ class DenseHead(nn.Module):
         nn.init.constant_(self.classes.bias, PRIOR_LOGIT)
 
     def forward(self, level: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Logits (B, H * W * a, K), deltas (B, H * W * a, 4) and quality (B, H * W * a) of a map (B, C, H, W)."""
+        """Logits (B, H * W * a, K), deltas (B, H * W * a, `box_outputs`) and quality (B, H * W * a) of a map
+        (B, C, H, W)."""
         level = self.stem(level)
         boxes = self.box_tower(level)
         logits = self.classes(self.class_tower(level)).unflatten(1, (self.num_classes, self.num_anchors))
-        deltas = self.deltas(boxes).unflatten(1, (self.num_anchors, 4))
+        deltas = self.deltas(boxes).unflatten(1, (self.num_anchors, self.box_outputs))
         quality = None if self.quality is None else self.quality(boxes).permute(0, 2, 3, 1).flatten(1)
         return (
             logits.permute(0, 3, 4, 2, 1).flatten(1, 3),

@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 import backbones
 from tasks.contracts import Batch, Detections, Model
+from tasks.distributed import LossSum, normalized
 from tasks.preprocessing import Preprocessing
 
-from .losses import BoxLoss, ClassLoss, check_losses
+from .cascade import CascadeHead, cascade_head
+from .losses import BoxLoss, ClassLoss, check_loss
 from .matching import valid_targets
 from .postprocess import DetectionSettings
 from .pyramid import check_one_a_level, detector_pyramid
@@ -32,6 +35,9 @@ class FasterRCNNSettings:
     """height / width of the anchors of each cell."""
     proposals: ProposalSettings = field(default_factory=ProposalSettings)
     box_head: BoxHeadSettings = field(default_factory=BoxHeadSettings)
+    cascade: Sequence[float] | None = None
+    """Box heads one after another, each for the boxes of the one before (Cascade R-CNN), positive where they overlap an
+    object this much: [0.5, 0.6, 0.7] in the paper. None for one head with `box_foreground_iou`."""
     class_loss: ClassLoss = "cross_entropy"
     """Of the softmax of the box head, "cross_entropy" or "focal"."""
     box_loss: BoxLoss = "smooth_l1"
@@ -41,8 +47,14 @@ class FasterRCNNSettings:
     detection: DetectionSettings = field(default_factory=DetectionSettings)
 
     def __post_init__(self) -> None:
-        check_losses(self.class_loss, self.box_loss)
-        check_losses(self.class_loss, self.rpn_box_loss, "rpn_box_loss")
+        check_loss("class_loss", self.class_loss, ClassLoss)
+        check_loss("box_loss", self.box_loss, BoxLoss)
+        check_loss("rpn_box_loss", self.rpn_box_loss, BoxLoss)
+        if self.cascade is not None and not (self.cascade and all(0 < iou < 1 for iou in self.cascade)):
+            raise ValueError(
+                f"model.cascade={list(self.cascade)} must be overlaps between 0 and 1, one for each box head, such as "
+                "[0.5,0.6,0.7]; or null for one head"
+            )
 
 
 def faster_rcnn(
@@ -78,14 +90,16 @@ def faster_rcnn(
         box_loss=settings.rpn_box_loss,
         settings=settings.proposals,
     )
-    roi_head = RoIHead(
+    make_head = partial(
+        RoIHead,
         channels,
         num_classes=num_classes,
         class_loss=settings.class_loss,
         box_loss=settings.box_loss,
-        settings=settings.box_head,
         detection=settings.detection,
     )
+    ious = settings.cascade or [settings.box_head.box_foreground_iou]
+    roi_head = cascade_head(make_head, settings.box_head, ious)
     return FasterRCNN(extractor, rpn, roi_head, Preprocessing.of(preprocessing))
 
 
@@ -105,7 +119,7 @@ class FasterRCNN(Model):
         self,
         backbone: backbones.FeatureExtractor,
         rpn: RegionProposalNetwork,
-        roi_head: RoIHead,
+        roi_head: RoIHead | CascadeHead,
         preprocessing: Preprocessing,
     ):
         super().__init__()
@@ -128,18 +142,15 @@ class FasterRCNN(Model):
         return FasterRCNNFeatures(table, anchors)
 
     def losses(self, features: FasterRCNNFeatures, batch: Batch) -> dict[str, Tensor]:
-        return self.box_losses(features, batch, self.sample(features, batch))
+        return normalized(self.box_losses(features, batch)[0])
 
-    def box_losses(
-        self, features: FasterRCNNFeatures, batch: Batch, samples: RoISamples
-    ) -> dict[str, Tensor]:
-        """The losses of the proposal network and of the box head on `samples`."""
+    def box_losses(self, features: FasterRCNNFeatures, batch: Batch) -> tuple[dict[str, LossSum], RoISamples]:
+        """The losses of the proposal network and of the box head, and the samples that the last head was trained on."""
         gt_valid = valid_targets(batch.boxes, batch.labels, batch.is_crowd)
-        logits, deltas = self.roi_head(features.table, samples.boxes, samples.valid)
-        return {
-            **self.rpn.losses(features.anchors, batch.boxes, gt_valid),
-            **self.roi_head.losses(logits, deltas, samples, batch.boxes),
-        }
+        losses, samples = self.roi_head.train_on(
+            features.table, self.sample(features, batch), batch, gt_valid
+        )
+        return {**self.rpn.losses(features.anchors, batch.boxes, gt_valid), **losses}, samples
 
     def predictions(self, features: FasterRCNNFeatures, batch: Batch) -> Detections:
         settings = self.rpn.settings
@@ -149,11 +160,10 @@ class FasterRCNN(Model):
             pre_nms=settings.rpn_pre_nms_test,
             post_nms=settings.rpn_post_nms_test,
         )
-        logits, deltas = self.roi_head(features.table, proposals, valid)
-        return self.roi_head.predictions(logits, deltas, proposals, valid, batch.sizes)
+        return self.roi_head.detect(features.table, proposals, valid, batch.sizes)
 
     def class_layers(self) -> dict[str, int]:
-        return {"roi_head.classes": 1, "roi_head.deltas": 4}
+        return {f"roi_head.{layer}": outputs for layer, outputs in self.roi_head.class_layers().items()}
 
     def sample(self, features: FasterRCNNFeatures, batch: Batch) -> RoISamples:
         """Boxes to train the heads on, drawn from the proposals and the objects of the batch."""

@@ -19,12 +19,10 @@ from tasks.preprocessing import Preprocessing
 from .boxes import decode_distances, encode_distances
 from .dense_detector import AnchorGrid, DenseDetectionSettings, DenseDetector
 from .dense_head import DenseHead, DensePredictions
-from .losses import BoxLoss, ClassLoss, box_losses, dense_class_losses
+from .losses import BoxLoss, DenseClassLoss, box_losses, dense_class_losses
 from .matching import take_matched, valid_targets
 from .point_matching import centerness, match_points
-from .pyramid import detector_pyramid
-
-_PYRAMID = {"levels": ("c3", "c4", "c5"), "extra": "conv_p5"}  # P3 to P7 (section 3.2)
+from .pyramid import P3_TO_P7, detector_pyramid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +36,7 @@ class FCOSSettings(DenseDetectionSettings):
     """Convolutions of each of the two towers of the head."""
     head_norm: str | None = "group"
     """Norm after each of them, or None."""
-    class_loss: ClassLoss = "focal"
+    class_loss: DenseClassLoss = "focal"
     box_loss: BoxLoss = "giou"
     score_threshold: float = 0.2
     nms_threshold: float = 0.6
@@ -64,7 +62,7 @@ def fcos(
     Raises:
         ValueError: an unknown backbone, pyramid or option.
     """
-    extractor, channels, strides = detector_pyramid("fcos", backbone, pyramid, _PYRAMID)
+    extractor, channels, strides = detector_pyramid("fcos", backbone, pyramid, P3_TO_P7)
     head = DenseHead(
         channels,
         num_classes=num_classes,

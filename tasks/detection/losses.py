@@ -9,41 +9,40 @@ Legend:
 """
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tasks.distributed import loss_normalizer
+from tasks.distributed import LossSum
 
-from .focal_loss import focal_losses
+from .focal_loss import focal_losses, quality_focal_losses
 from .overlap_losses import OVERLAP_LOSSES
 
 ClassLoss = Literal["cross_entropy", "focal"]
+"""Of a softmax."""
+DenseClassLoss = Literal["cross_entropy", "focal", "quality_focal"]
+"""Of sigmoids."""
 BoxLoss = Literal["l1", "smooth_l1", "iou", "giou", "diou", "ciou"]
 
 _BETA = 1 / 9  # where smooth L1 turns linear: Detectron's sigma = 3
 _GAMMA = 2.0  # Focal Loss, section 4.1; torchvision's default too
 
 
-def check_losses(class_loss: str, box_loss: str, box_option: str = "box_loss") -> None:
-    """Raises `ValueError` for a loss that is not there; `box_option` is what the user calls the second."""
-    for name, value, kinds in (
-        ("class_loss", class_loss, get_args(ClassLoss)),
-        (box_option, box_loss, get_args(BoxLoss)),
-    ):
-        if value not in kinds:
-            raise ValueError(f"model.{name}={value} is unknown; wanted one of {', '.join(kinds)}")
+def check_loss(option: str, loss: str, kinds: Any) -> None:
+    """Raises `ValueError` for a `loss` that is not one of the Literal `kinds`; `option` is what the user calls it."""
+    if loss not in get_args(kinds):
+        raise ValueError(f"model.{option}={loss} is unknown; wanted one of {', '.join(get_args(kinds))}")
 
 
-def objectness_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
+def objectness_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> LossSum:
     """Binary cross-entropy of `logits` (B, S) with `positive` (B, S), averaged over `valid` (B, S)."""
     losses = F.binary_cross_entropy_with_logits(logits.float(), positive.float(), reduction="none")
-    return (losses * valid).sum() / loss_normalizer(valid.sum())
+    return LossSum((losses * valid).sum(), valid.sum())
 
 
-def class_loss(logits: Tensor, labels: Tensor, valid: Tensor, kind: ClassLoss = "cross_entropy") -> Tensor:
+def class_loss(logits: Tensor, labels: Tensor, valid: Tensor, kind: ClassLoss = "cross_entropy") -> LossSum:
     """Loss of the softmax of `logits` (B, S, K + 1) for `labels` (B, S) in 0 … K, averaged over `valid` (B, S).
 
     "focal" is cross-entropy times (1 - p)² for the probability p of the label.
@@ -51,11 +50,11 @@ def class_loss(logits: Tensor, labels: Tensor, valid: Tensor, kind: ClassLoss = 
     losses = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none")
     if kind == "focal":
         losses = losses * (1 - torch.exp(-losses)) ** _GAMMA
-    return (losses * valid.flatten()).sum() / loss_normalizer(valid.sum())
+    return LossSum((losses * valid.flatten()).sum(), valid.sum())
 
 
 def dense_class_losses(
-    logits: Tensor, labels: Tensor, kind: ClassLoss, quality: Tensor | None = None
+    logits: Tensor, labels: Tensor, kind: DenseClassLoss, quality: Tensor | None = None
 ) -> Tensor:
     """Losses (...) of the sigmoids of `logits` (..., K) for `labels` (...) in 0 … K, summed over classes.
 
@@ -63,6 +62,9 @@ def dense_class_losses(
     """
     if kind == "focal" and quality is None:
         return focal_losses(logits, labels)
+    if kind == "quality_focal":
+        quality = torch.ones(labels.shape, device=logits.device) if quality is None else quality
+        return quality_focal_losses(logits, labels, quality)
     logits = logits.float()
     shape = (*labels.shape, logits.shape[-1] + 1)
     targets = torch.zeros(shape, device=logits.device).scatter_(-1, labels[..., None], 1)[..., :-1]
@@ -103,7 +105,7 @@ def sampled_box_loss(
     *,
     encode: Callable[[Tensor, Tensor], Tensor],
     decode: Callable[[Tensor, Tensor], Tensor],
-) -> Tensor:
+) -> LossSum:
     """`box_losses` of `deltas`, `anchors` and `gt_boxes`, all (B, S, 4), summed over `positive` (B, S).
 
     Divided by `num_samples`, all samples and not the positives alone (Fast R-CNN, section 2.3, equation 1).
@@ -114,7 +116,7 @@ def sampled_box_loss(
     anchors, gt_boxes = (rows.where(positive[..., None], place) for rows in (anchors, gt_boxes))
     deltas = deltas.where(positive[..., None], 0)
     losses = box_losses(deltas, anchors, gt_boxes, kind, encode=encode, decode=decode)
-    return (losses * positive).sum() / loss_normalizer(num_samples)
+    return LossSum((losses * positive).sum(), num_samples)
 
 
 def l1(deltas: Tensor, targets: Tensor, kind: BoxLoss) -> Tensor:

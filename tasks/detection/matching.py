@@ -5,6 +5,8 @@ Legend:
     matches  int64 (B, A): the row of the object, or BACKGROUND, or IGNORED
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -82,6 +84,31 @@ def rows_at_a_time(entries: int, device: torch.device) -> int:
 def block_size(device: torch.device) -> int:
     """Overlaps to have alive at a time on this device."""
     return _BLOCK_CPU if device.type == "cpu" else _BLOCK_GPU
+
+
+def few_images_at_a_time(
+    assign: Callable[..., tuple[Tensor, Tensor]],
+    anchors: Tensor,
+    boxes: Tensor,
+    scores: Tensor,
+    *objects: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Matches (B, A), and a value (B, A) of each, that `assign` finds for `anchors` (A, 4) that predict `boxes`
+    (B, A, 4) and `scores` (B, A, K) through matrices (B, G, A).
+
+    It gets its arguments of as many images at once as memory is meant for; `objects` are (B, G, …). Without any,
+    all is BACKGROUND of value 0.
+    """
+    num_objects = objects[0].shape[1]
+    matches = torch.full(boxes.shape[:2], BACKGROUND, device=boxes.device)
+    values = torch.zeros(boxes.shape[:2], device=boxes.device)
+    if num_objects:
+        images = rows_at_a_time(num_objects * len(anchors), anchors.device)
+        for start in range(0, len(boxes), images):
+            part = slice(start, start + images)
+            of_part = (rows[part] for rows in (boxes, scores, *objects))
+            matches[part], values[part] = assign(anchors, *of_part)
+    return matches, values
 
 
 def take_matched(rows: Tensor, matches: Tensor, fill: float) -> Tensor:

@@ -15,14 +15,14 @@ from torch import Tensor
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """`torchvision.ops.nms`: the rows of `boxes` (N, 4) to keep, int64, by falling `scores` (N,)."""
-    _load_operators()
+    load_operators()
     # Under autocast importing torchvision would add the cast; half precision has no kernel on a CPU.
     boxes, scores = (t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in (boxes, scores))
     return torch.ops.torchvision.nms(boxes, scores, iou_threshold)
 
 
 @cache
-def _load_operators() -> None:
+def load_operators() -> None:
     """Registers torchvision's operators, as importing it would."""
     spec = find_spec("torchvision")  # imports nothing
     if "torchvision" not in sys.modules and spec is not None and spec.origin is not None:

@@ -7,11 +7,13 @@ Legend:
     matches  int64 (B, A): the row of the object, or BACKGROUND
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from .boxes import encode_distances
-from .matching import BACKGROUND, overlaps, rows_at_a_time
+from .matching import BACKGROUND, few_images_at_a_time, overlaps, rows_at_a_time
 
 _MOST_POINTS = 10  # of an object: as many of the best overlaps are added up (OTA, section 3.3)
 _BOX_COST = 3.0  # λ, of a box's overlap beside its class
@@ -77,18 +79,8 @@ def assign_by_cost(
     the overlap. It takes as many as its ten largest overlaps amount to, and at least one; a point wanted by
     several goes to the one that it costs least.
     """
-    num_images, num_objects = gt_valid.shape
-    matches = torch.full(boxes.shape[:2], BACKGROUND, device=boxes.device)
-    matched = boxes.new_zeros(boxes.shape[:2])
-    if num_objects == 0:
-        return matches, matched
-    images = rows_at_a_time(num_objects * len(points), points.device)
-    for start in range(0, num_images, images):
-        part = slice(start, start + images)
-        matches[part], matched[part] = _assign(
-            points, boxes[part], scores[part], gt_boxes[part], gt_labels[part], gt_valid[part], radius
-        )
-    return matches, matched
+    assign = partial(_assign, radius=radius)
+    return few_images_at_a_time(assign, points, boxes, scores, gt_boxes, gt_labels, gt_valid)
 
 
 def _assign(

@@ -1,99 +1,51 @@
-"""From scored boxes to detections: candidates, suppression within each class, the best of each image.
+"""From scored boxes to detections: suppression within each class, the best of each image.
 
 Legend:
-    B  images     M  candidates of all images together     D  most detections of an image     K  classes
+    B  images     P  candidates of an image, padding included     D  most detections of an image     K  classes
+    M  candidates of all images together
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tasks.contracts import Detections
 
 from .boxes import at_least
-from .suppression import suppress
+from .selection import Candidates, take_rows
+from .suppression import suppress_images
 
-_MIN_SIZE = 1e-2  # pixels; detections thinner than this are dropped, as torchvision does
+MIN_SIZE = 1e-2  # pixels; detections thinner than this are dropped, as torchvision does
 
 
 def best_of_each_image(
-    boxes: Tensor, scores: Tensor, labels: Tensor, images: Tensor, num_images: int, max_detections: int
+    boxes: Tensor, scores: Tensor, labels: Tensor, max_detections: int, masks: Tensor | None = None
 ) -> Detections:
-    """The `max_detections` candidates of each image with the highest scores above 0, as padded rows.
+    """The `max_detections` rows of each image with the highest scores above 0, as padded rows.
 
-    Candidates are `boxes` (M, 4), `scores` (M,), `labels` (M,), and `images` (M,) in 0 … B - 1.
+    Rows are `boxes` (B, P, 4), `scores` (B, P), `labels` (B, P), and `masks` (B, P, S, S) where there are any.
     """
-    order = scores.argsort(descending=True, stable=True)
-    order = order[images[order].argsort(stable=True)]
-    boxes, scores, labels, images = boxes[order], scores[order], labels[order], images[order]
-    first = torch.searchsorted(images, torch.arange(num_images, device=images.device))
-    rank = torch.arange(len(images), device=images.device) - first[images]
-    # What has no place goes to one row past the end, which is cut off.
-    end = num_images * max_detections
-    row = torch.where((rank < max_detections) & (scores > 0), images * max_detections + rank, end)
-    shape = (num_images, max_detections)
+    num_rows = scores.shape[1]
+    if num_rows < max_detections:
+        missing = max_detections - num_rows
+        scores, labels = F.pad(scores, (0, missing)), F.pad(labels, (0, missing))
+        boxes = F.pad(boxes, (0, 0, 0, missing))
+        masks = None if masks is None else F.pad(masks, (0, 0, 0, 0, 0, missing))
+    score, best = scores.sort(dim=1, descending=True, stable=True)
+    score, best = score[:, :max_detections], best[:, :max_detections]
+    found = score > 0
+    if masks is not None:
+        masks = (
+            take_rows(masks.flatten(2), best).unflatten(2, masks.shape[2:]).where(found[..., None, None], 0)
+        )
     return Detections(
-        boxes=boxes.new_zeros(end + 1, 4).index_copy_(0, row, boxes)[:end].view(*shape, 4),
-        scores=scores.new_zeros(end + 1).index_copy_(0, row, scores)[:end].view(shape),
-        labels=labels.new_full((end + 1,), -1).index_copy_(0, row, labels)[:end].view(shape),
+        boxes=take_rows(boxes, best).where(found[..., None], 0),
+        scores=score.where(found, 0),
+        labels=labels.gather(1, best).where(found, -1),
+        masks=masks,
     )
-
-
-class Candidates(NamedTuple):
-    """Boxes worth looking at, by image, then class."""
-
-    images: Tensor
-    """int64 (M,) in 0 … B - 1."""
-    labels: Tensor
-    """int64 (M,) in 0 … K - 1."""
-    indices: Tensor
-    """int64 (M,): which of its image's boxes."""
-
-
-def candidates(scores: Tensor, score_threshold: float) -> Candidates:
-    """All (image, box, class) whose score in `scores` (B, P, K) is above `score_threshold`."""
-    return Candidates(*(scores > score_threshold).transpose(1, 2).nonzero().unbind(1))
-
-
-def best_of_each_level(
-    scores: Tensor, score_threshold: float, level_sizes: Sequence[int], most: int
-) -> Candidates:
-    """The `most` (box, class) of each level of each image with the highest of `scores` (B, A, K) above the threshold.
-
-    Boxes lie level by level, `level_sizes` of them in each. On a GPU there are always as many as `most` and the
-    levels allow, so that nothing waits for their number; the last of a level may then lie below the threshold.
-    """
-    if (
-        scores.device.type == "cpu"
-    ):  # few pairs are above the threshold, and finding them is the cheapest pass
-        return _take_best(candidates(scores, score_threshold), scores, level_sizes, most)
-    num_images, _, num_classes = scores.shape
-    chosen, start = [], 0
-    for level in scores.split(list(level_sizes), dim=1):
-        pairs = level.flatten(1)
-        best = pairs.topk(min(most, pairs.shape[1]), dim=1).indices
-        chosen.append(best + start * num_classes)
-        start += level.shape[1]
-    pair = torch.cat(chosen, dim=1)
-    images = torch.arange(num_images, device=pair.device)[:, None].expand_as(pair)
-    return Candidates(images.flatten(), (pair % num_classes).flatten(), (pair // num_classes).flatten())
-
-
-def _take_best(found: Candidates, scores: Tensor, level_sizes: Sequence[int], most: int) -> Candidates:
-    images, labels, indices = found
-    num_levels = len(level_sizes)
-    ends = torch.tensor(level_sizes, device=indices.device).cumsum(0)
-    group = images * num_levels + torch.searchsorted(ends, indices, right=True)
-    order = scores[images, indices, labels].argsort(descending=True, stable=True)
-    order = order[group[order].argsort(stable=True)]
-    ordered = group[order]
-    first = torch.searchsorted(ordered, torch.arange(len(scores) * num_levels, device=ordered.device))
-    rank = torch.arange(len(order), device=order.device) - first[ordered]
-    kept = torch.empty_like(rank, dtype=torch.bool).index_copy_(0, order, rank < most).nonzero()[:, 0]
-    return Candidates(images[kept], labels[kept], indices[kept])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,31 +78,36 @@ class DetectionSettings:
 
 
 def postprocess(
-    found: Candidates,
-    boxes: Tensor,
-    scores: Tensor,
-    num_images: int,
-    num_classes: int,
-    selection: DetectionSettings,
+    found: Candidates, boxes: Tensor, num_classes: int, selection: DetectionSettings
 ) -> Detections:
-    """Detections from candidates with clipped `boxes` (M, 4) and `scores` (M,); D is `max_detections`.
+    """Detections from candidates with clipped `boxes` (B, P, 4); D is `max_detections`.
 
     What scores no more than the threshold is left out. Suppression works within each class of each image, or within
     each image. Boxes under 0.01 pixels wide or high are dropped.
     """
-    usable = at_least(boxes, _MIN_SIZE) & (scores > selection.score_threshold)
-    boxes = boxes.where(usable[:, None], 0)
-    num_groups, groups = num_images, found.images
-    if not selection.class_agnostic_nms:
-        num_groups, groups = num_images * num_classes, found.images * num_classes + found.labels
+    usable = at_least(boxes, MIN_SIZE) & (found.scores > selection.score_threshold)
+    boxes = boxes.where(usable[..., None], 0)
+    scores = found.scores.where(usable, 0)
+    num_groups, groups = num_classes, found.labels
+    if selection.class_agnostic_nms:
+        num_groups, groups = 1, torch.zeros_like(found.labels)
     if selection.soft_nms_sigma is None:
-        keep = usable & suppress(boxes, scores, groups, num_groups, selection.nms_threshold)
-        scores = scores.where(keep, 0)
+        keep = suppress_images(boxes, scores, groups, num_groups, selection.nms_threshold)
+        scores = scores.where(usable & keep, 0)
     else:
-        sigma, most = selection.soft_nms_sigma, selection.max_detections
-        scores = soft_nms(boxes, scores.where(usable, 0), groups, num_groups, sigma, most)
-        scores = scores.where(scores > selection.score_threshold, 0)
-    return best_of_each_image(boxes, scores, found.labels, found.images, num_images, selection.max_detections)
+        images = torch.arange(len(boxes), device=boxes.device)[:, None]
+        rows = usable.flatten().nonzero()[:, 0]
+        softened = soft_nms(
+            boxes.flatten(0, 1)[rows],
+            scores.flatten()[rows],
+            (images * num_groups + groups).flatten()[rows],
+            len(boxes) * num_groups,
+            selection.soft_nms_sigma,
+            selection.max_detections,
+        )
+        softened = softened.where(softened > selection.score_threshold, 0)
+        scores = torch.zeros_like(scores).flatten().index_copy_(0, rows, softened).view_as(scores)
+    return best_of_each_image(boxes, scores, found.labels, selection.max_detections)
 
 
 def soft_nms(

@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import backbones
+
+P3_TO_P7: Mapping[str, Any] = MappingProxyType({"levels": ("c3", "c4", "c5"), "extra": "conv_p5"})
+"""Pyramid of the one-stage detectors: P2 would have most of all anchors (Focal Loss, section 4)."""
 
 
 def detector_pyramid(
@@ -15,14 +19,16 @@ def detector_pyramid(
 ) -> tuple[backbones.FeatureExtractor, int, list[int]]:
     """The extractor for `backbone` and `pyramid`, the channels of its maps and their strides, finest first.
 
-    `defaults` are what `model` takes for whatever `pyramid` leaves open of an "fpn" or "pafpn".
+    `defaults` are what `model` takes for whatever `pyramid` leaves open of an "fpn" or "pafpn". A plain vision
+    transformer gets a "simple" one where `pyramid` names none.
 
     Raises:
         ValueError: an unknown backbone, pyramid or option, or maps that no detector of this kind can use.
     """
     extractor = backbones.create(**backbone)
     given = dict(pyramid or {})
-    if given.get("name", "fpn") in ("fpn", "pafpn"):
+    given.setdefault("name", backbones.usual_pyramid(extractor.feature_info))
+    if given["name"] in ("fpn", "pafpn"):
         given = {**(defaults or {}), **given}
         if pyramid is None or "levels" not in pyramid:  # a network for tiny images has others
             levels = [level for level in given.get("levels", ()) if level in extractor.feature_info]

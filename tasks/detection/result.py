@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from tasks.contracts import Batch, Detections
+from tasks.data.annotations.results import to_result
 from tasks.device_copies import fetch
 from tasks.visualization.boxes import draw_detections
 from tasks.visualization.result import DrawablePrediction
@@ -30,7 +32,10 @@ class Objects:
 
     def above(self, threshold: float) -> "Objects":
         """Those that score at least `threshold`."""
-        keep = self.scores >= threshold
+        return self.select(self.scores >= threshold)
+
+    def select(self, keep: np.ndarray) -> "Objects":
+        """Those for which `keep` (N,) is true."""
         names = [name for name, kept in zip(self.class_names, keep, strict=True) if kept]
         return Objects(self.boxes[keep], self.scores[keep], self.labels[keep], names)
 
@@ -74,6 +79,57 @@ class Objects:
         columns = (self.class_names, self.labels.tolist(), self.scores.tolist(), self.boxes.tolist())
         keys = ("class", "label", "score", "box")
         return {"objects": [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]}
+
+    def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """The objects in COCO's format of results; `category_ids` are the data set's own by label, None for the labels.
+        The header of a model file has both (`predictor.header.category_ids`)."""
+        return [
+            to_result(item, image_id, item["label"] if category_ids is None else category_ids[item["label"]])
+            for item in self.to_dict()["objects"]
+        ]
+
+    def to_supervision(self) -> Any:
+        """`supervision.Detections`, names under `data["class_name"]`."""
+        from supervision import Detections as SupervisionDetections
+
+        return SupervisionDetections(
+            xyxy=self.boxes,
+            confidence=self.scores,
+            class_id=self.labels,
+            data={"class_name": np.array(self.class_names, str)},
+        )
+
+    def to_torchmetrics(self) -> dict[str, Tensor]:
+        """What `torchmetrics.detection.MeanAveragePrecision` takes of one picture."""
+        columns = {"boxes": self.boxes, "scores": self.scores, "labels": self.labels}
+        import torch  # here, as the program beside an exported model has none
+
+        return {name: torch.from_numpy(column.copy()) for name, column in columns.items()}
+
+    def to_fiftyone(self, size: tuple[int, int]) -> Any:
+        """`fiftyone.Detections` of a picture of `size` (height, width)."""
+        from fiftyone import Detection  # pyright: ignore[reportMissingImports]
+        from fiftyone import Detections as FiftyOneDetections  # pyright: ignore[reportMissingImports]
+
+        scale = np.array((size[1], size[0]) * 2, np.float64)
+        corners = self.boxes / scale
+        corners[:, 2:] -= corners[:, :2]
+        return FiftyOneDetections(
+            detections=[
+                Detection(label=name, bounding_box=box, confidence=score, **more)
+                for name, box, score, more in zip(
+                    self.class_names,
+                    corners.tolist(),
+                    self.scores.tolist(),
+                    self._fiftyone_masks(),
+                    strict=True,
+                )
+            ]
+        )
+
+    def _fiftyone_masks(self) -> list[dict[str, np.ndarray]]:
+        """What is known of each object beside its box."""
+        return [{} for _ in range(len(self))]
 
     def summary(self) -> str:
         """The count of each class, most frequent first."""

@@ -16,13 +16,11 @@ from tasks.preprocessing import Preprocessing
 from .boxes import Weights, decode, encode
 from .dense_detector import AnchorGrid, DenseDetectionSettings, DenseDetector
 from .dense_head import DenseHead, DensePredictions
-from .losses import BoxLoss, ClassLoss, box_losses, dense_class_losses
+from .losses import BoxLoss, DenseClassLoss, box_losses, dense_class_losses
 from .matching import IGNORED, match, take_matched, valid_targets
-from .pyramid import check_one_a_level, detector_pyramid
+from .pyramid import P3_TO_P7, check_one_a_level, detector_pyramid
 
 _WEIGHTS: Weights = (1.0, 1.0, 1.0, 1.0)
-# P3 to P7: P2 would have most of all anchors (section 4).
-_PYRAMID = {"levels": ("c3", "c4", "c5"), "extra": "conv_p5"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +42,7 @@ class RetinaNetSettings(DenseDetectionSettings):
     """Convolutions of each of the two towers of the head."""
     head_norm: str | None = None
     """Norm after each of them, which then has no bias: "batch", "group", "sync", "frozen"."""
-    class_loss: ClassLoss = "focal"
+    class_loss: DenseClassLoss = "focal"
     box_loss: BoxLoss = "l1"
     max_detections: int = 300
 
@@ -69,7 +67,7 @@ def retinanet(
     Raises:
         ValueError: an unknown backbone, pyramid or option; settings that do not fit the pyramid's levels.
     """
-    extractor, channels, strides = detector_pyramid("retinanet", backbone, pyramid, _PYRAMID)
+    extractor, channels, strides = detector_pyramid("retinanet", backbone, pyramid, P3_TO_P7)
     sizes = settings.anchor_sizes
     if sizes is None:
         sizes = [4 * stride for stride in strides]

@@ -32,12 +32,17 @@ class PyramidTable(NamedTuple):
     """(height, width) of each level, finest first."""
     strides: tuple[int, ...]
     """Of each level."""
+    maps: tuple[Tensor, ...] = ()
+    """(B, C, H, W) each, in place of `rows` while a graph is exported, whose operators take them as they are."""
 
     @classmethod
     def of(cls, maps: Sequence[Tensor], strides: Sequence[int]) -> "PyramidTable":
         """The table of `maps` (B, C, H, W) with `strides` that rise by factors of two."""
+        shapes = tuple((level.shape[2], level.shape[3]) for level in maps)
+        if torch.compiler.is_exporting():
+            return cls(maps[0].new_zeros(0, maps[0].shape[1]), shapes, tuple(strides), tuple(maps))
         rows = torch.cat([level.permute(0, 2, 3, 1).flatten(0, 2) for level in maps])
-        return cls(rows, tuple((level.shape[2], level.shape[3]) for level in maps), tuple(strides))
+        return cls(rows, shapes, tuple(strides))
 
 
 def assign_levels(boxes: Tensor, finest: int, coarsest: int) -> Tensor:
@@ -62,12 +67,31 @@ def multilevel_roi_align(
     """
     with torch.no_grad():
         if images is None:
-            images = torch.arange(len(boxes), dtype=torch.int32, device=boxes.device)
+            images = torch.arange(boxes.shape[0], dtype=torch.int32, device=boxes.device)
             images = images.repeat_interleave(boxes.shape[1])
             boxes = boxes.flatten(0, 1)
+        if table.maps:
+            return _by_torchvision(table, boxes, images, output_size)
         rows, weights = _bags(boxes.float(), images.int(), table, output_size)
     pooled = _WeightedSum.apply(table.rows, rows, weights.to(table.rows.dtype))
     return pooled.view(-1, output_size, output_size, table.rows.shape[1]).permute(0, 3, 1, 2)
+
+
+def _by_torchvision(table: PyramidTable, boxes: Tensor, images: Tensor, output_size: int) -> Tensor:
+    """The same by torchvision's operator, level by level."""
+    import torchvision.ops  # noqa: F401 (knows the shapes that its operators give)
+
+    finest = table.strides[0].bit_length() - 1
+    levels = assign_levels(boxes, finest, finest + len(table.strides) - 1) - finest
+    rois = torch.cat((images.to(boxes.dtype)[:, None], boxes), dim=1)
+    pooled = boxes.new_zeros(boxes.shape[0], table.maps[0].shape[1], output_size, output_size)
+    for n, (level, stride) in enumerate(zip(table.maps, table.strides, strict=True)):
+        rows = (levels == n).nonzero()[:, 0]
+        # scale, height, width, points, and no half a pixel of shift
+        settings = 1 / stride, output_size, output_size, _POINTS, False
+        own = torch.ops.torchvision.roi_align(level, rois[rows], *settings)
+        pooled = pooled.index_copy(0, rows, own)
+    return pooled
 
 
 class _WeightedSum(Function):

@@ -1,4 +1,4 @@
-"""Box head: classifies proposals from their pooled features and refines them, one box for each class.
+"""Box head: classifies proposals from their pooled features and refines them, one box for each class or for all.
 
 Fast R-CNN (Girshick, 2015), section 2, on a pyramid as in FPN (Lin et al., 2017), section 4.2.
 
@@ -18,17 +18,19 @@ from torch.nn import functional as F
 from backbones.checks import check_choice
 from backbones.fpn import conv_norm
 from backbones.layers import NORMS, Norm
-from tasks.contracts import Detections
+from tasks.contracts import Batch, Detections
+from tasks.distributed import LossSum
 
 from .boxes import Weights, clip, decode, encode
 from .losses import BoxLoss, ClassLoss, class_loss, sampled_box_loss
 from .matching import match, take_matched
-from .postprocess import DetectionSettings, candidates, postprocess
+from .postprocess import DetectionSettings, postprocess
 from .roi_align import PyramidTable, multilevel_roi_align
 from .sampling import sample_balanced
+from .selection import candidates
 
 # Deltas are about a tenth of a box; this brings their spread to one (Fast R-CNN's code, kept by the field).
-_WEIGHTS: Weights = (10.0, 10.0, 5.0, 5.0)
+DELTA_WEIGHTS: Weights = (10.0, 10.0, 5.0, 5.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,7 @@ class BoxHeadSettings:
 
 
 class RoISamples(NamedTuple):
-    """Boxes to train on: in each image first the objects', then background, then padding."""
+    """Boxes to train on: as they are drawn, in each image first the objects', then background, then padding."""
 
     boxes: Tensor
     """(B, S, 4)."""
@@ -75,7 +77,7 @@ class RoISamples(NamedTuple):
     labels: Tensor
     """int64 (B, S) in 0 … K."""
     positive: Tensor
-    """bool (B, S); never set past the first `box_samples * box_positive_fraction` slots."""
+    """bool (B, S); as they are drawn, never set past the first `box_samples * box_positive_fraction` slots."""
     valid: Tensor
     """bool (B, S): no padding."""
 
@@ -107,7 +109,10 @@ class BoxHead(nn.Module):
 
 
 class RoIHead(nn.Module):
-    """Features pooled from boxes to class logits and deltas, with what is made of them."""
+    """Features pooled from boxes to class logits and deltas, with what is made of them.
+
+    `weights` are those of the deltas; `class_agnostic` ones are the same for all classes.
+    """
 
     def __init__(
         self,
@@ -118,16 +123,19 @@ class RoIHead(nn.Module):
         box_loss: BoxLoss,
         settings: BoxHeadSettings,
         detection: DetectionSettings,
+        weights: Weights = DELTA_WEIGHTS,
+        class_agnostic: bool = False,
     ):
         super().__init__()
         self.num_classes = num_classes
+        self.weights = weights
         self.class_loss: ClassLoss = class_loss
         self.box_loss: BoxLoss = box_loss
         self.settings = settings
         self.detection = detection
         self.head = BoxHead(channels, settings)
         self.classes = nn.Linear(self.head.out_features, num_classes + 1)
-        self.deltas = nn.Linear(self.head.out_features, num_classes * 4)
+        self.deltas = nn.Linear(self.head.out_features, 4 if class_agnostic else num_classes * 4)
         for layer, std in ((self.classes, 0.01), (self.deltas, 0.001)):  # Fast R-CNN, section 2.3
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
@@ -138,15 +146,19 @@ class RoIHead(nn.Module):
 
         What comes for boxes that are not `valid` (B, R) means nothing.
         """
-        pooled = multilevel_roi_align(table, boxes, self.settings.box_roi_size)
-        if self.head.counts_rows:  # padding must not be part of the statistics of a batch norm
+        return self.read(multilevel_roi_align(table, boxes, self.settings.box_roi_size), valid)
+
+    def read(self, pooled: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of what was `pooled` (B * R, C, S, S) from boxes."""
+        # Padding must not be part of the statistics of a batch norm.
+        if self.head.counts_rows and self.training:
             rows = valid.flatten().nonzero()[:, 0]
             found = self.head(pooled[rows])
             x = found.new_zeros(len(pooled), found.shape[1]).index_copy(0, rows, found)
         else:
             x = self.head(pooled)
-        shape = boxes.shape[:2]
-        return self.classes(x).view(*shape, -1), self.deltas(x).view(*shape, self.num_classes, 4)
+        logits, deltas = self.classes(x).view(*valid.shape, -1), self.deltas(x).view(*valid.shape, -1, 4)
+        return logits, deltas.expand(-1, -1, self.num_classes, -1)
 
     @torch.no_grad()
     def sample(
@@ -172,9 +184,25 @@ class RoIHead(nn.Module):
         labels = take_matched(gt_labels, matches, self.num_classes)
         return RoISamples(boxes, matches, labels, samples.positive, samples.valid)
 
+    def train_on(
+        self, table: PyramidTable, samples: RoISamples, batch: Batch, gt_valid: Tensor
+    ) -> tuple[dict[str, LossSum], RoISamples]:
+        """The losses of `samples` pooled from `table`, and the samples to learn masks from: the same."""
+        logits, deltas = self(table, samples.boxes, samples.valid)
+        return self.losses(logits, deltas, samples, batch.boxes), samples
+
+    def detect(self, table: PyramidTable, proposals: Tensor, valid: Tensor, sizes: Tensor) -> Detections:
+        """Detections for `proposals` (B, R, 4) where `valid` (B, R), in images of `sizes` (B, 2)."""
+        logits, deltas = self(table, proposals, valid)
+        return self.predictions(logits, deltas, proposals, valid, sizes)
+
+    def class_layers(self) -> dict[str, int]:
+        """Layers with outputs for each class, and how many (`Model.class_layers`)."""
+        return {"classes": 1, "deltas": 4}
+
     def losses(
         self, logits: Tensor, deltas: Tensor, samples: RoISamples, gt_boxes: Tensor
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, LossSum]:
         """Losses of `logits` (B, S, K + 1) and `deltas` (B, S, K, 4) for `samples` of objects `gt_boxes`."""
         label = samples.labels.clamp(max=self.num_classes - 1)  # background has no box and is masked below
         own = deltas.gather(2, label[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
@@ -187,8 +215,8 @@ class RoIHead(nn.Module):
                 samples.positive,
                 samples.valid.sum(),
                 self.box_loss,
-                encode=partial(encode, weights=_WEIGHTS),
-                decode=partial(decode, weights=_WEIGHTS),
+                encode=partial(encode, weights=self.weights),
+                decode=partial(decode, weights=self.weights),
             ),
         }
 
@@ -198,13 +226,5 @@ class RoIHead(nn.Module):
         """Detections for `proposals` (B, R, 4) where `valid` (B, R), in images of `sizes` (B, 2)."""
         scores = logits.float().softmax(dim=-1)[..., : self.num_classes] * valid[..., None]
         found = candidates(scores, self.detection.score_threshold)
-        images, labels, indices = found
-        boxes = decode(deltas[images, indices, labels], proposals[images, indices], _WEIGHTS)
-        return postprocess(
-            found,
-            clip(boxes, sizes[images]),
-            scores[images, indices, labels],
-            len(sizes),
-            self.num_classes,
-            self.detection,
-        )
+        boxes = decode(found.take(deltas), found.take(proposals), self.weights)
+        return postprocess(found, clip(boxes, sizes), self.num_classes, self.detection)

@@ -17,13 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backbones.layers import ConvNormSequential
+from tasks.distributed import LossSum
 
 from .anchors import make_anchors
 from .boxes import Weights, at_least, clip, decode, encode
 from .losses import BoxLoss, objectness_loss, sampled_box_loss
 from .matching import BACKGROUND, match, take_matched
 from .sampling import sample_balanced
-from .suppression import suppress
+from .selection import best_of_each_level, take_rows
+from .suppression import suppress_images
 
 _WEIGHTS: Weights = (1.0, 1.0, 1.0, 1.0)
 _encode, _decode = partial(encode, weights=_WEIGHTS), partial(decode, weights=_WEIGHTS)
@@ -131,37 +133,24 @@ class RegionProposalNetwork(nn.Module):
         Of each level of each image, the `pre_nms` best go into non-maximum suppression; of each image, the
         `post_nms` best come out. Padding comes last and is all zero.
         """
-        scores, chosen = [], []
-        start = 0
-        for level in predictions.objectness.float().split(predictions.level_sizes, dim=1):
-            score, index = level.topk(min(pre_nms, level.shape[1]), dim=1)
-            scores.append(score)
-            chosen.append(index + start)
-            start += level.shape[1]
-        score, index = torch.cat(scores, dim=1), torch.cat(chosen, dim=1)
-        deltas = predictions.deltas.gather(1, index[..., None].expand(-1, -1, 4))
+        levels = best_of_each_level(predictions.objectness.float(), predictions.level_sizes, pre_nms)
+        score, index = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
+        deltas = take_rows(predictions.deltas, index)
         boxes = clip(decode(deltas, predictions.anchors[index], _WEIGHTS), sizes)
         # Empty boxes stay in place, where they suppress nothing; NaN ends here as well.
-        usable = at_least(boxes, _MIN_SIZE)
+        usable = at_least(boxes, _MIN_SIZE) & (score > -torch.inf)
         boxes = boxes.where(usable[..., None], 0)
-        num_levels, device = len(scores), boxes.device
-        level = torch.cat([torch.full((s.shape[1],), n, device=device) for n, s in enumerate(scores)])
-        groups = torch.arange(len(sizes), device=device)[:, None] * num_levels + level
-        num_groups = len(sizes) * num_levels
-        keep = suppress(
-            boxes.flatten(0, 1),
-            score.flatten(),
-            groups.flatten(),
-            num_groups,
-            self.settings.rpn_nms_threshold,
-        )
-        keep = keep.view_as(usable) & usable
+        level = torch.cat(
+            [torch.full_like(index, n) for n, (_, index) in enumerate(levels)], dim=1
+        )  # (B, all levels)
+        keep = usable & suppress_images(boxes, score, level, len(levels), self.settings.rpn_nms_threshold)
         score, best = score.where(keep, -torch.inf).topk(min(post_nms, score.shape[1]), dim=1)
         valid = keep.gather(1, best)
-        boxes = boxes.gather(1, best[..., None].expand(-1, -1, 4))
-        return boxes.where(valid[..., None], 0), valid
+        return take_rows(boxes, best).where(valid[..., None], 0), valid
 
-    def losses(self, predictions: AnchorPredictions, gt_boxes: Tensor, gt_valid: Tensor) -> dict[str, Tensor]:
+    def losses(
+        self, predictions: AnchorPredictions, gt_boxes: Tensor, gt_valid: Tensor
+    ) -> dict[str, LossSum]:
         """Losses of a sample of anchors for objects `gt_boxes` (B, G, 4), of which `gt_valid` (B, G) count."""
         anchors = predictions.anchors
         with torch.no_grad():

@@ -45,7 +45,7 @@ def cut_tiles(height: int, width: int, tile: int, overlap: float) -> np.ndarray:
     return np.array(tiles + whole if len(tiles) > 1 else whole, np.int64)
 
 
-def merge_tiles(found: Sequence[Objects], regions: np.ndarray, overlap: float) -> Any:
+def merge_tiles(found: Sequence[Objects], regions: np.ndarray, overlap: float) -> Objects:
     """All objects of a picture, each once, best first, from those `found` in each of its `regions` (V, 4).
 
     `overlap` is the number of pixels that neighbouring tiles share at least. What tiles found whole goes before

@@ -13,7 +13,8 @@ from tasks.contracts import Batch, Detections, Model
 from tasks.device_copies import fetch, send
 from tasks.preprocessing import Preprocessing
 
-from .postprocess import best_of_each_image, suppress
+from .postprocess import best_of_each_image
+from .suppression import suppress_images
 
 
 class ManyViews(Model):
@@ -119,26 +120,8 @@ def merge_views(found: Sequence[Detections], nms_threshold: float) -> Detections
     )
     all_masks = [one.masks for one in found if one.masks is not None]
     masks = torch.cat(all_masks, dim=1) if all_masks else None
-    num_images, most = found[0].labels.shape
+    is_found = labels >= 0
     num_classes = 1 + int(fetch(labels.amax())[0]) if labels.numel() else 0
-    image = torch.arange(num_images, device=labels.device)[:, None]
-    groups = (image * num_classes + labels).where(labels >= 0, 0).flatten()
-    boxes = boxes.where((labels >= 0)[..., None], 0)  # padding suppresses nothing
-    kept = suppress(
-        boxes.flatten(0, 1), scores.flatten(), groups, max(1, num_images * num_classes), nms_threshold
-    )
-    keep = kept & (labels >= 0).flatten()
-    found_rows = torch.arange(len(keep), device=keep.device)
-    merged = best_of_each_image(
-        boxes.flatten(0, 1),
-        scores.flatten().where(keep, 0),
-        found_rows,
-        found_rows // labels.shape[1],
-        num_images,
-        most,
-    )
-    is_found, rows = merged.labels >= 0, merged.labels.clamp(min=0)
-    merged.labels = labels.flatten()[rows].where(is_found, -1)
-    if masks is not None:
-        merged.masks = masks.flatten(0, 1)[rows].where(is_found[..., None, None], 0)
-    return merged
+    boxes = boxes.where(is_found[..., None], 0)  # padding suppresses nothing
+    keep = is_found & suppress_images(boxes, scores, labels.clamp(min=0), max(1, num_classes), nms_threshold)
+    return best_of_each_image(boxes, scores.where(keep, 0), labels, found[0].labels.shape[1], masks)

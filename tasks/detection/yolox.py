@@ -19,7 +19,7 @@ from tasks.preprocessing import Preprocessing
 from .boxes import Weights, decode, encode
 from .dense_detector import AnchorGrid, DenseDetectionSettings, DenseDetector
 from .dense_head import PRIOR_LOGIT, DenseHead, DensePredictions
-from .losses import BoxLoss, ClassLoss, box_losses, dense_class_losses
+from .losses import BoxLoss, DenseClassLoss, box_losses, dense_class_losses
 from .matching import valid_targets
 from .point_matching import assign_by_cost
 from .pyramid import detector_pyramid
@@ -42,7 +42,7 @@ class YOLOXSettings(DenseDetectionSettings):
     """Norm after each of them, or None."""
     center_radius: float = 2.5
     """Points this many strides around an object's centre may stand for it."""
-    class_loss: ClassLoss = "cross_entropy"
+    class_loss: DenseClassLoss = "cross_entropy"
     box_loss: BoxLoss = "iou"
     score_threshold: float = 0.01
     nms_threshold: float = 0.65

@@ -3,22 +3,26 @@ norm, the learning rate. Pure: settings in, other settings and remarks out.
 """
 
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from backbones.create import find_builder
+import backbones
+from backbones.create import BUILDERS, find_builder
+from backbones.pyramids import as_simple
 from backbones.spec import default_options
 from tasks.contracts import Batch, Model
 from tasks.data.datamodule import DataModule
+from tasks.data.loading.settings import num_cores
 from tasks.devices import autocast, resolve_device
 from tasks.harness.batch_size import largest_batch_size
 from tasks.zoo.model_file import read
+from tasks.zoo.task_specs import MODEL_SPECS
 
 if TYPE_CHECKING:
+    from tasks.data.loading.settings import LoaderSettings
     from tasks.harness.settings import OptimizerSettings, TrainerSettings, TrainSettings
 
 SMALL_BATCH = 16
@@ -73,6 +77,28 @@ def with_norm(spec: Mapping[str, Any], settings: "TrainSettings") -> tuple[dict[
     return {**spec, "backbone": {**backbone, **chosen}}, [sentence] if sentence else []
 
 
+def with_pyramid(spec: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The model's `spec` with the pyramid that its backbone needs: a plain vision transformer, which has one map, the
+    "simple" one."""
+    backbone, pyramid = spec["backbone"], spec["pyramid"]
+    unused = (
+        "pyramid" in MODEL_SPECS[spec["name"]].parts and MODEL_SPECS[spec["name"]].parts["pyramid"] is None
+    )
+    if pyramid is None or unused or backbone["name"] in BUILDERS.keys() - {"timm", "torchvision"}:
+        return dict(spec), []
+    with torch.device("meta"):
+        options: dict[str, Any] = {**backbone, "pretrained": False}
+        network = backbones.create(**options)
+    if pyramid.get("name") == "simple" or backbones.usual_pyramid(network.feature_info) != "simple":
+        return dict(spec), []
+    options = {key: value for key, value in pyramid.items() if key != "name"}
+    simple, lost = as_simple(options)
+    remark = f"pyramid=simple: {backbones.title(backbone)} has one map, of stride 16"
+    if lost:
+        remark += f"; {', '.join(f'pyramid.{option}' for option in lost)} mean{'s' * (len(lost) == 1)} nothing to it"
+    return {**spec, "pyramid": simple}, [remark]
+
+
 def with_rate(
     optimizer: "OptimizerSettings", reference: int | None, *counts: int
 ) -> tuple["OptimizerSettings", list[str]]:
@@ -82,6 +108,15 @@ def with_rate(
         return optimizer, []
     rate = scaled_rate(optimizer.lr, reference, math.prod(counts))
     return replace(optimizer, lr=rate), [rate_sentence(optimizer.lr, reference, *counts)]
+
+
+def workers(loader: "LoaderSettings", device: torch.device, num_ranks: int) -> tuple[int, list[str]]:
+    """The workers of each of `num_ranks` on this machine, whose networks are on `device` and its like."""
+    number = loader.workers_for(device.type, num_ranks)
+    if loader.num_workers != "auto" or device.type != "cuda":
+        return number, []
+    share = f" for each of {num_ranks} GPUs" if num_ranks > 1 else ""
+    return number, [f"loader.num_workers=auto: {number}{share} of {num_cores()} cores"]
 
 
 def with_own_statistics(trainer: "TrainerSettings") -> tuple["TrainerSettings", list[str]]:
@@ -139,12 +174,3 @@ def backbone_norm(
         "frozen",
         f"{few}, would spoil the statistics of pretrained weights: frozen batch norm (norm=batch trains it)",
     )
-
-
-def check_compiler() -> None:
-    """Raises ValueError where `torch.compile` would find no compiler."""
-    if not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
-        raise ValueError(
-            "compile=backbone needs a C++ compiler, and neither g++ nor clang++ is on the PATH; install one or "
-            "leave compile out"
-        )

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from tasks.contracts import Batch, Model
 from tasks.harness.guards import is_out_of_memory
 
+Autocast = Callable[[], AbstractContextManager[object]]
 MOST = 64
 """Larger batches are slower to learn from and hardly faster to compute."""
 SHARE = 0.8
@@ -21,7 +23,12 @@ TEMPORARY = 1.5
 
 
 def largest_batch_size(
-    model: Model, batches: Callable[[int], Batch], *, num_images: int, device: torch.device, autocast
+    model: Model,
+    batches: Callable[[int], Batch],
+    *,
+    num_images: int,
+    device: torch.device,
+    autocast: Autocast,
 ) -> int:
     """The largest power of two, at most `MOST` and `num_images`, whose training step fits into memory.
 
@@ -81,7 +88,7 @@ def free_memory(device: torch.device) -> int:
     return free
 
 
-def _measured_on_cpu(model: Model, batch: Batch, device: torch.device, autocast) -> int:
+def _measured_on_cpu(model: Model, batch: Batch, device: torch.device, autocast: Autocast) -> int:
     """Bytes of a step, from what the forward pass keeps for the backward pass."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
@@ -98,7 +105,7 @@ def _measured_on_cpu(model: Model, batch: Batch, device: torch.device, autocast)
     return int(_states(model) + TEMPORARY * sum(kept.values()))
 
 
-def _measured_on_gpu(model: Model, batch: Batch, device: torch.device, autocast) -> int:
+def _measured_on_gpu(model: Model, batch: Batch, device: torch.device, autocast: Autocast) -> int:
     """Bytes of a step, from taking it; the optimiser's share, which it does not take, is added."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
@@ -107,7 +114,7 @@ def _measured_on_gpu(model: Model, batch: Batch, device: torch.device, autocast)
     with autocast():
         losses = model.losses(model.features(batch), batch)
         total = torch.stack(list(losses.values())).sum()
-    total.backward()
+    torch.autograd.backward(total)
     model.zero_grad(set_to_none=True)
     return torch.cuda.max_memory_allocated(device) + _states(model) // 2
 

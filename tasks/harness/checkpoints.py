@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from torch import Tensor
 
 from tasks.data.loading.loader import ResumableLoader
-from tasks.distributed import all_gather_objects
+from tasks.distributed import all_gather_objects, largest
 from tasks.files import write_whole
 from tasks.harness.settings import CheckpointSettings
 
@@ -155,7 +155,8 @@ class LastCheckpoint(Checkpoint):
     """Keeps `last.ckpt` no older than `every_minutes`, and saves it when a signal asks the run to end.
 
     Also saved after every validation, and before one unless that was within the last minute: a validation takes
-    long, and a signal ends it after the batch. `stopped_by` is the signal that ended the run, None without one.
+    long, and a signal ends it after the batch. `stopped_by` is the signal that ended the run, None without one. A
+    signal to one rank ends all of them.
     """
 
     def __init__(
@@ -175,12 +176,17 @@ class LastCheckpoint(Checkpoint):
         self._saved_at = time.monotonic()
         self._saved_step = self._step = 0
         self._previous: dict[int, Any] = {}
+        self._launcher: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
         self._step = trainer.global_step
+        self._launcher = trainer.strategy.launcher
         with contextlib.suppress(ValueError):  # outside the main thread there are no signals to catch
             self._previous = {number: signal.signal(number, self._ask_to_stop) for number in SIGNALS}
+            # Lightning no longer sees a SIGTERM, and would ask for it before each batch of several ranks: a broadcast
+            # that each of them waits for.
+            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # pyright: ignore[reportPrivateUsage]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -188,14 +194,18 @@ class LastCheckpoint(Checkpoint):
         if trainer.global_step == self._step:
             return  # in the middle of an accumulation, whose gradients no checkpoint holds
         self._step = trainer.global_step
-        if self._any_rank(trainer, self.stopped_by is not None):
-            self.save(trainer)
-            trainer.should_stop = True
-            trainer.limit_val_batches = 0  # no last validation: schedulers kill soon after they warn
-            return
         is_late = time.monotonic() - self._saved_at > 60 * self.every_minutes
+        if trainer.world_size == 1 or self._step % STEPS_BETWEEN_AGREEMENTS == 0:
+            is_late = self._agree(trainer, is_late)
+            if self.stopped_by is not None:
+                self.save(trainer)
+                trainer.should_stop = True
+                trainer.limit_val_batches = 0  # no last validation: schedulers kill soon after they warn
+                return
+        else:
+            is_late = False
         is_counted = self.every_steps is not None and self._step - self._saved_step >= self.every_steps
-        if is_counted or self._any_rank(trainer, is_late):
+        if is_counted or is_late:
             self.save(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -212,9 +222,16 @@ class LastCheckpoint(Checkpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        # Several ranks would have to agree, and may have different numbers of batches: they end the validation.
-        if self.stopped_by is not None and trainer.state.fn == "fit" and trainer.world_size == 1:
-            raise StoppedInValidationError
+        if self.stopped_by is not None:
+            self.on_validation_epoch_end(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Ends a validation that was to end. Ranks may have different numbers of batches and agree on it once: after
+        the batch in which a signal came, or here, before they bring their results together."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._agree(trainer)
+            if self.stopped_by is not None:
+                raise StoppedInValidationError
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
@@ -236,18 +253,18 @@ class LastCheckpoint(Checkpoint):
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        if self.stopped_by is None and number != signal.SIGINT and self._launcher is not None:
+            self._launcher.kill(number)  # the ranks that this process started; Ctrl-C reaches them by itself
         self.stopped_by = number
         if number == signal.SIGINT:
             self._say("stopping after this step; Ctrl-C again stops at once")
             signal.signal(number, self._previous.pop(number))
 
-    def _any_rank(self, trainer: pl.Trainer, mine: bool) -> bool:
-        """Whether it is so on some rank; several ranks agree on it every few steps only, as that costs time."""
-        if trainer.world_size == 1:
-            return mine
-        if self._step % STEPS_BETWEEN_AGREEMENTS:
-            return False
-        return trainer.strategy.reduce_boolean_decision(mine, all=False)
+    def _agree(self, trainer: pl.Trainer, is_late: bool = False) -> bool:
+        """Lets all ranks know of a signal to one of them; whether `is_late` holds on any."""
+        stopped_by, late = largest([self.stopped_by or 0, is_late], trainer.strategy.root_device)
+        self.stopped_by = stopped_by or None
+        return bool(late)
 
     def _restore_signals(self) -> None:
         for number, handler in self._previous.items():
@@ -315,10 +332,10 @@ class ExactResume(Callback):
         return (
             trainer.state.fn == "fit"
             and self._validated_step != trainer.global_step
-            and loop._data_fetcher is not None
+            and loop._data_fetcher is not None  # pyright: ignore[reportPrivateUsage]
             and trainer.limit_val_batches != 0
             and not trainer.should_stop
-            and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+            and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # pyright: ignore[reportPrivateUsage]
         )
 
     @staticmethod
@@ -327,7 +344,7 @@ class ExactResume(Callback):
         progress = trainer.fit_loop.epoch_progress.current
         now, progress.completed = progress.completed, epoch  # the epoch that its numbers are logged with
         trainer.validating = True
-        loop = trainer.fit_loop.epoch_loop.val_loop
+        loop: Any = trainer.fit_loop.epoch_loop.val_loop
         loop.restarting = False  # or it would go on behind the batches of the validation before
         loop.run()
         loop._has_run = False  # what is behind it in the epoch is still to be done
@@ -351,7 +368,7 @@ def random_state() -> dict[str, Any]:
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
         "python": [python[0], list(python[1]), python[2]],
-        "numpy": [torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
+        "numpy": [torch.as_tensor(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
     }
 
 

@@ -62,9 +62,9 @@ class _Average(AveragedModel):
             currents.append(current.to(average.device))
         for averages, currents in groups.values():
             if count and averages[0].is_floating_point():
-                torch._foreach_lerp_(averages, currents, weight)  # pyright: ignore[reportPrivateImportUsage]
+                torch._foreach_lerp_(averages, currents, weight)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
             else:  # the first, and batch norm's numbers of batches
-                torch._foreach_copy_(averages, currents)  # pyright: ignore[reportPrivateImportUsage]
+                torch._foreach_copy_(averages, currents)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
         self.n_averaged += 1
 
 

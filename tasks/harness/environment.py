@@ -7,10 +7,10 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ def sorted_distributions() -> list[Any]:
     return [found[name] for name in sorted(found, key=str.lower) if name]
 
 
-def fingerprint(annotations: Any) -> str:
+def fingerprint(annotations: object) -> str:
     """SHA-256 of a split's annotations: names, ids, classes, boxes and masks as they were read. Pixels are left
     out: reading them all would take longer than many a training."""
     digest = hashlib.sha256()
@@ -85,10 +85,11 @@ def _digest(value: Any, digest: Any) -> None:
             digest.update(field.name.encode())
             _digest(getattr(value, field.name), digest)
     elif isinstance(value, np.ndarray):
-        digest.update(f"{value.dtype}{value.shape}".encode())
-        digest.update(np.ascontiguousarray(value).tobytes())
+        array = cast(np.ndarray, value)
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
     elif isinstance(value, list | tuple):
-        for item in value:
+        for item in cast(Sequence[Any], value):
             _digest(item, digest)
     elif isinstance(value, str | bytes | int | float | bool | None):
         digest.update(repr(value).encode())
@@ -116,7 +117,7 @@ def _represent_string(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
         style = "'"
     except ValueError:
         pass
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)  # pyright: ignore[reportUnknownMemberType]
 
 
 _Dumper.add_representer(str, _represent_string)

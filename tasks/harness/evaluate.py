@@ -1,18 +1,22 @@
 """`evaluate`: from a trained model and data to its numbers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
+from backbones.layers import keep_folded
 from tasks.contracts import Metric, Model
 from tasks.data.datamodule import DataModule
 from tasks.data.sources import Source, SplitName
+from tasks.devices import resolve_device
+from tasks.harness.backends import backends
 from tasks.harness.callbacks import PredictionPictures
 from tasks.harness.reporter import Reporter
+from tasks.harness.reporting import report
 from tasks.harness.session import (
     files_in,
     interruptible,
@@ -22,7 +26,8 @@ from tasks.harness.session import (
     write_outcome,
 )
 from tasks.harness.settings import EvaluateSettings
-from tasks.harness.start import check_data
+from tasks.harness.start import check_data, describe, saying_layout
+from tasks.metrics.bootstrap import Interval
 from tasks.preprocessing import Preprocessing
 from tasks.zoo.model_file import Header, load_model
 from tasks.zoo.registry import TASKS, lookup, with_views
@@ -37,13 +42,15 @@ class Evaluation:
     results: Metric
     """The metric that has seen all predictions: `results.write_results` writes them in the format usual for the
     task."""
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    """Lower and upper end of the numbers by name, at 95 %."""
     folder: Path | None = None
     """Where numbers, results and pictures are, if a folder was asked for."""
 
 
 def evaluate(
     model: str | Path | Model,
-    data: Source,
+    data: Source[Any] | str | Path,
     *,
     split: SplitName = "val",
     settings: EvaluateSettings | None = None,
@@ -54,7 +61,7 @@ def evaluate(
 
     Args:
         model: a model file, a checkpoint, or a model with its header.
-        data: a data set (`tasks.data.open`) of the model's classes, in its order.
+        data: a data set (`tasks.data.open`) of the model's classes, in its order, or the path of one.
         split: train, val or test.
         settings: None for the defaults.
         folder: a new one, for numbers, results and pictures (of a model that came as itself, its model file too);
@@ -65,12 +72,12 @@ def evaluate(
         ValueError, FileNotFoundError, FileExistsError: with one sentence, for whatever the user can mend.
     """
     settings, reporter = settings or EvaluateSettings(), reporter or Reporter()
-    source = check_data(data)
     is_file = isinstance(model, str | Path)
     network = load_model(model, settings.model) if isinstance(model, str | Path) else model
     views = with_views(network, settings.scales, settings.flip)
     header: Header = views.header
     kind = lookup(TASKS, "task", header.task)
+    source = check_data(data, header.task)
     data_module = DataModule(
         source,
         Preprocessing(**header.preprocessing),
@@ -78,7 +85,9 @@ def evaluate(
         loader=settings.loader,
         **kind.data_options,
     )
-    data_module.split(split)
+    with saying_layout(data_module.source, reporter):
+        data_module.split(split)
+    reporter.say("\n".join(describe(data_module.source, (split,))))
     if is_file:
         check_classes(header, data_module.class_names, str(model))
     task = kind(views, metric=settings.metric.options())
@@ -94,16 +103,23 @@ def evaluate(
         use_distributed_sampler=False,  # the data module's samplers show every image exactly once
         default_root_dir=None if place is None else str(place),
     )
-    with interruptible(trainer):
+    device, benchmark = resolve_device(settings.trainer.device), settings.trainer.benchmark
+    in_float32 = backends(device, tf32=settings.tf32, benchmark=bool(benchmark))
+    with interruptible(trainer), in_float32 as told, keep_folded(views):
+        if told:
+            reporter.say(told)
         trainer.test(task, datamodule=data_module, verbose=False)
     if is_rank_zero():
+        task.find_intervals()
         reporter.say(task.report(task.numbers))
         if place is not None:
             # Of published weights there is no model file yet; it is of the model alone, without further views.
-            write_outcome(place, task, model_file=not is_file and views is network)
+            write_outcome(place, task, split=split, model_file=not is_file and views is network)
+            if not task.scores_some:
+                report(place, task, data_module.split(split), split)
             reporter.say(f"\n{files_in(place)}")
     assert task.metric is not None
-    return Evaluation(dict(task.numbers), task.metric, place)
+    return Evaluation(dict(task.numbers), task.metric, dict(task.intervals), place)
 
 
 def trainer_keywords(settings: EvaluateSettings) -> Mapping[str, Any]:

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
 
+from backbones.spec import title
 from backbones.untrusted import first_line
 from tasks.data.datamodule import DataModule
 from tasks.files import write_json
@@ -21,8 +23,8 @@ from tasks.harness.session import Unprofiled, interruptible, is_rank_zero, light
 from tasks.harness.settings import TrainSettings
 from tasks.harness.task import Task
 from tasks.harness.throughput import ThroughputMonitor
+from tasks.harness.time_ahead import TimeAhead
 from tasks.zoo.model_file import load_checkpoint
-from tasks.zoo.registry import backbone_name
 
 
 class Fit:
@@ -59,7 +61,9 @@ class Fit:
             )
         step = load_checkpoint(checkpoint)["global_step"] if checkpoint is not None else 0
         callbacks += [best, self.last]
-        self.trainer, remarks = make_trainer(settings, folder, callbacks, reporter, step=step)
+        self.trainer, remarks = make_trainer(
+            settings, folder, callbacks, reporter, step=step, has_static_graph=task.model.has_static_graph
+        )
         counts = (data.batch_size, self.trainer.world_size, self.trainer.accumulate_grad_batches)
         optimizer, self.remarks = auto.with_rate(settings.optimizer, settings.reference_batch_size, *counts)
         self.remarks += remarks
@@ -72,7 +76,7 @@ class Fit:
         task, data, trainer = self.task, self.data, self.trainer
         millions = sum(p.numel() for p in task.model.parameters()) / 1e6
         return (
-            f"{task.header.task}: {task.header.model['name']} on {backbone_name(task.header.model['backbone'])}, "
+            f"{task.header.task}: {task.header.model['name']} on {title(task.header.model['backbone'])}, "
             f"{millions:.1f} M parameters; {len(data.class_names)} classes, {len(data.split('train'))} images to "
             f"train, {len(data.split('val'))} to validate; {trainer.precision} on {trainer.accelerator.name()}; into "
             f"{self.folder}"
@@ -123,7 +127,8 @@ class Fit:
         trainer = self.trainer
         checkpoint = trainer.checkpoint_callback
         assert isinstance(checkpoint, ModelCheckpoint)
-        best = checkpoint.best_model_path and load_checkpoint(Path(checkpoint.best_model_path))
+        path = str(checkpoint.best_model_path)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+        best = load_checkpoint(Path(path)) if path else None
         if best and best["global_step"] != trainer.global_step:
             self.task.load_state_dict(best["state_dict"])
         elif best and self.task.numbers:
@@ -133,19 +138,32 @@ class Fit:
 
 
 def make_trainer(
-    settings: TrainSettings, folder: Path, callbacks: list[Callback], reporter: Reporter, *, step: int = 0
+    settings: TrainSettings,
+    folder: Path,
+    callbacks: list[Callback],
+    reporter: Reporter,
+    *,
+    step: int = 0,
+    has_static_graph: bool = False,
 ) -> tuple[pl.Trainer, list[str]]:
     """The trainer of a run in `folder`, with `callbacks` behind those that every run has, and what was changed of its
-    settings, in words. `step` is where a run goes on."""
+    settings, in words. `step` is where a run goes on, `has_static_graph` the model's."""
     options, remarks = auto.with_own_statistics(settings.trainer)
     keywords = options.keywords()
+    keywords["profiler"] = keywords["profiler"] or Unprofiled()
+    if keywords["strategy"] == "ddp":
+        keywords["strategy"] = DDPStrategy(
+            gradient_as_bucket_view=True,  # gradients are not held twice
+            static_graph=has_static_graph and options.accumulate_grad_batches == 1,
+        )
     trainer = pl.Trainer(
-        **{**keywords, "profiler": keywords["profiler"] or Unprofiled()},
+        **keywords,
         precision=lightning_precision(settings.precision, options),  # type: ignore[arg-type]
         logger=[open_logger(logger, folder, step=step) for logger in settings.loggers],
         callbacks=[
-            reporter.progress(),
-            ThroughputMonitor(num_workers=settings.loader.num_workers, say=reporter.say),
+            *([reporter.progress()] if options.enable_progress_bar else []),
+            monitor := ThroughputMonitor(say=reporter.say),
+            TimeAhead(reporter.say),
             PredictionPictures(folder),
             ExactResume(),
             *callbacks,
@@ -156,4 +174,7 @@ def make_trainer(
         use_distributed_sampler=False,  # the data module's samplers show every image exactly once
         default_root_dir=str(folder),
     )
-    return trainer, remarks
+    monitor.num_workers, more = auto.workers(
+        settings.loader, trainer.strategy.root_device, trainer.num_devices
+    )
+    return trainer, remarks + more

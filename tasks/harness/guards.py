@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tasks.contracts import Batch
+from tasks.device_copies import to_list
 
 if TYPE_CHECKING:
     from tasks.harness.settings import TrainSettings
@@ -65,13 +66,13 @@ class LossGuard:
             NonfiniteLoss: it may not, and `on_nonfinite` is `stop`.
         """
         waiting, self._waiting = self._waiting, []
-        self._images = [image for *_, batch in waiting for image in batch.image_ids.tolist()]
+        self._images = [image for *_, batch in waiting for image in to_list(batch.image_ids)]
         for names, values, event, batch in waiting:
             if event is not None:
                 event.synchronize()
             self.check_last_norm(waited=True)
             if not math.isfinite(float(values.sum())):
-                self._report(step, dict(zip(names, values.tolist(), strict=True)), batch, losses_of)
+                self._report(step, dict(zip(names, to_list(values), strict=True)), batch, losses_of)
                 return False
         return True
 
@@ -157,14 +158,14 @@ def check_boxes(batch: Batch) -> None:
     """Raises `NonfiniteLoss` for boxes that are no numbers, which on a GPU end in an error that names nothing."""
     if not batch.boxes.isfinite().all():
         bad = ~batch.boxes.flatten(1).isfinite().all(dim=1)
-        images = "; ".join(describe_image(batch, row) for row in bad.nonzero().flatten().tolist())
+        images = "; ".join(describe_image(batch, row) for row in to_list(bad.nonzero().flatten()))
         raise NonfiniteLoss(f"boxes are not finite after augmentation: {images}; mend or remove them")
 
 
 def describe_image(batch: Batch, row: int) -> str:
     """Image id and boxes of one image of a batch, for a message."""
     found = batch.labels[row] >= 0
-    boxes = batch.boxes[row, found].tolist()
+    boxes = to_list(batch.boxes[row, found])
     shown = ", ".join("[" + ", ".join(f"{x:.6g}" for x in box) + "]" for box in boxes[:5])
     more = f" and {len(boxes) - 5} more" if len(boxes) > 5 else ""
     what = f" (boxes {shown}{more})" if boxes else ""
@@ -180,7 +181,7 @@ def memory_advice(
     """
     accumulated = settings.trainer.accumulate_grad_batches
     half = batch_size // 2
-    ways = []
+    ways: list[str] = []
     if half:
         ways.append(
             f"loader.batch_size={half} with trainer.accumulate_grad_batches={2 * accumulated} (the same "

@@ -2,24 +2,27 @@
 is told beside numbers: pictures as its own objects, the configuration, the environment."""
 
 import json
+import math
 import netrc
 import os
 import re
 import secrets
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from csv import DictReader as csv_reader
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from backbones.checks import suggest
+from tasks.data.loading.images import one_line
 from tasks.visualization.result import DrawablePrediction
 
 PICTURES = "val/predictions"
 WANDB_ID = "wandb_id.txt"
+MLFLOW_ID = "mlflow_id.txt"
 
 
 def csv(folder: str) -> CSVLogger:
@@ -73,6 +76,59 @@ def wandb_id(folder: Path) -> str:
     return made
 
 
+class MLflow(MLFlowLogger):
+    """Lightning's, with names that MLflow takes, and the run's id in `mlflow_id.txt` of its folder."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        path = folder / MLFLOW_ID
+        known = path.read_text(encoding="utf-8", errors="replace")[:80].strip() if path.is_file() else ""
+        super().__init__(run_id=known if re.fullmatch("[0-9a-f]{32}", known) else None, **options)
+        self.id_file = path
+
+    def open(self) -> None:
+        """Begins the run, or goes on with it. ValueError where the files of a run in its folder would be written
+        elsewhere: the folder has been moved, or somebody has made it so."""
+        from mlflow.exceptions import MlflowException
+
+        store = self._tracking_uri
+        try:
+            client = cast(Any, self.experiment)  # pyright: ignore[reportUnknownMemberType]
+            where = str(client.get_run(str(self.run_id)).info.artifact_uri)
+        except MlflowException as error:
+            raise ValueError(
+                f"MLflow does not go on with the run in {self.id_file} ({one_line(error)}); delete that file for a "
+                "new run there"
+            ) from None
+        if store.startswith("file:") and not (where.startswith(f"{store}/") and "/../" not in where):
+            raise ValueError(
+                f"the run in {self.id_file} keeps its files at {where}, outside of {store}; delete that file for a new "
+                "run there"
+            )
+        self.id_file.write_text(f"{self.run_id}\n", encoding="utf-8")
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics({mlflow_name(name): value for name, value in metrics.items()}, step)
+
+
+def mlflow_name(name: str) -> str:
+    """`name` of characters that MLflow takes. Those of classes go below another name than that of their mean, as
+    files of one name cannot lie in each other: `val/AP/cell` is `val/AP_by_class/cell`."""
+    return re.sub("[^a-zA-Z0-9_/. -]", "_", re.sub("^([^/]+/[^/]+)/", r"\1_by_class/", name))
+
+
+def mlflow(folder: str, *, project: str = "vertebra", name: str | None = None) -> Logger:
+    """MLflow: the server that `MLFLOW_TRACKING_URI` names, else files in `folder`/mlruns.
+
+    A run that resumes goes on as the same run there. MLflow's own reports of usage are off. Needs the package mlflow,
+    or mlflow-skinny.
+    """
+    # Its own switches, read where it is first imported; files are all that works without a database.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    place = os.environ.get("MLFLOW_TRACKING_URI") or (Path(folder).absolute() / "mlruns").as_uri()
+    return MLflow(Path(folder), experiment_name=project, run_name=name, tracking_uri=place)
+
+
 def wandb_key_is_set() -> bool:
     """Whether wandb could log in without asking."""
     if os.environ.get("WANDB_API_KEY"):
@@ -83,7 +139,12 @@ def wandb_key_is_set() -> bool:
         return False
 
 
-LOGGERS: dict[str, Callable[..., Logger]] = {"csv": csv, "tensorboard": tensorboard, "wandb": wandb}
+LOGGERS: dict[str, Callable[..., Logger]] = {
+    "csv": csv,
+    "tensorboard": tensorboard,
+    "wandb": wandb,
+    "mlflow": mlflow,
+}
 """Functions of a run's folder, by the name that settings give."""
 
 
@@ -103,7 +164,7 @@ def start(logger: Logger, folder: Path, *, step: int = 0) -> Logger:
     rows = _rows(folder / "metrics.csv", step) if isinstance(logger, CSVLogger) and step else []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*Experiment logs directory .* exists and is not empty.*")
-        _ = logger.experiment  # type: ignore[attr-defined]
+        _ = logger.open() if isinstance(logger, MLflow) else logger.experiment  # type: ignore[attr-defined]
     for row in rows:
         logger.log_metrics({k: _number(v) for k, v in row.items() if v and k != "step"}, int(row["step"]))
     if rows:
@@ -116,9 +177,33 @@ def log_setup(logger: Logger, config: dict[str, Any], environment: dict[str, Any
     if isinstance(logger, TensorBoardLogger):
         for name, value in (("config", config), ("environment", environment)):
             text = json.dumps(value, indent=1)
-            logger.experiment.add_text(name, "\n".join("    " + line for line in text.splitlines()))
+            experiment = cast(Any, logger.experiment)  # pyright: ignore[reportUnknownMemberType]
+            experiment.add_text(name, "\n".join("    " + line for line in text.splitlines()))
     elif isinstance(logger, WandbLogger):
-        logger.experiment.config.update({**config, "environment": environment}, allow_val_change=True)
+        experiment = cast(Any, logger.experiment)  # pyright: ignore[reportUnknownMemberType]
+        experiment.config.update({**config, "environment": environment}, allow_val_change=True)
+    elif isinstance(logger, MLFlowLogger):
+        client = cast(Any, logger.experiment)  # pyright: ignore[reportUnknownMemberType]
+        run = str(logger.run_id)
+        for name, value in (("config", config), ("environment", environment)):
+            client.log_dict(run, value, f"{name}.json")
+        if not client.get_run(run).data.params:  # which cannot be changed once they are set
+            logger.log_hyperparams(config)
+
+
+def log_model(logger: Logger, path: Path, numbers: Mapping[str, float]) -> None:
+    """Gives a logger that keeps files the model file at `path`, whose evaluation gave `numbers`."""
+    if isinstance(logger, WandbLogger):
+        import wandb as client
+
+        run = cast(Any, logger.experiment)  # pyright: ignore[reportUnknownMemberType]
+        values = {name: value for name, value in numbers.items() if math.isfinite(value)}
+        artifact = client.Artifact(f"model-{run.id}", type="model", metadata=values)
+        artifact.add_file(str(path))
+        run.log_artifact(artifact)
+    elif isinstance(logger, MLFlowLogger):
+        experiment = cast(Any, logger.experiment)  # pyright: ignore[reportUnknownMemberType]
+        experiment.log_artifact(str(logger.run_id), str(path))
 
 
 def log_pictures(
@@ -132,14 +217,15 @@ def log_pictures(
     """Gives a logger that can show them the pictures of a validation under `val/predictions`.
 
     Args:
-        logger: TensorBoard gets the sheet; wandb the images with boxes and masks that it draws itself.
+        logger: TensorBoard and MLflow get the sheet; wandb the images with boxes and masks that it draws itself.
         sheet: uint8 (H, W, 3), all pictures drawn.
         found: images uint8 (h, w, 3) as they are, and what the model finds in them.
         class_names: K names.
         step: of the optimiser.
     """
     if isinstance(logger, TensorBoardLogger):
-        logger.experiment.add_image(PICTURES, sheet, step, dataformats="HWC")
+        experiment = cast(Any, logger.experiment)  # pyright: ignore[reportUnknownMemberType]
+        experiment.add_image(PICTURES, sheet, step, dataformats="HWC")
     elif isinstance(logger, WandbLogger):
         logger.log_image(
             PICTURES,
@@ -149,6 +235,9 @@ def log_pictures(
             boxes=[_wandb_boxes(shown, class_names) for _, shown in found],
             masks=[_wandb_masks(shown, class_names) for _, shown in found],
         )
+    elif isinstance(logger, MLFlowLogger):
+        client = cast(Any, logger.experiment)  # pyright: ignore[reportUnknownMemberType]
+        client.log_image(str(logger.run_id), sheet, f"{PICTURES}-{step:08d}.png")
 
 
 def _wandb_boxes(shown: DrawablePrediction, class_names: Sequence[str]) -> dict[str, Any] | None:

@@ -12,43 +12,54 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from backbones.checks import check_types, suggest
+from backbones.deformable import DeformableConv2d
 from tasks.contracts import Model
 
 
-def parameter_groups(model: Model, *, backbone_lr_scale: float = 1.0) -> list[dict]:
-    """Trainable parameters by what they are: vectors (norms, biases) do not decay, the backbone has its own rate.
+def parameter_groups(
+    model: Model, *, backbone_lr_scale: float = 1.0, offsets_lr_scale: float = 0.1
+) -> list[dict[str, Any]]:
+    """Trainable parameters by what they are: vectors (norms, biases) do not decay, the backbone has its own rate,
+    and in it the offsets of deformable convolutions have theirs.
 
     The backbone is `model.backbone.backbone` where it carries a pyramid, else `model.backbone`. Each
     group has `name` and `lr_scale`; `build_optimizer` multiplies the learning rate by the latter.
     """
     backbone: nn.Module = getattr(model.backbone, "backbone", model.backbone)
-    in_backbone = {id(p) for p in backbone.parameters()}
-    groups = {
-        (own, decays): {
-            "name": ("backbone" if own else "head") + ("" if decays else "_no_decay"),
+    part_of = {id(p): "backbone" for p in backbone.parameters()}
+    for module in backbone.modules():
+        if isinstance(module, DeformableConv2d):
+            part_of |= {id(p): "offsets" for p in module.offsets.parameters()}
+    scales = {
+        "backbone": backbone_lr_scale,
+        "offsets": backbone_lr_scale * offsets_lr_scale,
+        "head": 1.0,
+    }
+    groups: dict[tuple[str, bool], dict[str, Any]] = {
+        (part, decays): {
+            "name": part + ("" if decays else "_no_decay"),
             "params": [],
-            "lr_scale": backbone_lr_scale if own else 1.0,
+            "lr_scale": scale,
             **({} if decays else {"weight_decay": 0.0}),
         }
-        for own in (True, False)
+        for part, scale in scales.items()
         for decays in (True, False)
     }
     for parameter in model.parameters():
         if parameter.requires_grad:
-            groups[id(parameter) in in_backbone, parameter.ndim > 1]["params"].append(parameter)
+            part = part_of.get(id(parameter), "head")
+            groups[part, parameter.ndim > 1]["params"].append(parameter)
     return [group for group in groups.values() if group["params"]]
 
 
-def build_optimizer(
-    model: Model, optimizer: Callable[..., Optimizer], *, backbone_lr_scale: float = 1.0
-) -> Optimizer:
-    """`optimizer` (a partial, learning rate included) over the `parameter_groups` of `model`.
+def build_optimizer(model: Model, optimizer: Callable[..., Optimizer], **lr_scales: float) -> Optimizer:
+    """`optimizer` (a partial, learning rate included) over the `parameter_groups` of `model` with these scales.
 
     Those that can update a parameter in one pass do, unless the partial says fused=False: a third of the time on a CPU.
     """
     options = inspect.signature(optimizer).parameters
     fused = {"fused": True} if "fused" in options and options["fused"].default is None else {}
-    built = optimizer(parameter_groups(model, backbone_lr_scale=backbone_lr_scale), **fused)
+    built = optimizer(parameter_groups(model, **lr_scales), **fused)
     if built.defaults.get("fused"):
         # Gradients of fp16 are unscaled before the step, as for any other optimizer, so that they can be clipped.
         built._step_supports_amp_scaling = False  # type: ignore[attr-defined]

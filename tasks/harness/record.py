@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tasks.data.sources import Source
 from tasks.harness.settings import TrainerSettings, TrainSettings
@@ -26,7 +26,7 @@ class Record:
 def to_record(
     record: Record | None,
     task: str,
-    source: Source,
+    source: Source[Any],
     spec: Mapping[str, Any],
     settings: TrainSettings,
     folder: Path,
@@ -39,7 +39,7 @@ def to_record(
     return Record(config | {"run_dir": str(folder)}, record.overrides if record is not None else ())
 
 
-def settings_config(task: str, source: Source, settings: TrainSettings) -> dict[str, Any]:
+def settings_config(task: str, source: Source[Any], settings: TrainSettings) -> dict[str, Any]:
     """The settings of a training in the form of a configuration, its network apart."""
     plain = {field.name: getattr(settings, field.name) for field in fields(settings)}
     for name in ("optimizer", "schedule"):
@@ -73,10 +73,15 @@ def changed(settings: Any) -> dict[str, Any]:
 
 
 def described(part: Any) -> dict[str, Any]:
-    """A data set or a transform by its class, and the arguments that it still knows."""
-    names = inspect.signature(type(part)).parameters
-    known = {name: getattr(part, name) for name in names if hasattr(part, name)}
-    return {"_target_": _address(type(part)), **_plain({k: v for k, v in known.items() if _is_plain(v)})}
+    """A data set or a transform by its class and arguments, those that it still knows where nothing else says them."""
+    kind = cast(type[object], type(part))
+    opened_as = getattr(part, "opened_as", None)
+    if opened_as is not None:
+        known = opened_as[1]
+    else:
+        names = inspect.signature(kind).parameters
+        known = {name: getattr(part, name) for name in names if hasattr(part, name)}
+    return {"_target_": _address(kind), **_plain({k: v for k, v in known.items() if _is_plain(v)})}
 
 
 def _address(part: Callable[..., Any]) -> str:
@@ -85,13 +90,13 @@ def _address(part: Callable[..., Any]) -> str:
 
 def _is_plain(value: object) -> bool:
     if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
+        return all(map(_is_plain, cast(Sequence[object], value)))
     return value is None or isinstance(value, str | int | float | bool | Path)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _plain(v) for key, v in value.items()}
+        return {key: _plain(v) for key, v in cast(Mapping[str, Any], value).items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [_plain(v) for v in cast(Sequence[Any], value)]
     return str(value) if isinstance(value, Path) else value

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TextIO
 
@@ -33,7 +33,7 @@ class Reporter:
         return ProgressLines(say=self.say)
 
     @contextlib.contextmanager
-    def writing(self, path: Path) -> Iterator[None]:
+    def writing(self, path: Path) -> Generator[None]:
         """What is said inside goes into the file `path` as well, behind what is there."""
         if not is_rank_zero():
             yield

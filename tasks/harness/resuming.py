@@ -1,9 +1,9 @@
 """Resuming a run: what may change, and whether its checkpoint is accepted, before a byte of the run is written."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -96,7 +96,7 @@ def _check_weights(contents: Mapping[str, Any], task: Task, path: Path) -> None:
 
 def _check_optimizer(contents: Mapping[str, Any], task: Task) -> None:
     assert task.optimizer is not None and task.schedule is not None
-    optimizer = build_optimizer(task.model, task.optimizer, backbone_lr_scale=task.backbone_lr_scale)
+    optimizer: Any = build_optimizer(task.model, task.optimizer, **task.lr_scales)
     schedule = task.schedule(optimizer, 10)
     fresh, state = optimizer.state_dict(), contents["optimizer_states"][0]
     _compare(state["param_groups"], fresh["param_groups"], "its optimizer's groups")
@@ -118,7 +118,7 @@ def _state_of(task: Task) -> set[str]:
     assert task.optimizer is not None
     parameter = nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
-    optimizer = task.optimizer([{"params": [parameter]}])  # pyright: ignore[reportArgumentType]
+    optimizer: Any = task.optimizer([{"params": [parameter]}])
     optimizer.step()
     return set(optimizer.state[parameter])
 
@@ -133,7 +133,8 @@ def _check_progress(contents: Mapping[str, Any]) -> None:
     trainer = pl.Trainer(
         logger=False, enable_checkpointing=False, enable_model_summary=False, accelerator="cpu", devices=1
     )
-    fresh, state = trainer.fit_loop.state_dict(), dict(contents["loops"]["fit_loop"])
+    loop: Any = trainer.fit_loop
+    fresh, state = loop.state_dict(), dict(contents["loops"]["fit_loop"])
     places = state.pop("state_dict")
     fresh.pop("state_dict")
     batches = dict(state["epoch_loop.state_dict"]).pop("_batches_that_stepped", 0)
@@ -144,7 +145,8 @@ def _check_progress(contents: Mapping[str, Any]) -> None:
     due = contents[EXACT_RESUME].get("validation_due")
     if due is not None and (type(due) is not int or not 0 <= due < 2**40):
         raise ValueError("its epoch of a validation is not a count")
-    for place in (contents[EXACT_RESUME]["place"], *places.get("combined_loader", ())):
+    loaders = cast(Mapping[str, Any], places).get("combined_loader", ())
+    for place in (contents[EXACT_RESUME]["place"], *loaders):
         if place is not None and (set(place) != {"batches"} or type(place["batches"]) is not int):
             raise ValueError("its place in the epoch is not a count of batches")
 
@@ -175,12 +177,13 @@ def _compare(found: Any, fresh: Any, what: str) -> None:
     if isinstance(fresh, Mapping):
         if not isinstance(found, Mapping) or found.keys() != fresh.keys():
             raise ValueError(f"{what} have other entries than a run of this project saves")
-        for key, value in fresh.items():
+        for key, value in cast(Mapping[str, Any], fresh).items():
             _compare(found[key], value, what)
     elif isinstance(fresh, list | tuple):
-        if not isinstance(found, list | tuple) or len(found) != len(fresh):
-            raise ValueError(f"{what} have {found!s:.60} where {len(fresh)} values belong")
-        for one, other in zip(found, fresh, strict=True):
+        wanted = cast(Sequence[Any], fresh)
+        if not isinstance(found, list | tuple) or len(cast(Sequence[Any], found)) != len(wanted):
+            raise ValueError(f"{what} have {found!s:.60} where {len(wanted)} values belong")
+        for one, other in zip(cast(Sequence[Any], found), wanted, strict=True):
             _compare(one, other, what)
     elif isinstance(fresh, Tensor):
         if not isinstance(found, Tensor) or found.shape != fresh.shape:

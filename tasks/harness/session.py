@@ -65,14 +65,27 @@ def lightning_precision(precision: str, trainer: TrainerSettings) -> str:
     return resolve_precision(precision, resolve_device(trainer.device))
 
 
-def write_outcome(folder: Path, task: Task, *, model_file: bool = True) -> None:
-    """Writes the numbers, the results and the model of `task` as its last validation left them."""
-    write_json(folder / "metrics.json", task.numbers)
+def write_outcome(folder: Path, task: Task, *, split: str = "val", model_file: bool = True) -> None:
+    """Writes the numbers, the results and the model of `task` as its last validation, of `split`, left them."""
+    write_json(folder / "metrics.json", {**task.numbers, **flat_intervals(task)})
     if task.metric is not None:
         task.write_results(folder)
+        task.write_outcomes(folder, split)
     if model_file:
         task.header.metrics = dict(task.numbers)
         save_model(folder / "model.safetensors", task.model, task.header)
+
+
+def flat_intervals(task: Task) -> dict[str, float]:
+    """The ends of the intervals under `interval_low/<name>` and `interval_high/<name>`, and the number of `images`."""
+    if not task.intervals:
+        return {}
+    ends = {
+        f"interval_{end}/{name}": both[i]
+        for name, both in task.intervals.items()
+        for i, end in enumerate(("low", "high"))
+    }
+    return {"images": task.num_images, **ends}
 
 
 def files_in(folder: Path) -> str:

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tasks.data.loading.settings import LoaderSettings
 from tasks.typed_settings import TypedSettings
@@ -188,7 +188,7 @@ class OptimizerSettings(TypedSettings):
     """A class of `torch.optim` by its name, or any that takes groups of parameters and `lr`."""
     lr: float = 0.001
     """Learning rate, at the top of the schedule."""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Its further arguments, such as weight_decay."""
 
     def __post_init__(self) -> None:
@@ -221,7 +221,7 @@ class ScheduleSettings(TypedSettings):
     prefix = "schedule."
     name: str | Callable[..., LRScheduler] = "warmup_cosine"
     """One of `SCHEDULES`, or a function of an optimiser and the number of steps."""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Its further arguments, such as warmup."""
 
     def factory(self) -> Callable[[Optimizer, int], LRScheduler]:
@@ -264,6 +264,8 @@ class MetricSettings(TypedSettings):
     prefix = "metric."
     backend: str | None = None
     """auto, hotcoco or pycocotools, which give the same numbers of boxes and masks."""
+    max_detections: int | None = None
+    """Detections of an image and class that AP counts; null for COCO's 100, or more where images hold more objects."""
 
     def options(self) -> dict[str, Any]:
         """What was set, as a task's metric takes it."""
@@ -292,12 +294,17 @@ class TrainSettings(TypedSettings):
     """How validations are scored."""
     loggers: Sequence[str | Callable[[Path], Logger]] = ("csv",)
     """Keys of `tasks.harness.loggers.LOGGERS`, or functions of a run's folder."""
-    task: Mapping[str, Any] = field(default_factory=dict)
+    task: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Options of the task itself, such as mixup or backbone_lr_scale."""
     norm: str = "auto"
     """Of the backbone: frozen (pretrained) or group norm where few images meet, else batch norm."""
-    compile: str | Literal[False] | None = None
-    """backbone: compiled by torch.compile."""
+    compile: str | bool | None = None
+    """What torch.compile compiles: backbone (true means it too), with its pyramid; dense, all that is computed on
+    maps; or step, the losses as well."""
+    compile_mode: str | None = None
+    """Of torch.compile: reduce-overhead, max-autotune, …; None for its usual one."""
+    tf32: bool = True
+    """Products of float32 numbers on a GPU round their factors to ten bits, several times faster."""
     resume: str | None = None
     """A run's folder, or one of its checkpoints: goes on exactly where it was saved."""
     reference_batch_size: int | None = None
@@ -308,8 +315,12 @@ class TrainSettings(TypedSettings):
     """Or skip: what a loss that is no number does, and a gradient where gradients are clipped by their norm."""
     early_stopping: int | None = None
     """Validations without a better one, after which training ends."""
+    size: str = "auto"
+    """Of data of one's own: small, medium or large, which is a network and the side of images; auto takes small on a
+    CPU and large on a GPU."""
     pretrained: bool | str | None = None
-    """Published weights of the whole model by tag (COCO_V1, COCO_V2); heads by class name."""
+    """Published weights of the whole model by tag (COCO_V1, COCO_V2), heads by class name; false for random weights.
+    auto, which data of one's own is trained with, takes those, or the backbone's where there are none."""
     init_from: str | None = None
     """A model file or checkpoint of any task: whatever fits moves, heads by class name."""
     precision: str = "auto"
@@ -320,7 +331,8 @@ class TrainSettings(TypedSettings):
     def __post_init__(self) -> None:
         from backbones.checks import suggest
         from backbones.layers import NORMS
-        from tasks.harness.auto import check_compiler, scaled_rate
+        from tasks.harness.auto import scaled_rate
+        from tasks.harness.compilation import check_compile
         from tasks.harness.ema import MovingAverage
         from tasks.harness.guards import LossGuard
 
@@ -329,10 +341,7 @@ class TrainSettings(TypedSettings):
             raise ValueError(f"seed={self.seed} must be at least 0 and below 2^32")
         if self.norm != "auto" and self.norm not in NORMS:
             raise ValueError(f"norm={self.norm}; {suggest(str(self.norm), ['auto', *NORMS])}")
-        if self.compile not in (None, False, "backbone"):
-            raise ValueError(f"compile={self.compile} must be backbone, or null for none")
-        if self.compile:
-            check_compiler()
+        check_compile(self.compile, self.compile_mode)
         if not isinstance(self.ema, bool):
             MovingAverage(self.ema)  # checks the decay
         if self.early_stopping is not None and self.early_stopping < 1:
@@ -352,7 +361,7 @@ class EvaluateSettings(TypedSettings):
     """Of detectors: each image in all these sizes, relative to the model's own, …"""
     flip: bool = False
     """… and mirrored too."""
-    model: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Other settings than the file's: nms_threshold, max_detections, …"""
     loader: LoaderSettings = field(default_factory=LoaderSettings)
     """How batches are made."""
@@ -362,15 +371,28 @@ class EvaluateSettings(TypedSettings):
     """How predictions are scored."""
     precision: str = "auto"
     """bf16 where the device computes in it; or 32-true, bf16-mixed, 16-mixed."""
+    tf32: bool = True
+    """Products of float32 numbers on a GPU round their factors to ten bits, several times faster."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictSettings(TypedSettings):
-    """How a trained model is applied to pictures."""
+    """How a trained model is applied to pictures, and what is written of what it finds."""
 
-    score_threshold: float = 0.5
-    """Weaker objects are left out."""
-    model: Mapping[str, Any] = field(default_factory=dict)
+    format: str | None = None
+    """json, jsonl, csv, coco or yolo; null is json, and for a video jsonl, a line for each frame."""
+    draw: bool = True
+    """Whether pictures, or the video, are written with what is found drawn on them."""
+    masks: bool = False
+    """Whether masks and class maps are written as PNG files, too."""
+    every: int = 1
+    """Every so many frames of a video, or pictures of a source, one is looked at."""
+    download: bool = False
+    """Whether pictures are fetched that a list of sources names by addresses."""
+
+    score_threshold: float | None = None
+    """Weaker objects are left out; null for what `vertebra tune` stored in the file, 0.5 where it did not."""
+    model: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Other settings than the file's: nms_threshold, max_detections, …"""
     batch_size: int = 8
     """Pictures that go through the network at once."""
@@ -388,6 +410,13 @@ class PredictSettings(TypedSettings):
     """cpu, cuda, cuda:1, …"""
     precision: str = "auto"
     """bf16 where the device computes in it; or 32-true, bf16-mixed, 16-mixed."""
+
+    def __post_init__(self) -> None:
+        if type(self.every) is not int or self.every < 1:
+            raise ValueError(f"every={self.every} must be a whole number of frames, at least 1")
+        for name in ("draw", "masks", "download"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise ValueError(f"{name}={value} must be true or false")
 
 
 S = TypeVar("S")
@@ -412,5 +441,5 @@ def with_values(settings: S, values: Mapping[str, Any]) -> S:
             continue
         old = getattr(settings, key)
         nested = is_dataclass(old) and isinstance(value, Mapping)
-        changes[key] = with_values(old, value) if nested else value
+        changes[key] = with_values(old, cast(Mapping[str, Any], value)) if nested else value
     return replace(settings, **changes)

@@ -1,21 +1,27 @@
 """What a training starts from: the recipe that suits it, the network, its weights, the data and the task's module."""
 
+import contextlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from backbones.checks import suggest
 from tasks.contracts import Model
-from tasks.data import FORMATS
+from tasks.data.augmentation.named import transforms
 from tasks.data.datamodule import DataModule
+from tasks.data.layouts import auto
 from tasks.data.sources import Source
+from tasks.data.splits import SplitName
+from tasks.harness.reporter import Reporter
 from tasks.harness.settings import TrainSettings, with_values
+from tasks.harness.suit import flat, format_of, is_ones_own, suited, where_from
 from tasks.harness.task import Task
-from tasks.zoo.model_file import Header, load_model
+from tasks.zoo.model_file import load_model, new_model
 from tasks.zoo.pretrained import published_model, starting_spec
-from tasks.zoo.registry import TASKS, build_model, lookup, resolved_spec
+from tasks.zoo.registry import TASKS, lookup
 from tasks.zoo.task_specs import MODEL_SPECS, TASK_SPECS, merged, recipe
 from tasks.zoo.transfer import transfer
 
@@ -27,39 +33,62 @@ NETWORK = ("model", "backbone", "pyramid", "data")
 """What a recipe says beside settings."""
 
 
-def check_data(data: Any) -> Source:
-    """`data`, if it is a data set; ValueError for a path."""
-    if isinstance(data, str | Path):
-        formats = ", ".join(FORMATS)
-        raise ValueError(
-            f'data={str(data)!r} is a path; open it by its format, as tasks.data.open("coco", root={str(data)!r}) '
-            f"does; the formats are {formats}"
+def check_data(data: Source[Any] | str | Path, task: str | None = None) -> Source[Any]:
+    """`data`, opened for `task` where it is a path."""
+    return auto.open_folder(data, task=task) if isinstance(data, str | Path) else data
+
+
+def describe(data: Source[Any], splits: Sequence[SplitName]) -> list[str]:
+    """What was found of data that was looked for, a line; none of any other."""
+    line = auto.describe(data, splits)
+    return [f"found {line}"] if line else []
+
+
+@contextlib.contextmanager
+def saying_layout(data: Source[Any], reporter: Reporter) -> Generator[None]:
+    """Where reading the data fails inside, says first what it was taken for."""
+    try:
+        yield
+    except (OSError, ValueError):
+        if data.layout:
+            reporter.say(f"found {data.layout}")
+        raise
+
+
+def recipe_settings(task: str, data: Source[Any], model: str | None = None) -> TrainSettings:
+    """The settings that suit `task` on `data` with `model`, None for the usual one: its recipe's, or those that follow
+    from data of one's own, which are read."""
+    name = model or TASK_SPECS[task].model
+    if is_ones_own(data):
+        return _settings(
+            suited(task, data, {**_open_values(task, name), "pretrained": False}, ["pretrained"]).values
         )
-    return data
+    return with_values(
+        TrainSettings(), {k: v for k, v in _recipe(task, data, name).items() if k not in NETWORK}
+    )
 
 
-def format_of(data: Source) -> str | None:
-    """The name of the format of a data set, as `tasks.data.open` takes it; None for one of somebody else's."""
-    kind = f"{type(data).__module__}:{type(data).__qualname__}"
-    return next((name for name, address in FORMATS.items() if address == kind), None)
+@dataclass(frozen=True)
+class Start:
+    """What a training is made of before its data is opened."""
 
-
-def recipe_settings(task: str, data: Source, model: str | None = None) -> TrainSettings:
-    """The settings that suit `task` on `data` with `model`, None for the usual one; the defaults where there are no
-    better ones."""
-    known = _recipe(task, data, model or TASK_SPECS[task].model)
-    return with_values(TrainSettings(), {k: v for k, v in known.items() if k not in NETWORK})
+    spec: dict[str, Any]
+    """Of the network, as `build_model` takes it."""
+    settings: TrainSettings
+    remarks: list[str] = field(default_factory=list)
+    """What was chosen, in words."""
 
 
 def resolve(
     task: str,
-    data: Source,
+    data: Source[Any],
     model: str | Mapping[str, Any] | None,
     backbone: str | Mapping[str, Any] | None,
     pyramid: str | Mapping[str, Any] | None,
-    settings: TrainSettings | None,
-) -> tuple[dict[str, Any], TrainSettings]:
-    """The spec of the network, as `build_model` takes it, and the settings: what is None is the recipe's."""
+    settings: TrainSettings | Mapping[str, Any] | None,
+) -> Start:
+    """What is None is the recipe's, or where there is none what suits data of one's own; a mapping is what to say
+    instead of that, by dotted key."""
     if task not in TASK_SPECS:
         raise ValueError(f"unknown task {task!r}; {suggest(str(task), TASK_SPECS)}")
     usual = TASK_SPECS[task]
@@ -70,12 +99,12 @@ def resolve(
         raise ValueError(
             f"{asked['name']} is not a model of {task}; its models are {', '.join(usual.models)}"
         )
-    known = merged(
+    known: dict[str, Any] = merged(
         {"backbone": {"name": BACKBONE}, "pyramid": usual.pyramid and {"name": usual.pyramid}},
         MODEL_SPECS[asked["name"]].parts,
         _recipe(task, data, asked["name"]),
     )
-    spec = {
+    spec: dict[str, Any] = {
         **known.get("model", {}),
         **asked,
         "backbone": known["backbone"] if backbone is None else _named(backbone),
@@ -86,7 +115,37 @@ def resolve(
             f"backbone.in_channels={channels}: images are read, normalised and augmented as RGB, of 3 channels; leave "
             "it out, or write a loop of your own for such images (examples/plain_loop.py)"
         )
-    settings = settings or recipe_settings(task, data, asked["name"])
+    remarks: list[str] = []
+    if not isinstance(settings, TrainSettings):
+        said = dict(settings or {})
+        if is_ones_own(data):
+            parts = {
+                "model": model,
+                "backbone": backbone,
+                "pyramid": None if pyramid == USUAL else pyramid or {},
+            }
+            given = [*said, *(f"{part}.{key}" for part, named in parts.items() for key in _named(named))]
+            values = {**_open_values(task, asked["name"]), **flat(spec_parts(spec)), **said}
+            found = suited(task, data, values, given)
+            remarks = found.remarks
+            said = {**found.values, **said}
+        spec = merged(spec_parts(spec), {k: v for k, v in nested(said).items() if k in spec_parts(spec)})
+        spec = {**spec.pop("model"), **spec}
+        recipe_values = {k: v for k, v in _recipe(task, data, asked["name"]).items() if k not in NETWORK}
+        settings = _settings(said, recipe_values)
+    return with_origin(task, Start(spec, settings, remarks))
+
+
+def with_origin(task: str, start: Start) -> Start:
+    """`start` with the network that its weights are of, `pretrained=auto` having found them."""
+    spec, settings = start.spec, start.settings
+    if settings.pretrained == "auto" and settings.init_from is None and settings.resume is None:
+        found = where_from(task, spec)
+        settings = replace(settings, pretrained=found.get("pretrained", False))
+        if "backbone.pretrained" in found:
+            spec = {**spec, "backbone": {**spec["backbone"], "pretrained": True}}
+    elif settings.pretrained == "auto":
+        settings = replace(settings, pretrained=False)
     if settings.pretrained:
         for other, value in (
             ("init_from", settings.init_from),
@@ -97,16 +156,53 @@ def resolve(
                     f"give pretrained={settings.pretrained}, a whole model, or {other}=, not both"
                 )
         spec = starting_spec(spec, settings.pretrained)
-    return spec, settings
+    return replace(start, spec=spec, settings=settings)
 
 
-def open_data(task: str, source: Source, settings: TrainSettings) -> DataModule:
+def spec_parts(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec with the model's own options under `model`."""
+    parts = {part: spec[part] for part in ("backbone", "pyramid")}
+    return {"model": {key: value for key, value in spec.items() if key not in parts}, **parts}
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The reverse of `flat`."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        found = merged(found, value)
+    return found
+
+
+def _open_values(task: str, model: str) -> dict[str, Any]:
+    """What is said where nobody has said anything, as far as choices look at it."""
+    usual = TrainSettings()
+    return {
+        "model.name": model,
+        "norm": usual.norm,
+        "size": usual.size,
+        "pretrained": usual.pretrained,
+        "loader.batch_size": usual.loader.batch_size,
+        "trainer.accelerator": usual.trainer.accelerator,
+    }
+
+
+def _settings(values: Mapping[str, Any], under: Mapping[str, Any] | None = None) -> TrainSettings:
+    """Settings of values by dotted key, those of the network left out, over others that are nested."""
+    own = {k: v for k, v in nested(values).items() if k not in NETWORK}
+    if isinstance(own.get("augmentation"), str):
+        own["augmentation"] = transforms(own["augmentation"])
+    return with_values(TrainSettings(), merged(under or {}, own))
+
+
+def open_data(task: str, source: Source[Any], settings: TrainSettings) -> DataModule:
     """The data module for `task`, once its metric was found to take its settings."""
     kind: type[Task] = lookup(TASKS, "task", task)
     kind.check_metric(settings.metric.options())
     augmentation = settings.augmentation
     if augmentation is None:
-        import albumentations
+        import albumentations  # pyright: ignore[reportMissingTypeStubs]
 
         augmentation = [albumentations.HorizontalFlip()] if getattr(source, "may_be_mirrored", True) else []
     return DataModule(
@@ -119,23 +215,20 @@ def open_data(task: str, source: Source, settings: TrainSettings) -> DataModule:
     )
 
 
-def build(task: str, spec: Mapping[str, Any], data: DataModule, source: Source, seed: int) -> Model:
+def build(task: str, spec: Mapping[str, Any], data: DataModule, source: Source[Any], seed: int) -> Model:
     """The network of `spec` with fresh weights, and its header."""
-    model = build_model(
-        spec, num_classes=len(data.class_names), preprocessing=data.preprocessing, pretrained=True
-    )
-    model.header = Header(
-        task=task,
-        model=resolved_spec(spec, model),
-        class_names=list(data.class_names),
-        category_ids=[int(i) for i in data.category_ids],
-        preprocessing=data.preprocessing.to_dict(),
+    return new_model(
+        task,
+        spec,
+        data.class_names,
+        data.category_ids,
+        data.preprocessing,
         provenance=provenance(source, spec["backbone"].get("pretrained", False), seed),
+        pretrained=True,
     )
-    return model
 
 
-def provenance(source: Source, pretrained: bool | str, seed: int) -> dict[str, Any]:
+def provenance(source: Source[Any], pretrained: bool | str, seed: int) -> dict[str, Any]:
     """What a model file says of its origin. Names no person, machine or folder."""
     packages = ("vertebra", "torch", "torchvision", "lightning")
     return {
@@ -187,7 +280,7 @@ def task_module(task: str, model: Model, settings: TrainSettings) -> Task:
     )
 
 
-def _recipe(task: str, data: Source, model: str) -> dict[str, Any]:
+def _recipe(task: str, data: Source[Any], model: str) -> dict[str, Any]:
     name = format_of(data)
     return recipe(task, name, model) if name is not None else {}
 

@@ -4,10 +4,12 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 from torch.optim import Optimizer
@@ -15,12 +17,16 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from tasks.contracts import Batch, Metric, Model
 from tasks.data.dataset import check_ranks, images_of, split_of
+from tasks.device_copies import to_list
 from tasks.distributed import all_gather_objects
+from tasks.harness.environment import fingerprint
 from tasks.harness.guards import LossGuard, check_boxes
 from tasks.harness.optim import build_optimizer
 from tasks.harness.settings import NOT_SHARDED, OPTIMIZERS, ScheduleSettings
 from tasks.harness.throughput import ThroughputMonitor
 from tasks.metrics.average_precision import evaluator
+from tasks.metrics.bootstrap import Interval, intervals
+from tasks.metrics.outcomes import write_outcomes
 from tasks.visualization.result import Result
 from tasks.zoo.model_file import METADATA_KEY, Header
 
@@ -49,15 +55,18 @@ class Task(pl.LightningModule):
         self,
         model: Model,
         *,
-        optimizer: Callable[[list[dict]], Optimizer] | None = None,
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer] | None = None,
         schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
         backbone_lr_scale: float = 1.0,
+        offsets_lr_scale: float = 0.1,
         config: dict[str, Any] | None = None,
         metric: Mapping[str, Any] | None = None,
     ) -> None:
         """`model` carries its `header`. `optimizer` and `schedule` are partials, for training only; None for those
-        of `TrainSettings`. `config` is the configuration of a run as plain values, kept in every checkpoint; `metric`
-        is what the metric is told (`check_metric`).
+        of `TrainSettings`. The backbone's rate is `backbone_lr_scale` times that of the rest, and that of offsets of
+        deformable convolutions `offsets_lr_scale` times the backbone's, a tenth in the paper. `config` is the
+        configuration of a run as plain values, kept in every checkpoint; `metric` is what the metric is told
+        (`check_metric`).
         """
         super().__init__()
         # NHWC weights make every convolution run in that layout, up to three times faster (docs/performance).
@@ -65,14 +74,18 @@ class Task(pl.LightningModule):
         self.header: Header = model.header
         self.optimizer = optimizer
         self.schedule = schedule
-        self.backbone_lr_scale = backbone_lr_scale
+        self.lr_scales = {"backbone_lr_scale": backbone_lr_scale, "offsets_lr_scale": offsets_lr_scale}
         self.config = config or {}
         self.metric_options = self.check_metric(metric)
         self.metric: Metric | None = None
         self.numbers: dict[str, float] = {}
+        self.intervals: dict[str, Interval] = {}
+        self.num_images = 0
+        self._found_outcomes: tuple[dict[str, float], Any] | None = None
         self.guard = LossGuard(None)
         self._logs_losses = True
-        self._is_limit_told = False
+        self.scores_some = False
+        """Whether limits of the trainer left images out of the last scores."""
         self._val_losses: list[tuple[Tensor, dict[str, Tensor]]] = []
 
     @classmethod
@@ -106,13 +119,37 @@ class Task(pl.LightningModule):
 
     @abstractmethod
     def report(self, numbers: dict[str, float]) -> str:
-        """The numbers of a validation as a table for the terminal."""
+        """The numbers of a validation, with `intervals` where they are known, as a table for the terminal."""
 
     @abstractmethod
     def write_results(self, folder: Path) -> None:
         """Writes what the last validation predicted into `folder`, in the format usual for the task."""
 
     # What all share.
+
+    def find_intervals(self) -> None:
+        """Sets `intervals`, of the numbers of the last validation or test, where the metric keeps what it takes. Some
+        seconds for thousands of images; on one rank."""
+        if (found := self._outcomes()) is not None:
+            self.num_images = found.num_images
+            self.intervals = intervals(found)
+
+    def write_outcomes(self, folder: Path, split: str) -> None:
+        """Writes what happened on each image of `split`, for `vertebra compare` and the report; on one rank."""
+        if (found := self._outcomes()) is not None:
+            annotations = self._scored_annotations()
+            ids, data = np.sort(annotations.image_ids), fingerprint(annotations)
+            write_outcomes(folder, found, ids, data=data, split=split)
+
+    def _outcomes(self) -> Any:
+        if self._found_outcomes is None or self._found_outcomes[0] is not self.numbers:
+            outcomes = getattr(self.metric, "outcomes", None)
+            self._found_outcomes = self.numbers, None if outcomes is None else outcomes()
+        return self._found_outcomes[1]
+
+    def _scored_annotations(self) -> Any:
+        metric = cast(Any, getattr(self.metric, "coco", self.metric))
+        return metric.annotations
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the hook that runs 46 times a step; `nn.Module` would take 0.1 ms to look for parameters.
@@ -122,10 +159,11 @@ class Task(pl.LightningModule):
             super().__setattr__(name, value)
 
     def setup(self, stage: str) -> None:
-        strategy = self.trainer.strategy
+        strategy: Any = self.trainer.strategy
         if isinstance(strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
-            name = getattr(strategy, "strategy_name", type(strategy).__name__)
-            raise ValueError(f"strategy={name}{NOT_SHARDED}")
+            raise ValueError(
+                f"strategy={getattr(strategy, 'strategy_name', type(strategy).__name__)}{NOT_SHARDED}"
+            )
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         check_boxes(batch)  # here, because on the device it would have to be waited for
@@ -134,7 +172,7 @@ class Task(pl.LightningModule):
     def on_fit_start(self) -> None:
         self.model.train()  # of a model file it comes in evaluation mode, which Lightning would keep
         # `ThroughputMonitor` logs the losses more cheaply.
-        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks = cast(list[Callback], self.trainer.callbacks)  # type: ignore[attr-defined]
         self._logs_losses = not any(isinstance(callback, ThroughputMonitor) for callback in callbacks)
 
     def on_train_start(self) -> None:
@@ -191,7 +229,7 @@ class Task(pl.LightningModule):
     def _losses_again(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of a batch, with nothing changed by asking."""
         self.model.eval()
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):  # pyright: ignore[reportUnknownMemberType]
             losses = self.model.losses(self.model.features(batch), batch)
         self.model.train()
         return losses
@@ -211,9 +249,9 @@ class Task(pl.LightningModule):
         )
 
     def validation_step(self, batch: Batch, batch_index: int) -> Any:
-        """A list of `Scored`: predictions in original pixels with the images that they are of, the batch in parts that
-        are padded alike."""
-        found = []
+        """Predictions in original pixels, with the images that they are of: the batch, in parts that are padded
+        alike."""
+        found: list[Scored] = []
         for _, part in batch.alike():
             features = self.model.features(part)
             losses = self.model.losses(features, part)
@@ -243,8 +281,8 @@ class Task(pl.LightningModule):
         if len(rows) == len(annotations):
             return annotations
         seen = annotations.select(rows)
-        if not self.trainer.sanity_checking and not self._is_limit_told:
-            self._is_limit_told = True
+        if not self.trainer.sanity_checking and not self.scores_some:
+            self.scores_some = True
             self.guard.say(
                 f"scores are of {len(seen)} of {len(annotations)} images alone, as the trainer's limits say"
             )
@@ -270,9 +308,9 @@ class Task(pl.LightningModule):
         self.numbers = self.metric.compute()
         self.log_dict({f"test/{name}": value for name, value in self.numbers.items()})
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> Any:  # Lightning has a type of its own for each form
         make = self.optimizer or OPTIMIZERS["adamw"].factory()
-        optimizer = build_optimizer(self.model, make, backbone_lr_scale=self.backbone_lr_scale)
+        optimizer = build_optimizer(self.model, make, **self.lr_scales)
         scheduler = (self.schedule or ScheduleSettings().factory())(
             optimizer, int(self.trainer.estimated_stepping_batches)
         )
@@ -294,13 +332,13 @@ def mean_losses(batches: list[tuple[Tensor, dict[str, Tensor]]]) -> dict[str, fl
         batches: image ids (B,) and losses of each batch of this rank.
     """
     names = list(batches[0][1]) if batches else []
-    mine = []
+    mine: list[tuple[float, ...]] = []
     if batches:
         values = torch.stack([torch.stack([losses[name] for name in names]) for _, losses in batches])
-        mine = [(len(ids), *row) for (ids, _), row in zip(batches, values.tolist(), strict=True)]
+        mine = [(len(batch[0]), *row) for batch, row in zip(batches, to_list(values), strict=True)]
     ranks = all_gather_objects((names, mine))
-    names = next((theirs for theirs, _ in ranks if theirs), [])
-    every = [row for _, rows in ranks for row in rows]
+    names = next((theirs for theirs, _ in ranks if theirs), names)
+    every: list[tuple[float, ...]] = [row for _, rows in ranks for row in rows]
     total = sum(count for count, *_ in every)
     means = {
         name: math.fsum(row[0] * row[1 + column] for row in every) / total

@@ -5,7 +5,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.optim import Optimizer
 
 from tasks.data.loading.loader import ResumableLoader
-from tasks.device_copies import fetch
+from tasks.device_copies import fetch, to_list
 
 _LOG = logging.getLogger("vertebra")
 MUCH_WAITING = 0.2
@@ -28,7 +28,7 @@ class ThroughputMonitor(Callback):
     training waited for its next batch) and `perf/memory_gib` (most so far), and says a line at the end of each
     epoch."""
 
-    def __init__(self, *, num_workers: int, say: Callable[[str], None] = _LOG.info) -> None:
+    def __init__(self, *, num_workers: int = 0, say: Callable[[str], None] = _LOG.info) -> None:
         """`say` gets the line."""
         self.say = say
         self.num_workers = num_workers
@@ -65,7 +65,7 @@ class ThroughputMonitor(Callback):
             values |= self._rates
             if losses:
                 (numbers,) = fetch(torch.stack(list(losses.values())))
-                values |= {f"train/{name}": n for name, n in zip(losses, numbers.tolist(), strict=True)}
+                values |= {f"train/{name}": n for name, n in zip(losses, to_list(numbers), strict=True)}
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=self._step - 1)
                 logger.save()  # a run that is killed loses no line
@@ -121,6 +121,7 @@ def pace_line(epoch: int, pace: float, wait: float, used: int, size: int | None,
 def memory(device: torch.device) -> tuple[int, int | None]:
     """Most bytes that this process has held so far, on a GPU those of tensors there, and what the GPU has."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
+        properties = cast(Any, torch.cuda.get_device_properties(device))  # pyright: ignore[reportUnknownMemberType]
+        return torch.cuda.max_memory_allocated(device), properties.total_memory
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, None

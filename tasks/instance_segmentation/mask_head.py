@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from backbones.fpn import conv_norm
 from backbones.layers import Norm
 from tasks.detection.roi_align import PyramidTable, multilevel_roi_align
-from tasks.distributed import loss_normalizer
+from tasks.distributed import LossSum
 
 
 class MaskHead(nn.Module):
@@ -42,12 +42,12 @@ class MaskHead(nn.Module):
         """Logits (P, S, S) of the class `labels` (P,), for `boxes` (P, 4) of `images` (P,), pooled from `table`."""
         pooled = multilevel_roi_align(table, boxes, self.roi_size, images)
         logits = self.masks(F.relu(self.upsample(self.convs(pooled))))
-        return logits[torch.arange(len(labels), device=labels.device), labels]
+        return logits[torch.arange(labels.shape[0], device=labels.device), labels]
 
 
-def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
+def mask_loss(logits: Tensor, targets: Tensor) -> LossSum:
     """Binary cross-entropy, the mean over all cells of `logits` and `targets` (P, S, S); 0 for no box at all,
     with a gradient of 0 for every parameter (Mask R-CNN, section 3)."""
     total = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum")
-    masks = loss_normalizer(torch.full((), len(logits), device=logits.device))
-    return total / (masks * logits.shape[1] * logits.shape[2])
+    cells = logits.shape[1] * logits.shape[2]
+    return LossSum(total, torch.full((), float(len(logits) * cells), device=logits.device), least=cells)

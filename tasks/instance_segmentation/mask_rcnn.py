@@ -14,6 +14,7 @@ from tasks.detection.faster_rcnn import FasterRCNN, FasterRCNNFeatures, FasterRC
 from tasks.detection.matching import take_matched
 from tasks.detection.roi_align import PyramidTable
 from tasks.detection.roi_head import RoISamples
+from tasks.distributed import LossSum, normalized
 from tasks.preprocessing import Preprocessing
 
 from .mask_head import MaskHead, mask_loss
@@ -91,13 +92,10 @@ class MaskRCNN(FasterRCNN):
         return {**super().class_layers(), "mask_head.masks": 1}
 
     def losses(self, features: FasterRCNNFeatures, batch: Batch) -> dict[str, Tensor]:
-        samples = self.sample(features, batch)
-        return {
-            **self.box_losses(features, batch, samples),
-            "loss_mask": self.mask_loss(features.table, batch, samples),
-        }
+        losses, samples = self.box_losses(features, batch)
+        return normalized({**losses, "loss_mask": self.mask_loss(features.table, batch, samples)})
 
-    def mask_loss(self, table: PyramidTable, batch: Batch, samples: RoISamples) -> Tensor:
+    def mask_loss(self, table: PyramidTable, batch: Batch, samples: RoISamples) -> LossSum:
         """The loss of the masks in all positive boxes of `samples` whose object has one."""
         assert batch.mask_pixels is not None and batch.mask_places is not None, "the batch has no masks"
         places = take_matched(batch.mask_places, samples.matches, 0)

@@ -2,14 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
+from torch import Tensor
 
 from tasks.contracts import Batch, Detections
 from tasks.detection import result as detection
 from tasks.detection.result import Objects
 from tasks.device_copies import fetch
+from tasks.files import write_whole
 from tasks.metrics.run_lengths import bitmaps, encode
 from tasks.targets import ObjectMask
 from tasks.visualization.masks import draw_instances
@@ -35,8 +39,12 @@ class Instances(Objects):
 
     def above(self, threshold: float) -> "Instances":
         """Those that score at least `threshold`."""
-        kept = [mask for mask, score in zip(self.bitmaps, self.scores, strict=True) if score >= threshold]
-        return Instances(**vars(super().above(threshold)), bitmaps=kept, size=self.size)
+        return self.select(self.scores >= threshold)
+
+    def select(self, keep: np.ndarray) -> "Instances":
+        """Those for which `keep` (N,) is true."""
+        kept = [mask for mask, is_kept in zip(self.bitmaps, keep, strict=True) if is_kept]
+        return Instances(**vars(super().select(keep)), bitmaps=kept, size=self.size)
 
     def placed(self, left: int, top: int, size: tuple[int, int]) -> "Instances":
         moved = [ObjectMask(left + mask.left, top + mask.top, mask.bitmap) for mask in self.bitmaps]
@@ -64,6 +72,43 @@ class Instances(Objects):
             area = class_map[mask.top : mask.top + len(mask.bitmap), mask.left :][:, : mask.bitmap.shape[1]]
             area[mask.bitmap.astype(bool)] = label
         return DrawablePrediction(clear.boxes, clear.labels, clear.scores, class_map)
+
+    def to_supervision(self) -> Any:
+        detections = super().to_supervision()
+        detections.mask = self.masks
+        return detections
+
+    def to_torchmetrics(self) -> dict[str, Tensor]:
+        import torch  # here, as the program beside an exported model has none
+
+        return {**super().to_torchmetrics(), "masks": torch.from_numpy(self.masks)}
+
+    def to_fiftyone(self, size: tuple[int, int] | None = None) -> Any:
+        return super().to_fiftyone(self.size if size is None else size)
+
+    def _fiftyone_masks(self) -> list[dict[str, np.ndarray]]:
+        height, width = self.size
+        low = np.floor(self.boxes[:, :2]).clip(0).astype(int)
+        high = np.ceil(self.boxes[:, 2:]).clip(0, (width, height)).astype(int)
+        return [
+            {"mask": mask[top:bottom, left:right]}
+            for mask, (left, top), (right, bottom) in zip(
+                self.masks, low.tolist(), high.tolist(), strict=True
+            )
+        ]
+
+    def write_masks(self, folder: Path, stem: str) -> dict[str, str]:
+        """Writes `<stem>.instances.png`, 16 bits a pixel: the number of the object there, from 1 in their order, and 0
+        where there is none. Of objects that overlap the best one has the pixel; run lengths have all of each."""
+        numbers = np.zeros(self.size, np.uint16)
+        for number in range(len(self), 0, -1):
+            left, top, bitmap = self.bitmaps[number - 1]
+            area = numbers[top : top + bitmap.shape[0], left : left + bitmap.shape[1]]
+            area[bitmap.astype(bool)] = number
+        name = f"{stem}.instances.png"
+        with write_whole(folder / name) as partial:
+            Image.fromarray(numbers).save(partial, format="PNG")
+        return {"instances": name}
 
     def to_dict(self) -> dict[str, Any]:
         """The objects, for a JSON file; boxes are xyxy, masks COCO's compressed run lengths."""

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from tasks.contracts import Batch, Detections
 from tasks.harness.task import Task
+from tasks.metrics.bootstrap import in_words
+from tasks.metrics.coco import MaskAnnotations
 from tasks.metrics.instance_segmentation import InstanceSegmentationMetric
 from tasks.metrics.table import coco_table
 
@@ -16,10 +17,10 @@ class InstanceSegmentationTask(Task):
     """Trains and evaluates any model whose predictions are `Detections` with masks."""
 
     monitor = "mask_AP"
-    metric_arguments = ("backend",)
+    metric_arguments = ("backend", "max_detections")
     data_options = MappingProxyType({"masks": True})
 
-    def build_metric(self, annotations: Any) -> InstanceSegmentationMetric:
+    def build_metric(self, annotations: MaskAnnotations) -> InstanceSegmentationMetric:
         return InstanceSegmentationMetric(annotations, **self.metric_options)
 
     def to_original(self, predictions: Detections, batch: Batch) -> Detections:
@@ -36,5 +37,9 @@ class InstanceSegmentationTask(Task):
         boxes = {name: value for name, value in numbers.items() if not name.startswith("mask_")}
         masks = {name[5:]: value for name, value in numbers.items() if name.startswith("mask_")}
         assert isinstance(self.metric, InstanceSegmentationMetric)
-        backend = self.metric.coco.backend_used
-        return f"Boxes\n{coco_table(boxes)}\n\nMasks\n{coco_table(masks)}\n\nScored by {backend}"
+        of_masks = {name[5:]: both for name, both in self.intervals.items() if name.startswith("mask_")}
+        meaning = in_words(self.intervals, self.num_images)
+        return (
+            f"Boxes\n{coco_table(boxes, self.intervals)}\n\nMasks\n{coco_table(masks, of_masks)}\n\n"
+            f"Scored by {self.metric.coco.backend_used}" + (f"\n{meaning}" if meaning else "")
+        )

@@ -12,6 +12,7 @@ from tasks.contracts import Batch, Classification
 from tasks.distributed import all_gather_objects
 from tasks.files import write_csv, write_text
 from tasks.metrics.accuracy import AccuracyMetric
+from tasks.metrics.outcomes import LabelOutcomes
 
 if TYPE_CHECKING:
     from tasks.data.annotations.image_labels import ImageLabels
@@ -54,6 +55,14 @@ class ClassificationMetric:
         numbers = self.accuracy.compute()
         self._all_ranks()
         return numbers
+
+    def outcomes(self) -> LabelOutcomes:
+        """What happened on each image, by ascending id, for intervals and comparisons; on one rank after `compute`."""
+        _, batches = self._all_ranks()
+        ids, best, shares = (np.concatenate(column) for column in zip(*batches, strict=True))
+        order = np.argsort(ids)
+        labels = self.annotations.labels[np.argsort(self.annotations.image_ids)]
+        return LabelOutcomes(labels, best[order], shares[order, 0], self.annotations.class_names)
 
     def write_results(self, folder: Path) -> None:
         """`classes.json`, the best classes of each image, and `confusion.csv`, a row for each true class.

@@ -16,6 +16,8 @@ from tasks.distributed import all_gather_objects
 from tasks.files import write_whole
 from tasks.metrics.average_precision import GroundTruth, Predictions, RunLengths, evaluator
 from tasks.metrics.coverage import check_every_image_once, preview
+from tasks.metrics.matches import Matches, match
+from tasks.metrics.outcomes import ObjectOutcomes
 
 _AREAS = ("all", "small", "medium", "large")  # COCO's: below 32², up to 96², above, in square pixels
 
@@ -70,20 +72,23 @@ class CocoMetric:
         annotations: Annotations | MaskAnnotations,
         *,
         masks: bool = False,
-        max_detections: tuple[int, int, int] = (1, 10, 100),
+        max_detections: tuple[int, int, int] | int | None = None,
         backend: str = "auto",
     ):
         """
         Args:
             annotations: the truth, as written in the data set.
             masks: score masks besides boxes; `annotations` are `MaskAnnotations` then.
-            max_detections: limits, ascending, for each image and class; AP takes the last.
+            max_detections: limits, ascending, for each image and class, of which AP takes the last; or the last alone.
+                None for COCO's 1, 10 and 100, of which the last grows where an image has more objects of a class.
             backend: `auto` (hotcoco where it is installed), `hotcoco`, or `pycocotools`, the reference.
 
         Raises:
             ValueError: for annotations that cannot be scored: ids or class names that are not unique.
         """
-        limits = list(max_detections)
+        if max_detections is None:
+            max_detections = last_limit(annotations)
+        limits = [1, 10, max_detections] if isinstance(max_detections, int) else list(max_detections)
         if len(limits) != 3 or limits[0] < 1 or limits != sorted(set(limits)):
             raise ValueError(f"max_detections={limits} must be three ascending limits, the first at least 1")
         for name in ("image_ids", "category_ids", "ids", "class_names"):
@@ -177,6 +182,32 @@ class CocoMetric:
         # Kept nowhere here: the evaluator lets go of them before it takes the most memory.
         return self._evaluate(truth, self._found(masks=masks), self.max_detections)
 
+    def matches(self, *, masks: bool = False) -> Matches:
+        """Which detection found which object. Classes are in order of their category ids, images of their ids.
+
+        In a distributed run call this on one rank, after `compute` on all."""
+        truth, found = self.scored(masks=masks)
+        return match(truth, found, self.max_detections[-1])
+
+    def scored(self, *, masks: bool = False) -> tuple[GroundTruth, Predictions]:
+        """What is compared: the objects and the detections of all ranks."""
+        truth = self._mask_truth if masks else self._truth
+        assert truth is not None, "the metric was made without masks"
+        return truth, self._found(masks=masks)
+
+    def truths(self) -> tuple[GroundTruth, GroundTruth | None]:
+        """The objects with boxes, and with masks where those are scored."""
+        return self._truth, self._mask_truth
+
+    def outcomes(self) -> ObjectOutcomes:
+        """What happened on each image, for intervals and comparisons."""
+        found = {"": self.matches()}
+        if self.masks:
+            found["mask_"] = self.matches(masks=True)
+        order = np.argsort(_ranks(self.annotations.category_ids))
+        names = [self.annotations.class_names[label] for label in order]
+        return ObjectOutcomes(found, names, self.max_detections)
+
     def _numbers(self, precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
         numbers = {"AP": _mean(precision[..., 0, 2])}
         numbers["AP50"] = _mean(precision[0, ..., 0, 2])
@@ -259,6 +290,15 @@ class CocoMetric:
         return Predictions(
             images[order], categories[order], extents, scores[order].astype(np.float64), strings
         )
+
+
+def last_limit(annotations: Annotations) -> int:
+    """Detections of an image and class that AP counts: COCO's 100, or the next hundred that no number of objects
+    exceeds."""
+    images = np.repeat(np.arange(len(annotations.image_ids)), np.diff(annotations.offsets))
+    pairs = images * len(annotations.category_ids) + np.asarray(annotations.labels)
+    most = int(np.unique(pairs, return_counts=True)[1].max(initial=0))
+    return max(100, 100 * math.ceil(most / 100))
 
 
 def _truth(annotations: Annotations) -> GroundTruth:

@@ -14,9 +14,12 @@ from tasks.metrics.coverage import check_every_image_once
 class ConfusionMatrix:
     """K x K counts, true class by row and predicted class by column; exact whatever the number of ranks."""
 
-    def __init__(self, num_classes: int, image_ids: np.ndarray) -> None:
+    def __init__(self, num_classes: int, image_ids: np.ndarray, *, by_image: bool = False) -> None:
+        """With `by_image` each map is that of one image, and `of_images` knows the counts of each."""
         self.num_classes = num_classes
         self.image_ids = np.asarray(image_ids)
+        self.by_image = by_image
+        self._by_image: list[Tensor] = []  # (3, K) each: right, true and found
         self._counts: Tensor | None = None  # on the device of the first labels
         self._seen: list[np.ndarray] = []
 
@@ -34,17 +37,17 @@ class ConfusionMatrix:
         Raises:
             ValueError: when there are labels beyond the classes; nothing is added then.
         """
-        maps = []
-        for true, found in zip(truth, predicted, strict=True):
+        maps = list(zip(truth, predicted, strict=True))
+        for true, found in maps:
             assert true.shape == found.shape, (true.shape, found.shape)
-            if true.numel():
-                maps.append((true, found))
-        seen = self._check(maps, image_ids, ignore_label)
+        seen = self._check([pair for pair in maps if pair[0].numel()], image_ids, ignore_label)
         for true, found in maps:
             pairs = true.flatten().long() * self.num_classes + found.flatten()
             if ignore_label is not None:
                 pairs = pairs.where(true.flatten() != ignore_label, self.num_classes**2)
             counts = self._count(pairs)
+            if self.by_image:
+                self._by_image.append(torch.stack([counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)]))
             self._counts = counts if self._counts is None else self._counts.to(counts.device) + counts
         self._seen.append(seen)
 
@@ -90,6 +93,16 @@ class ConfusionMatrix:
         every = all_gather_objects((counts if self._counts is None else self._counts.cpu().numpy(), seen))
         check_every_image_once(self.image_ids, np.concatenate([ids for _, ids in every]))
         return np.sum([counts for counts, _ in every], axis=0)
+
+    def of_images(self) -> np.ndarray:
+        """(3, I, K) int64 over all ranks, images by ascending id: of each class what is right, true and found."""
+        assert self.by_image
+        seen = np.concatenate([np.zeros(0, np.int64), *self._seen])
+        shape = (len(seen), 3, self.num_classes)
+        mine = torch.stack(self._by_image).cpu().numpy() if self._by_image else np.zeros(shape, np.int64)
+        every = all_gather_objects((seen, mine))
+        ids = np.concatenate([ids for ids, _ in every])
+        return np.concatenate([counts for _, counts in every])[np.argsort(ids)].transpose(1, 0, 2)
 
 
 def shares(counts: np.ndarray, totals: np.ndarray) -> np.ndarray:

@@ -5,14 +5,17 @@ from pathlib import Path
 from tasks.contracts import Batch, Detections
 from tasks.device_copies import fetch
 from tasks.metrics.coco import CocoMetric, MaskAnnotations
+from tasks.metrics.outcomes import ObjectOutcomes
 from tasks.metrics.run_lengths import bitmaps, encode
 
 
 class InstanceSegmentationMetric:
     """`CocoMetric` on boxes and masks; masks become run lengths as they come, never full-size images."""
 
-    def __init__(self, annotations: MaskAnnotations, *, backend: str = "auto"):
-        self.coco = CocoMetric(annotations, masks=True, backend=backend)
+    def __init__(
+        self, annotations: MaskAnnotations, *, backend: str = "auto", max_detections: int | None = None
+    ):
+        self.coco = CocoMetric(annotations, masks=True, backend=backend, max_detections=max_detections)
 
     def reset(self) -> None:
         """Forgets every image seen."""
@@ -42,6 +45,10 @@ class InstanceSegmentationMetric:
     def compute(self) -> dict[str, float]:
         """Numbers of the boxes, then those of the masks under `mask_AP` and so on (`CocoMetric.compute`)."""
         return self.coco.compute()
+
+    def outcomes(self) -> ObjectOutcomes:
+        """What happened on each image, for intervals and comparisons."""
+        return self.coco.outcomes()
 
     def write_results(self, folder: Path) -> None:
         """`detections.json` with boxes and `masks.json` with masks, in COCO's result format."""

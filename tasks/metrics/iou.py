@@ -6,6 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from tasks.metrics.confusion import ConfusionMatrix, mean_of_known, shares
+from tasks.metrics.outcomes import PixelOutcomes
 
 
 class IoUMetric:
@@ -28,7 +29,7 @@ class IoUMetric:
 
     def reset(self) -> None:
         """Forgets every image seen."""
-        self._confusion = ConfusionMatrix(len(self.class_names), self.image_ids)
+        self._confusion = ConfusionMatrix(len(self.class_names), self.image_ids, by_image=True)
 
     def update(
         self, predicted: Tensor | Sequence[Tensor], truth: Tensor | Sequence[Tensor], image_ids: Tensor
@@ -63,3 +64,7 @@ class IoUMetric:
     def confusion_matrix(self) -> np.ndarray:
         """(K, K) int64 pixels: true class by row, predicted class by column. All ranks call it together."""
         return self._confusion.total()
+
+    def outcomes(self) -> PixelOutcomes:
+        """What happened on each image, by ascending id. All ranks call it together."""
+        return PixelOutcomes(*self._confusion.of_images(), class_names=self.class_names)

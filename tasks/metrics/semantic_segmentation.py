@@ -14,6 +14,7 @@ from tasks.device_copies import send
 from tasks.files import write_csv
 from tasks.metrics.confusion import shares
 from tasks.metrics.iou import IoUMetric
+from tasks.metrics.outcomes import PixelOutcomes
 from tasks.targets import IGNORE_LABEL
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class SemanticSegmentationMetric:
         """Forgets every image seen."""
         self.iou.reset()
         self._confusion: np.ndarray | None = None
+        self._outcomes: PixelOutcomes | None = None
 
     def update(self, predictions: Sequence[Tensor], batch: Batch) -> None:
         """Adds class maps, uint8 (height, width) in original pixels, of the images of one batch."""
@@ -42,7 +44,7 @@ class SemanticSegmentationMetric:
             for class_map, image_id in zip(predictions, batch.image_ids.tolist(), strict=True)
         ]
         self.iou.update(predictions, truth, batch.image_ids)
-        self._confusion = None
+        self._confusion = self._outcomes = None
 
     def compute(self) -> dict[str, float]:
         """`mean_iou`, `pixel_accuracy` and `iou/<class name>`, each in 0 … 1.
@@ -52,7 +54,12 @@ class SemanticSegmentationMetric:
         """
         numbers = self.iou.compute()
         self._confusion = self.iou.confusion_matrix()
+        self._outcomes = self.iou.outcomes()
         return numbers
+
+    def outcomes(self) -> PixelOutcomes:
+        """What happened on each image, for intervals and comparisons; after `compute`."""
+        return self.iou.outcomes() if self._outcomes is None else self._outcomes
 
     def write_results(self, folder: Path) -> None:
         """`iou.csv`, a row for each class, and `confusion.csv`, pixels with a row for each true class.

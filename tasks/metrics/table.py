@@ -1,25 +1,43 @@
 """COCO's numbers as text for a terminal: the twelve lines that COCO's own code prints, then AP by class."""
 
 import math
+from collections.abc import Mapping
+
+from tasks.metrics.bootstrap import Interval, bracket
 
 
-def coco_table(numbers: dict[str, float], *, digits: int = 3, width: int = 100) -> str:
-    """The numbers of `CocoMetric.compute` as lines of at most `width` characters where names allow.
+def coco_table(
+    numbers: dict[str, float],
+    intervals: Mapping[str, Interval] | None = None,
+    *,
+    digits: int = 3,
+    width: int = 100,
+) -> str:
+    """The numbers of `CocoMetric.compute` as lines of at most `width` characters where names allow, each with its
+    interval where there is one.
 
     nan prints as -1, as COCO's own code has it. Classes fill as many columns as fit, downwards.
     """
     limits = [int(name[3:]) for name in numbers if name.startswith("AR_") and name[3:].isdigit()]
-    lines = [_line(name, value, limits, digits) for name, value in numbers.items() if "/" not in name]
+    known = intervals or {}
+    lines = [
+        _line(name, value, limits, digits) + bracket(known.get(name), digits)
+        for name, value in numbers.items()
+        if "/" not in name
+    ]
     by_class = {name[3:]: value for name, value in numbers.items() if name.startswith("AP/")}
     if by_class:
         longest = max(map(len, by_class))
         cells = [
-            f"{name:<{longest}}  {_number(value, digits):>{digits + 3}}" for name, value in by_class.items()
+            f"{name:<{longest}}  {_number(value, digits):>{digits + 3}}{bracket(known.get(f'AP/{name}'), digits)}"
+            for name, value in by_class.items()
         ]
-        num_columns = max(1, (width - 1) // (len(cells[0]) + 3))
+        widest = max(map(len, cells))
+        cells = [f"{cell:<{widest}}" for cell in cells] if known else cells
+        num_columns = max(1, (width - 1) // (widest + 3))
         num_rows = -(-len(cells) // num_columns)
         lines += ["", " AP by class"]
-        lines += [" " + "   ".join(cells[row::num_rows]) for row in range(num_rows)]
+        lines += [(" " + "   ".join(cells[row::num_rows])).rstrip() for row in range(num_rows)]
     return "\n".join(lines)
 
 

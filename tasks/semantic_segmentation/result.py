@@ -45,7 +45,7 @@ class ClassMap:
     def to_drawable(self) -> DrawablePrediction:
         return DrawablePrediction(class_map=self.class_map.astype(np.int64))
 
-    def write(self, folder: Path, stem: str) -> dict[str, str]:
+    def write_masks(self, folder: Path, stem: str) -> dict[str, str]:
         """Writes the labels as the palette PNG `<stem>.labels.png`; returns its name for the JSON file."""
         name = f"{stem}.labels.png"
         write_label_png(folder / name, self.class_map, self.class_names)
@@ -60,6 +60,12 @@ class ClassMap:
                 for name, share in self.shares().items()
             ]
         }
+
+    def to_fiftyone(self) -> Any:
+        """`fiftyone.Segmentation`; its numbers are the labels."""
+        from fiftyone import Segmentation  # pyright: ignore[reportMissingImports]
+
+        return Segmentation(mask=self.class_map)
 
     def summary(self) -> str:
         """The classes with their shares."""

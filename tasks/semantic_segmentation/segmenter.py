@@ -42,7 +42,9 @@ def semantic_fpn(
     Raises:
         ValueError: an unknown backbone, pyramid or option.
     """
-    extractor = backbones.create_pyramid(backbones.create(**backbone), **(pyramid or {}))
+    network = backbones.create(**backbone)
+    usual = {"name": backbones.usual_pyramid(network.feature_info)}
+    extractor = backbones.create_pyramid(network, **{**usual, **(pyramid or {})})
     head = FPNHead(extractor.feature_info, num_classes=num_classes, channels=channels)
     return Segmenter(extractor, head, preprocessing=preprocessing, loss=loss)
 
@@ -99,6 +101,8 @@ def deeplabv3(
 
 class Segmenter(Model):
     """Backbone, head, and bilinear upsampling of its logits."""
+
+    has_static_graph = True
 
     def __init__(
         self,

@@ -51,6 +51,7 @@ def draw_detections(
     score_threshold: float = 0.5,
     gt_boxes: ArrayLike | None = None,
     gt_labels: ArrayLike | None = None,
+    gt_is_crowd: ArrayLike | None = None,
 ) -> np.ndarray:
     """`image` with the boxes whose score reaches `score_threshold`, the best on top.
 
@@ -66,6 +67,7 @@ def draw_detections(
         score_threshold: from 0 to 1.
         gt_boxes: (G, 4) xyxy, or None.
         gt_labels: (G,); rows of padding (-1) are left out.
+        gt_is_crowd: (G,), or None; crowds are dotted and called so.
     """
     _check_image(image)
     factor = _enlargement(*image.shape[:2])
@@ -76,9 +78,10 @@ def draw_detections(
 
     names: list[tuple[Rectangle, str, Color]] = []
     if gt_boxes is not None:
-        for rectangle, label, _ in _visible(gt_boxes, gt_labels, None, factor, size):
-            pen.dashes(rectangle)
-            names.append((rectangle, class_names[label], (255, 255, 255)))
+        for rectangle, label, crowd in _visible(gt_boxes, gt_labels, gt_is_crowd, factor, size):
+            is_crowd = gt_is_crowd is not None and crowd > 0
+            pen.dashes(rectangle, length=1 if is_crowd else 3)
+            names.append((rectangle, f"{class_names[label]}{' crowd' * is_crowd}", (255, 255, 255)))
     num_true = len(names)
     shown = [row for row in _visible(boxes, labels, scores, factor, size) if row[2] >= score_threshold]
     shown.sort(key=lambda row: row[2])
@@ -95,6 +98,45 @@ def draw_detections(
         taken.append(place)
         places.append((place, text, color))
     for place, text, color in reversed(places):
+        pen.write(place, text, color)
+    return np.array(canvas)
+
+
+RIGHT_COLOR, WRONG_COLOR = (60, 180, 75), (230, 25, 75)
+
+
+def draw_outcomes(
+    image: np.ndarray, boxes: ArrayLike, captions: Sequence[str], is_right: ArrayLike, missed: ArrayLike
+) -> np.ndarray:
+    """`image` with what was found, right in green and false in red, each with its caption, and in dashed white what was
+    not. Small images come back enlarged.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        boxes: (N, 4) xyxy in pixels of `image`.
+        captions: N texts.
+        is_right: (N,) bool.
+        missed: (G, 4) xyxy.
+    """
+    _check_image(image)
+    factor = _enlargement(*image.shape[:2])
+    size = (image.shape[1] * factor, image.shape[0] * factor)
+    canvas = Image.fromarray(image)
+    canvas = canvas.resize(size, Image.Resampling.BICUBIC) if factor > 1 else canvas.copy()
+    pen = _Pen(canvas)
+    places = np.arange(len(captions))
+    for rectangle, _, _ in _visible(missed, np.zeros(len(np.asarray(missed))), None, factor, size):
+        pen.dashes(rectangle)
+    taken: list[Rectangle] = []
+    writings = []
+    colors = np.where(np.asarray(is_right, bool)[:, None], RIGHT_COLOR, WRONG_COLOR).tolist()
+    for rectangle, row, _ in _visible(boxes, places, None, factor, size):
+        red, green, blue = colors[row]
+        pen.box(rectangle, (red, green, blue))
+        text = pen.fitting(captions[row])
+        taken.append(pen.place(rectangle, text, taken, below=False))
+        writings.append((taken[-1], text, (red, green, blue)))
+    for place, text, color in writings:
         pen.write(place, text, color)
     return np.array(canvas)
 
@@ -146,10 +188,10 @@ class _Pen:
         self._rectangle((left - 1, top - 1, right + 1, bottom + 1), (0, 0, 0), self.line + 2)
         self._rectangle(rectangle, color, self.line)
 
-    def dashes(self, rectangle: Rectangle) -> None:
+    def dashes(self, rectangle: Rectangle, length: int = 3) -> None:
         left, top, right, bottom = rectangle
         self._rectangle(rectangle, (0, 0, 0), self.line)  # black between the white dashes
-        dash = 3 * self.line
+        dash = length * self.line
         for start in range(left, right, 2 * dash):
             stop = min(start + dash, right)
             self._fill((start, top, stop, min(top + self.line, bottom)), (255, 255, 255))

@@ -11,7 +11,7 @@ from tasks.files import write_whole
 from tasks.targets import IGNORE_LABEL
 from tasks.visualization.boxes import Color, class_color
 
-OPACITY = 0.55
+MAP_OPACITY = 0.55
 """Share of the class's colour in a tinted pixel."""
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of R, G, B (ITU-R BT.601)
 _SMALLEST, _LARGEST = 400, 1600  # small pictures are enlarged to sides of about this
@@ -43,7 +43,7 @@ def draw_class_map(image: np.ndarray, class_map: np.ndarray, class_names: Sequen
     colors = np.zeros((256, 3), np.float32)
     colors[: len(class_names)] = label_colors(class_names)
     opacity = np.zeros(256, np.float32)
-    opacity[int(has_background) : len(class_names)] = OPACITY
+    opacity[int(has_background) : len(class_names)] = MAP_OPACITY
     weight = opacity[class_map][:, :, None]
     grey = np.repeat((image @ _LUMA)[:, :, None], 3, axis=2)
     tinted = (

@@ -7,7 +7,7 @@ import numpy as np
 from tasks.targets import ObjectMask
 from tasks.visualization.boxes import class_color, draw_detections
 
-OPACITY = 0.45
+MASK_OPACITY = 0.45
 
 
 def draw_instances(
@@ -26,5 +26,5 @@ def draw_instances(
         area = tinted[top : top + bitmap.shape[0], left : left + bitmap.shape[1]]
         inside = bitmap.astype(bool)
         color = np.array(class_color(int(labels[row])), np.float32)
-        area[inside] = ((1 - OPACITY) * area[inside] + OPACITY * color).astype(np.uint8)
+        area[inside] = ((1 - MASK_OPACITY) * area[inside] + MASK_OPACITY * color).astype(np.uint8)
     return draw_detections(tinted, boxes, labels, scores, class_names, score_threshold=0.0)

@@ -1,7 +1,8 @@
 """What a task says of one picture, whichever task it is, and the same for those that draw it themselves."""
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from pathlib import Path
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -46,4 +47,13 @@ class Result(Protocol):
 
     def summary(self) -> str:
         """A few words."""
+        ...
+
+
+@runtime_checkable
+class WritesMasks(Protocol):
+    """A result that has masks."""
+
+    def write_masks(self, folder: Path, stem: str) -> dict[str, str]:
+        """Writes them as a PNG in `folder` whose name begins with `stem`; its name, under what it is."""
         ...

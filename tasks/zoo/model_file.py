@@ -71,6 +71,7 @@ def new_model(
     preprocessing: Preprocessing,
     *,
     provenance: Mapping[str, Any] | None = None,
+    pretrained: bool = False,
 ) -> Model:
     """The network that `spec` describes (`registry.build_model`), with its header, which is made here alone.
 
@@ -81,8 +82,11 @@ def new_model(
         category_ids: the data set's own id of label k at position k.
         preprocessing: how pixels reach the network.
         provenance: where the weights come from, as plain values.
+        pretrained: whether `backbone.pretrained` of the spec is obeyed.
     """
-    model = build_model(spec, num_classes=len(class_names), preprocessing=preprocessing)
+    model = build_model(
+        spec, num_classes=len(class_names), preprocessing=preprocessing, pretrained=pretrained
+    )
     model.header = Header(
         task=task,
         model=resolved_spec(spec, model),
@@ -137,7 +141,7 @@ def read(path: str | Path) -> tuple[Header, dict[str, Tensor]]:
     if stored.header is None and stored.is_checkpoint:
         raise ValueError(
             f"{path} is a torch file but not a checkpoint of this project (it has no {METADATA_KEY!r} entry); "
-            "give one that tools/train.py wrote"
+            "give one that `vertebra train` wrote"
         )
     if stored.header is None:
         raise ValueError(f"{path} holds tensors but no {METADATA_KEY} header: it is not a model file of ours")

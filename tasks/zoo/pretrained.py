@@ -162,6 +162,16 @@ def starting_spec(spec: Mapping[str, Any], pretrained: bool | str) -> dict[str, 
     return {**entry.options, **spec, **parts}
 
 
+def fetch_published(name: str, pretrained: bool | str) -> Path:
+    """The file of the weights that `pretrained` means for the model called `name`, downloaded where it is not there.
+
+    Raises:
+        ValueError: there are none, or they cannot be had.
+    """
+    entry, path = find_published(name, pretrained), Path(str(pretrained))
+    return path if path.is_file() and path.name == entry.file else fetch(with_digest(entry.url, entry.sha256))
+
+
 def published_model(
     spec: Mapping[str, Any],
     pretrained: bool | str,
@@ -191,8 +201,7 @@ def published_model(
             "data's categories as COCO does, or train on this data from these weights"
         )
     preprocessing = preprocessing or Preprocessing()
-    path = Path(str(pretrained))
-    file = path if path.is_file() and path.name == entry.file else fetch(with_digest(entry.url, entry.sha256))
+    file = fetch_published(spec["name"], pretrained)
     category_ids = [coco[name] for name in names]
     model = new_model(
         task_of(spec["name"]),

@@ -166,11 +166,6 @@ def for_objects(part: Literal["views", "tiles"], setting: str, task: str) -> Any
     return lookup(table, "task", task)
 
 
-def backbone_name(backbone: Mapping[str, Any]) -> str:
-    """What a person calls a backbone, given its spec: of timm's and torchvision's, the network that they build."""
-    return str(backbone.get("model") or backbone["name"])
-
-
 def task_of(model: str) -> str:
     """The task that the model called `model` is for."""
     return next(name for name, spec in TASK_SPECS.items() if model in spec.models)

@@ -101,6 +101,7 @@ TASK_SPECS = {
                 "tasks.detection.fcos:fcos",
                 "tasks.detection.torchvision_dense_weights:load_torchvision_dense_weights",
             ),
+            "gfl": ModelSpec("tasks.detection.gfl:gfl"),
             "yolox": ModelSpec("tasks.detection.yolox:yolox", parts={"pyramid": {"name": "pafpn"}}),
         },
         model="faster_rcnn",
@@ -140,6 +141,12 @@ TASK_SPECS = {
             "digits_fcos": {
                 "pyramid": {"levels": ["c3", "c4", "c5"], "extra": "none", "norm": "batch"},
                 "model": {"head_layers": 2, "score_threshold": 0.05},
+                "optimizer": {"lr": 0.002},
+                "trainer": {"max_steps": 400},
+            },
+            "digits_gfl": {
+                "pyramid": {"levels": ["c3", "c4", "c5"], "extra": "none", "norm": "batch"},
+                "model": {"head_layers": 2},
                 "optimizer": {"lr": 0.002},
                 "trainer": {"max_steps": 400},
             },

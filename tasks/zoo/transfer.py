@@ -39,6 +39,8 @@ class Transfer:
     """Tensors that both have in different shapes, so that they stay as they are."""
     preprocessing: tuple[str, ...]
     """Settings of the preprocessing that differ."""
+    new_statistics: int = 0
+    """Running means and variances that the source has not."""
     norms: tuple[str, str] | None = None
     """Of the backbones of source and target, where their values mean different things."""
 
@@ -59,8 +61,13 @@ class Transfer:
         if self.norms is not None:
             lines.append(
                 f"the norms differ, {self.norms[0]} in the file and {self.norms[1]} here: convolutions, scales and "
-                "shifts moved, but what they were trained to expect did not, so expect a worse start than with "
-                f"norm={self.norms[0]}"
+                "shifts moved, but what they were trained to expect did not"
+                + (
+                    f" ({self.new_statistics} running means and variances, which the file has not, begin anew)"
+                    if self.new_statistics
+                    else ""
+                )
+                + f", so expect a worse start than with norm={self.norms[0]}"
             )
         return "\n".join("  " + line for line in lines)
 
@@ -116,6 +123,7 @@ def transfer(target: Model, source: Model) -> Transfer:
             for name in ("mean", "std")
             if getattr(target.preprocessing, name) != getattr(source.preprocessing, name)
         ),
+        new_statistics=sum(key.endswith(_STATISTICS) and key not in theirs for key in whole),
         norms=norms,
     )
 

@@ -85,6 +85,9 @@ def test_norms(name, norm):
         {"widths": [16, 32], "blocks": [1, 2]},
         {"block": "basic", "output_stride": 8},
         {"stride_in_1x1": True, "zero_init_residual": True},
+        {"deformable_stages": [2, 5], "output_stride": 16, "groups": 2, "checkpoint_stages": [4]},
+        {"deformable_stages": [3], "block": "basic"},
+        {"deformable_stages": [0, 1], "stem": "3x3", "shortcut": "none"},
     ],
 )
 def test_resnet_options(options):

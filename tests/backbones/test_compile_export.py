@@ -25,7 +25,8 @@ def test_export_for_any_size(pyramid):
     # large enough that p6 has several cells: export takes a size of one for a constant
     images, any_size = torch.randn(2, 3, 160, 224), torch.export.Dim.AUTO
     shapes = ({0: any_size, 2: any_size, 3: any_size},)
-    exported = torch.export.export(extractor, (images,), dynamic_shapes=shapes).module()
+    # torch 2.11 guards a parity of the height that it met while tracing, and on which the graph does not depend.
+    exported = torch.export.export(extractor, (images,), dynamic_shapes=shapes).module(check_guards=False)
     for shape in (images.shape, (3, 3, 129, 255), (1, 3, 320, 96)):
         images = torch.randn(*shape)
         assert_same(exported(images), extractor(images))

@@ -4,48 +4,35 @@ A kernel is one launch, which neither waits nor shows its parts; `test_triton_ke
 real ones to plain operators.
 """
 
-from itertools import pairwise
+from typing import Any
 
-import torch
 from torch import Tensor
-from torchvision.ops import box_iou, nms, sigmoid_focal_loss
 
 from tests.device.simulated_cuda import SimulatedTensor
+from tools.benchmarks import plain_kernels
 
 
 def suppress_sorted(boxes: Tensor, starts: Tensor, iou_threshold: float) -> Tensor:
-    boxes, bounds = _data(boxes), _data(starts).tolist()
-    keep = torch.zeros(len(boxes), dtype=torch.bool)
-    for start, end in pairwise(bounds):
-        falling = torch.arange(end - start, 0, -1).float()
-        keep[start:end][nms(boxes[start:end], falling, iou_threshold)] = True
-    return SimulatedTensor(keep)
+    return _back(plain_kernels.suppress_sorted(_data(boxes), _data(starts), iou_threshold))
 
 
 def best_overlaps(
     boxes: Tensor, gt_boxes: Tensor, gt_valid: Tensor, *, ties: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    objects = _data(gt_boxes) * _data(gt_valid)[..., None]
-    boxes = _data(boxes).expand(len(objects), -1, 4)
-    overlap = torch.stack([box_iou(*pair) for pair in zip(objects, boxes, strict=True)]).nan_to_num(0)
-    best, row = overlap.max(dim=1)
-    most = overlap.amax(dim=2, keepdim=True)
-    as_good = ((overlap == most) & (most > 0)).any(dim=1)
-    return SimulatedTensor(best), SimulatedTensor(row), SimulatedTensor(as_good) if ties else None
+    return _back(plain_kernels.best_overlaps(_data(boxes), _data(gt_boxes), _data(gt_valid), ties=ties))
 
 
 def focal_losses(logits: Tensor, labels: Tensor, alpha: float, slopes: Tensor | None) -> Tensor:
-    values, classes = _data(logits).float(), logits.shape[1]
-    targets = torch.nn.functional.one_hot(_data(labels), classes + 1)[:, :-1].float()
-    with torch.enable_grad():
-        values = values.detach().requires_grad_()
-        losses = sigmoid_focal_loss(values, targets, alpha).sum(dim=1)
-        (derivative,) = torch.autograd.grad(losses.sum(), values)
-    if slopes is not None:
-        _data(slopes).copy_(derivative)
-    return SimulatedTensor(losses.detach())
+    into = None if slopes is None else _data(slopes)
+    return _back(plain_kernels.focal_losses(_data(logits), _data(labels), alpha, into))
 
 
 def _data(tensor: Tensor) -> Tensor:
     assert isinstance(tensor, SimulatedTensor), "a kernel takes tensors of its device alone"
     return tensor.data_on_cpu.detach()
+
+
+def _back(result: Any) -> Any:
+    if isinstance(result, tuple):
+        return tuple(map(_back, result))
+    return SimulatedTensor(result) if isinstance(result, Tensor) else result

@@ -36,6 +36,8 @@ MODELS: dict[str, dict[str, Any]] = {
         "pyramid": PYRAMID, **RCNN, "box_loss": "ciou", "rpn_box_loss": "giou", "class_loss": "focal",
         "box_convs": 1, "box_norm": "group",
     },
+    "faster_rcnn cascade": {"pyramid": PYRAMID, **RCNN, "cascade": [0.5, 0.6, 0.7]},
+    "mask_rcnn cascade": {"pyramid": PYRAMID, **MASK, "cascade": [0.5, 0.6, 0.7]},
     "mask_rcnn": {"pyramid": PYRAMID, **MASK},
     "retinanet": {"pyramid": PYRAMID, **DENSE, "anchor_sizes": [4, 8, 16, 32, 48]},
     "retinanet giou": {
@@ -44,6 +46,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "fcos": {"pyramid": PYRAMID, **DENSE},
     "fcos diou": {"pyramid": PYRAMID, **DENSE, "box_loss": "diou", "class_loss": "cross_entropy"},
     "fcos ciou": {"pyramid": PYRAMID, **DENSE, "box_loss": "ciou"},
+    "fcos quality": {"pyramid": PYRAMID, **DENSE, "class_loss": "quality_focal"},
+    "gfl": {"pyramid": PYRAMID, **DENSE},
+    "gfl task_aligned": {"pyramid": PYRAMID, **DENSE, "assignment": "task_aligned"},
     "yolox": {"pyramid": {**PYRAMID, "name": "pafpn"}, **YOLOX},
     "yolox iou": {"pyramid": {**PYRAMID, "name": "pafpn"}, **YOLOX, "box_loss": "iou", "class_loss": "focal"},
 }  # fmt: skip

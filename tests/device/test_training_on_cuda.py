@@ -20,7 +20,7 @@ from tests.tiny_runs import TINY, tiny_run
 
 MODEL = {
     "classification": "classifier", "detection": "faster_rcnn", "instance_segmentation": "mask_rcnn",
-    "semantic_segmentation": "semantic_fpn",
+    "semantic_segmentation": "semantic_fpn", "cascade": "faster_rcnn",
 }  # fmt: skip
 ON_CUDA = ["trainer.accelerator=gpu", "precision=bf16-mixed", "ema=0.5", "trainer.log_every_n_steps=10"]
 GUARD = 1  # of a step, for the losses of its forward pass, while the device has its backward pass to do

@@ -22,13 +22,13 @@ STEP = {
     "classifier": 0, "semantic_fpn": 0, "deeplabv3": 0,
     "faster_rcnn": 0,
     "mask_rcnn": 1,  # how many boxes have masks
-    "retinanet": 1, "fcos": 1, "yolox": 1,  # how many anchors have objects
+    "retinanet": 1, "fcos": 1, "gfl": 1, "yolox": 1,  # how many anchors have objects
 }  # fmt: skip
 PREDICTION = {
     "classifier": 0, "semantic_fpn": 0, "deeplabv3": 0,
-    "faster_rcnn": 1,  # how many scores are above the threshold
-    "mask_rcnn": 2,  # and how many detections there are
-    "retinanet": 0, "fcos": 0, "yolox": 0,
+    "faster_rcnn": 0,
+    "mask_rcnn": 1,  # how many detections there are
+    "retinanet": 0, "fcos": 0, "gfl": 0, "yolox": 0,
 }  # fmt: skip
 TASK = {
     "classifier": "classification", "semantic_fpn": "semantic_segmentation", "deeplabv3": "semantic_segmentation",

@@ -1,4 +1,6 @@
-"""Damaged annotation files of COCO, VOC and YOLO; the doctor and the loader must say the same of each.
+"""Damaged annotation files of every format of objects; the doctor and the loader must say the same of each.
+
+Those of labelme, CVAT, Label Studio, CSV and XML are looked for by their layout, as `data=auto` does.
 
 What passes has boxes inside its images, under every policy, and comes back whole from a conversion.
 """
@@ -8,6 +10,7 @@ import logging
 import random
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,14 +21,40 @@ from tasks.data.formats.coco import CocoData
 from tasks.data.formats.convert import Split, convert
 from tasks.data.formats.voc import VocData
 from tasks.data.formats.yolo import YoloData
+from tasks.data.layouts.auto import open_folder
 from tasks.data.quality.issues import DIFFERENT_CATEGORIES, NO_MASK
 from tasks.data.quality.report import examine
 from tasks.preprocessing import Preprocessing
 from tests.fuzz.mutation import VALUES, damage, spoil
+from tests.tasks.data.formats import layouts
 
 HEIGHT, WIDTH = 64, 96
 PROMISED = (ValueError, FileNotFoundError)
 SOURCES: dict[str, Callable[..., Any]] = {"coco": CocoData, "voc": VocData, "yolo": YoloData}
+LOOKED_FOR = ("xml", "labelme", "cvat", "label_studio", "csv")
+"""Formats whose data has no fixed folders."""
+PICTURES = [
+    layouts.Picture(
+        split,
+        f"{split}{number}",
+        [("dog", (10, 12, 30, 20)), ("cat", (40, 8, 25, 30)), ("cat", (5, 20, 60, 20))],
+    )
+    for number, split in enumerate(("train", "train", "val", "val"))
+]
+WRITERS: dict[str, Callable[[Path, list[layouts.Picture]], None]] = {
+    "xml": layouts.xml_sibling,
+    "labelme": layouts.labelme_sibling,
+    "cvat": layouts.cvat_splits,
+    "label_studio": layouts.label_studio_splits,
+    "csv": layouts.csv_roboflow,
+}
+
+
+def source_of(kind: str) -> Callable[..., Any]:
+    """What opens a data set of the format."""
+    if kind in SOURCES:
+        return SOURCES[kind]
+    return lambda root, **options: open_folder(root, **{"on_invalid": "error", **options})
 
 
 class Input(NamedTuple):
@@ -41,10 +70,10 @@ def inputs(seed: int) -> Iterator[Input]:
     """Data sets without end; the same ones for the same seed."""
     rng = random.Random(seed)
     while True:
-        kind = rng.choice(("coco", "coco", "voc", "yolo"))
+        kind = rng.choice(("coco", "coco", "voc", "yolo", *LOOKED_FOR))
         files = genuine(kind)
-        file = rng.choice(sorted(files))
-        if kind == "coco" and rng.random() < 0.85:
+        file = rng.choice(sorted(name for name in files if not name.endswith(".jpg")))
+        if file.endswith(".json") and rng.random() < 0.85:
             content = json.loads(files[file])
             for _ in range(rng.choice((1, 1, 3))):
                 content = spoil(content, rng)
@@ -80,13 +109,13 @@ def check(given: Input) -> str:
 
 def _check(given: Input, folder: Path) -> str:
     root = write(folder / "data", given)
-    make = SOURCES[given.kind]
+    make = source_of(given.kind)
     try:
         report = examine(make(root), Preprocessing(short_side=HEIGHT, max_size=WIDTH))
     except PROMISED as error:
         return one_line(error, given)
     faults = [f for f in report.findings if f.issue.severity == "error"]
-    masks = given.kind != "voc"
+    masks = given.kind not in ("voc", "xml", "csv")
     try:
         source = make(root, masks=masks)
         splits = {name: source.split(name) for name in ("train", "val")}
@@ -99,14 +128,14 @@ def _check(given: Input, folder: Path) -> str:
     for name, split in splits.items():
         if wrong := outside(split.annotations):
             return f"{name}: {wrong}"
-    to = {"coco": "yolo", "voc": "coco", "yolo": "voc"}[given.kind]
+    to = {"coco": "yolo", "voc": "coco", "yolo": "voc"}.get(given.kind, "coco")
     out = folder / "out"
     try:
         convert([Split(n, s.folder, s.annotations) for n, s in splits.items()], to, out, crowd="keep")  # type: ignore[arg-type]
     except PROMISED as error:
         return one_line(error, given)
     for name, split in splits.items():
-        raw = SOURCES[to](out).raw(name)
+        raw = source_of(to)(out).raw(name)
         if len(raw.ids) != len(split.annotations.ids):
             return f"{len(raw.ids)} of {len(split.annotations.ids)} objects read back from {to}"
         ends = raw.boxes[:, :2] + raw.boxes[:, 2:]
@@ -155,6 +184,8 @@ def write(root: Path, given: Input) -> Path:
     """Writes the data set."""
     folders = {"coco": "{split}2017", "voc": "JPEGImages", "yolo": "images/{split}"}
     for number, split in enumerate(("train", "train", "val", "val")):
+        if given.kind in LOOKED_FOR:
+            break
         folder = root / folders[given.kind].format(split=split)
         folder.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(number).integers(0, 256, (8, 12, 3), np.uint8)
@@ -165,8 +196,21 @@ def write(root: Path, given: Input) -> Path:
     return root
 
 
+@cache
+def laid_out(kind: str) -> dict[str, bytes]:
+    """All files of a sound data set in a layout that is looked for."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        WRITERS[kind](root, PICTURES)
+        return {
+            path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()
+        }
+
+
 def genuine(kind: str) -> dict[str, bytes]:
     """The files of a sound data set of two images a split, with three objects each."""
+    if kind in LOOKED_FOR:
+        return dict(laid_out(kind))
     boxes = [(10, 12, 30, 20), (40, 8, 25, 30), (5, 40, 60, 20)]
     texts: dict[str, str] = {}
     for split, numbers in (("train", (0, 1)), ("val", (2, 3))):

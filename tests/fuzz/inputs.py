@@ -40,6 +40,7 @@ SPECS = {
     "mask_rcnn": {"box_representation_size": 8, "rpn_post_nms_test": 20, "mask_width": 4, "mask_layers": 1},
     "retinanet": {"head_layers": 1, "pre_nms": 20},
     "fcos": {"head_layers": 1},
+    "gfl": {"head_layers": 1},
     "yolox": {"width": 0.0625},
     "semantic_fpn": {"channels": 8},
     "classifier": {},

@@ -6,7 +6,7 @@ Legend:
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -18,6 +18,8 @@ Rings = list[list[float]]
 def unwrap(segmentation: Any) -> Any:
     """What COCO's field `segmentation` holds, without the slips of tools that write it: a list of rings, none of them
     empty; run lengths; None for no mask at all. Nothing inside is checked."""
+    if type(segmentation) is list and segmentation and type(segmentation[0]) is list and all(segmentation):
+        return segmentation  # the usual case
     if isinstance(segmentation, dict):
         return segmentation or None
     if not isinstance(segmentation, list):
@@ -59,7 +61,7 @@ class Segmentations:
             count_lengths.append(len(item) if isinstance(item, bytes) else 0)
         ring_lengths = np.fromiter((len(ring) for ring in rings), np.int64, len(rings))
         return cls(
-            coordinates=np.fromiter((x for ring in rings for x in ring), np.float64, ring_lengths.sum()),
+            coordinates=np.fromiter(chain.from_iterable(rings), np.float64, ring_lengths.sum()),
             ring_offsets=np.concatenate([[0], np.cumsum(ring_lengths)]),
             object_rings=np.array(object_rings),
             counts=np.frombuffer(b"".join(counts), np.uint8),

@@ -1,6 +1,7 @@
 """Names of image files that tools write otherwise than the files are called, and the reading of them that fits."""
 
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tasks.data.loading.storage import ImageStorage
+
+UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")
+"""What Label Studio puts before the name of a file that is uploaded."""
 
 
 def is_file_name(value: Any) -> bool:
@@ -28,7 +32,8 @@ def readings(name: str) -> Iterator[tuple[str, str]]:
     path = unquote(urlsplit(separated).path) if "://" in separated else decoded
     whole = [(separated, "\\ as /"), (decoded, "percent-decoded"), (path, "the path of an address")]
     last = [(PurePosixPath(text).name, "the last part alone") for text in (separated, decoded, path)]
-    for text, how in [*whole, *last]:
+    uploaded = [(UPLOAD.sub("", text), "without the mark of an upload") for text, _ in last]
+    for text, how in [*whole, *last, *uploaded]:
         for form in ("NFC", "NFD"):
             yield text, how
             normal = unicodedata.normalize(form, text)
@@ -43,7 +48,7 @@ def fit_file_names(names: Sequence[str], store: ImageStorage, notes: list[str]) 
 
     No two names are read as one file.
     """
-    absent = set(store.missing(names)) | {name for name in set(names) if not store.is_inside(name)}
+    absent = set(store.missing(names)) | set(store.outside(names))
     if not absent:
         return list(names)
     candidates = {
@@ -70,3 +75,43 @@ def fit_file_names(names: Sequence[str], store: ImageStorage, notes: list[str]) 
             f"({', '.join(how)}): '{name}' is '{text}'"
         )
     return [fits.get(name, name) for name in names]
+
+
+def pair_names(labels: Sequence[str], images: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The image of each file of labels, by its path without ending; and those that several images share, with why not.
+
+    An exact path comes before one that differs in case or in Unicode's form, and that before the name alone."""
+    found: dict[str, str] = {}
+    shared: dict[str, str] = {}
+    for key in (without_ending, folded, last_part):
+        by_key: dict[str, list[str]] = {}
+        for image in images:
+            by_key.setdefault(key(image), []).append(image)
+        claims = Counter(key(label) for label in labels)
+        taken = set(found.values())
+        for label in labels:
+            if label in found or label in shared or claims[key(label)] > 1:
+                continue
+            same = [image for image in by_key.get(key(label), ()) if image not in taken]
+            if len(same) == 1:
+                found[label] = same[0]
+            elif len(same) > 1 and key is not last_part:
+                shared[label] = (
+                    f"'{same[0]}' and '{same[1]}' would both have the labels '{label}'; rename one"
+                )
+    return found, shared
+
+
+def without_ending(path: str) -> str:
+    """The path of a file without its ending, in Unicode's composed form."""
+    return unicodedata.normalize("NFC", os.path.splitext(path)[0])
+
+
+def folded(path: str) -> str:
+    """The same in lower case."""
+    return without_ending(path).casefold()
+
+
+def last_part(path: str) -> str:
+    """The name alone of that."""
+    return folded(path).rpartition("/")[2]

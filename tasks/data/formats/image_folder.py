@@ -27,17 +27,20 @@ class ImageFolderData(LabelSource):
         self,
         root: str | Path,
         *,
-        train: str = "train",
-        val: str = "val",
-        test: str = "test",
+        train: str | None = "train",
+        val: str | None = "val",
+        test: str | None = "test",
         split: str | Sequence[float] | None = None,
         group_pattern: str | None = None,
+        groups: str | None = None,
+        near_copies: bool = False,
         split_seed: int = 0,
         **reading: Unpack[ReadingOptions],
     ) -> None:
-        """`train`, `val` and `test` name the folders of the splits, or archives of them, relative to `root`. With
-        `split`, shares such as "0.8/0.1/0.1", `root` itself holds the class folders and is split
-        (tasks/data/formats/splitting.py); `group_pattern` keeps images together by their path.
+        """`train`, `val` and `test` name the folders of the splits, or archives of them, relative to `root`, or are
+        None. With `split`, shares such as "0.8/0.1/0.1", `root` itself holds the class folders and is split
+        (tasks/data/formats/splitting.py); `group_pattern` keeps images together by their path, `groups` and
+        `near_copies` as in `ObjectFiles`.
         `reading` is `max_pixels`, `value_range` and `allow_outside`: how image files are read.
 
         Raises:
@@ -46,20 +49,22 @@ class ImageFolderData(LabelSource):
         """
         super().__init__()
         self.root = Path(root)
-        self.folders: dict[SplitName, str] = {"train": train, "val": val, "test": test}
+        self.folders: dict[SplitName, str | None] = {"train": train, "val": val, "test": test}
         if not is_image_root(self.root):
             raise FileNotFoundError(
                 f"data.root={root} is no folder; give the folder that holds {train}/ and {val}/"
             )
         self.reading = reading_of(self.root, **reading)
         self._storages: dict[str, ImageStorage] = {}
-        self.splitting = parse_splitting(split, group_pattern, split_seed)
+        self.splitting = parse_splitting(
+            split, group_pattern, split_seed, None if groups is None else self.root / groups, near_copies
+        )
         if self.splitting is not None:
             self.folders = dict.fromkeys(self.folders, ".")
         found: list[SplitName] = [name for name in self.folders if self._has_folder(name)]
         if not found:
             raise ValueError(
-                f"data.root={root} holds none of the folders {', '.join(self.folders.values())}; wanted "
+                f"data.root={root} holds none of the folders {', '.join(filter(None, self.folders.values()))}; wanted "
                 f"<root>/{train}/<class>/<images> and the same for {val}, or name them: data.train=… data.val=…"
             )
         self._class_names = self._class_folders(found[0])
@@ -72,12 +77,17 @@ class ImageFolderData(LabelSource):
     def has_split(self, name: SplitName) -> bool:
         return self._has_folder(name) and (self.splitting is None or self.splitting.has_split(name))
 
+    def _folder(self, name: SplitName) -> Path:
+        return self.root / (self.folders[name] or name)
+
     def _has_folder(self, name: SplitName) -> bool:
-        folder = self.root / self.folders[name]
+        if self.folders[name] is None:
+            return False
+        folder = self._folder(name)
         return is_image_root(folder) and (folder.is_dir() or bool(self._storage(name).names()))
 
     def read_split(self, name: SplitName) -> Split[ImageLabels]:
-        folder = self.root / self.folders[name]
+        folder = self._folder(name)
         if not self._has_folder(name):
             raise ValueError(
                 f"there is no {name} split: '{folder}' is no folder; make it, or give data.{name}=…"
@@ -118,17 +128,17 @@ class ImageFolderData(LabelSource):
         if self.splitting is not None:
             shown = annotations.labels[:, None] == np.arange(len(self._class_names))
             names = [annotations.file_name(i) for i in range(len(annotations))]
-            annotations = annotations.select(self.splitting.indices(name, names, shown))
+            annotations = annotations.select(self.splitting.indices(name, names, shown, store))
         return FileSplit(folder, annotations, reading=self.reading)
 
     def _storage(self, name: SplitName) -> ImageStorage:
         if name not in self._storages:
-            self._storages[name] = open_images(self.root / self.folders[name], self.reading)
+            self._storages[name] = open_images(self._folder(name), self.reading)
         return self._storages[name]
 
     def _class_folders(self, name: SplitName) -> list[str]:
         """Names of the folders of the split, sorted; hidden ones are none. ValueError where there are none."""
-        folder = self.root / self.folders[name]
+        folder = self._folder(name)
         if folder.is_dir():
             names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
         else:

@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Unpack, get_args
@@ -12,6 +13,7 @@ from typing import Literal, Unpack, get_args
 import numpy as np
 
 from tasks.data.annotations.class_maps import ClassMaps
+from tasks.data.formats.splitting import parse_splitting
 from tasks.data.loading.images import (
     DEFAULT_READING,
     EXIF_ORIENTATION,
@@ -33,6 +35,7 @@ from tasks.data.loading.storage import (
     read_file,
     read_lines,
 )
+from tasks.data.quality.image_checks import NUM_THREADS
 from tasks.data.sources import ClassMapSource
 from tasks.data.splits import FileSplit, Split, SplitName
 from tasks.targets import IGNORE_LABEL
@@ -45,15 +48,21 @@ class ClassMapReader:
     """Class maps out of mask PNGs, read when they are asked for."""
 
     def __init__(
-        self, masks: Sequence[Path], classes: Mapping[str, int], unlisted: Unlisted, reading: Reading
+        self,
+        masks: Sequence[Path],
+        classes: Mapping[str, int],
+        unlisted: Unlisted,
+        reading: Reading,
+        ignore: Sequence[int] = (),
     ):
-        """`masks` (I,) are files; `classes` the value that stands for each class in them, by name, ascending."""
+        """`masks` (I,) are files; `classes` the value that stands for each class in them, by name, ascending; `ignore`
+        values of none, beside 255."""
         self.masks = masks
         self.reading = reading
         self.classes = classes
         values = list(classes.values())
         self.labels = np.full(256, _NO_CLASS if unlisted == "error" else IGNORE_LABEL, np.int16)
-        self.labels[IGNORE_LABEL] = IGNORE_LABEL
+        self.labels[[IGNORE_LABEL, *ignore]] = IGNORE_LABEL
         self.labels[values] = np.arange(len(values))
 
     def __call__(self, index: int) -> np.ndarray:
@@ -84,10 +93,13 @@ class MaskList:
 class MaskFiles(ClassMapSource):
     """Images with a mask PNG each; a layout says by `list_masks` where they are."""
 
-    def __init__(self, classes: dict[str, int], unlisted: Unlisted, reading: Reading):
-        """`classes` are as `class_values` gives them; `unlisted` says whether a value of no class, other than 255, is
-        an "error", or is to "ignore" as 255 is; `reading` is how files are read."""
+    def __init__(
+        self, classes: dict[str, int], unlisted: Unlisted, reading: Reading, ignore: Sequence[int] = ()
+    ):
+        """`classes` are as `class_values` gives them; `unlisted` says whether a value of no class, other than 255 and
+        those to `ignore`, is an "error", or is to "ignore" too; `reading` is how files are read."""
         super().__init__()
+        self.ignore = list(ignore)
         self.reading = reading
         self.classes = classes
         self.unlisted: Unlisted = unlisted
@@ -119,9 +131,13 @@ class MaskFiles(ClassMapSource):
             category_ids=self.category_ids,
             image_ids=np.arange(len(masks)),
             file_names=np.array([os.fsencode(image) for image in listed.images]),
-            read=ClassMapReader(masks, self.classes, self.unlisted, self.reading),
+            read=self.reader(masks),
         )
         return FileSplit(listed.image_folder, annotations, reading=self.reading)
+
+    def reader(self, masks: Sequence[Path]) -> ClassMapReader:
+        """The class maps in these files."""
+        return ClassMapReader(masks, self.classes, self.unlisted, self.reading, self.ignore)
 
 
 class MaskPngData(MaskFiles):
@@ -132,16 +148,22 @@ class MaskPngData(MaskFiles):
         root: str | Path,
         *,
         classes: Sequence[str] | Mapping[str, int] | None = None,
-        train_images: str = "images/train",
-        train_masks: str = "masks/train",
-        val_images: str = "images/val",
-        val_masks: str = "masks/val",
-        test_images: str = "images/test",
-        test_masks: str = "masks/test",
+        train_images: str | None = "images/train",
+        train_masks: str | None = "masks/train",
+        val_images: str | None = "images/val",
+        val_masks: str | None = "masks/val",
+        test_images: str | None = "images/test",
+        test_masks: str | None = "masks/test",
         image_suffix: str = "",
         mask_suffix: str = "",
         unlisted: Unlisted = "error",
+        ignore: Sequence[int] = (),
         max_images: int | None = None,
+        split: str | Sequence[float] | None = None,
+        group_pattern: str | None = None,
+        groups: str | None = None,
+        near_copies: bool = False,
+        split_seed: int = 0,
         **reading: Unpack[ReadingOptions],
     ):
         """
@@ -158,22 +180,36 @@ class MaskPngData(MaskFiles):
             image_suffix: how the names of images end, before the dot; other files are no images.
             mask_suffix: how those of masks end where images have `image_suffix`.
             unlisted: whether a value of no class, other than 255, is an "error", or is to "ignore" as 255 is.
+            ignore: values of no class that are ignored beside 255, such as that of a void class.
             max_images: keep only the first so many images of each split, to try something out.
+            split: shares such as "0.8/0.2": the images for training are split (tasks/data/formats/splitting.py).
+            group_pattern: this, `groups`, `near_copies` and `split_seed` are as in `ObjectFiles`.
+            groups: see there.
+            near_copies: see there.
+            split_seed: see there.
             reading: `max_pixels`, `value_range` and `allow_outside`: how image files are read.
 
         Raises:
             FileNotFoundError: `root` is missing.
-            ValueError: no classes, two of one value, or a value beyond 254.
+            ValueError: no classes, two of one value, or a value beyond 255.
         """
         self.root = Path(root).expanduser()
         if not is_image_root(self.root):
             raise FileNotFoundError(f"data.root={root} does not exist or is no folder; wanted the data set's")
-        super().__init__(class_values(classes, self.root), unlisted, reading_of(self.root, **reading))
+        super().__init__(class_values(classes, self.root), unlisted, reading_of(self.root, **reading), ignore)
+        if not all(0 <= value <= IGNORE_LABEL for value in ignore) or set(ignore) & set(
+            self.classes.values()
+        ):
+            raise ValueError(f"data.ignore={list(ignore)} wants values from 0 to 255 that stand for no class")
+        self.splitting = parse_splitting(
+            split, group_pattern, split_seed, None if groups is None else self.root / groups, near_copies
+        )
+        self._shown: np.ndarray | None = None
         if unlisted not in get_args(Unlisted):
             raise ValueError(
                 f"data.unlisted={unlisted} is unknown; wanted one of {', '.join(get_args(Unlisted))}"
             )
-        self.folders: dict[str, tuple[str, str]] = {
+        self.folders: dict[str, tuple[str | None, str | None]] = {
             "train": (train_images, train_masks),
             "val": (val_images, val_masks),
             "test": (test_images, test_masks),
@@ -183,16 +219,50 @@ class MaskPngData(MaskFiles):
         self.max_images = max_images
 
     def has_split(self, name: SplitName) -> bool:
-        return is_folder(self.root / self.folders[name][0])
+        if self.splitting is not None:
+            return self.splitting.has_split(name)
+        images, masks = self.folders[name]
+        return images is not None and masks is not None and is_folder(self.root / images)
 
     def list_masks(self, name: SplitName) -> MaskList:
-        images, masks = (self.root / folder for folder in self.folders[name])
+        if self.splitting is None:
+            listed = self._list(name)
+        else:
+            whole = self._list("train")
+            indices = self.splitting.indices(
+                name, whole.images, self._classes_of(whole), open_images(whole.image_folder, self.reading)
+            )
+            listed = MaskList(
+                whole.image_folder,
+                [whole.images[i] for i in indices],
+                whole.mask_folder,
+                [whole.masks[i] for i in indices],
+            )
+        listed.images, listed.masks = listed.images[: self.max_images], listed.masks[: self.max_images]
+        return listed
+
+    def _classes_of(self, listed: MaskList) -> np.ndarray:
+        """(I, K) bool: the classes that each mask shows; every mask is read for it, once."""
+        if self._shown is None:
+            check_masks_exist(listed.images, listed.mask_folder, listed.masks)
+            reader = self.reader([listed.mask_folder / mask for mask in listed.masks])
+            with ThreadPoolExecutor(NUM_THREADS) as threads:
+                found = list(
+                    threads.map(
+                        lambda i: np.bincount(reader(i).ravel(), minlength=256), range(len(listed.masks))
+                    )
+                )
+            self._shown = np.array(found).reshape(len(found), -1)[:, : len(self.classes)] > 0
+        return self._shown
+
+    def _list(self, name: SplitName) -> MaskList:
+        images, masks = (self.root / (f or f"no {name} folder") for f in self.folders[name])
         for folder, option in ((images, f"data.{name}_images"), (masks, f"data.{name}_masks")):
             if not is_folder(folder):
                 raise FileNotFoundError(
                     f"there is no {name} split: '{folder}' is no folder; name it with {option}= (relative to data.root)"
                 )
-        files = image_files(images, self.image_suffix)[: self.max_images]
+        files = image_files(images, self.image_suffix)
         if not files:
             raise ValueError(
                 f"'{images}' holds no images whose names end in '{self.image_suffix}' before the dot (known endings: "
@@ -217,10 +287,10 @@ def class_values(classes: Sequence[str] | Mapping[str, int] | None, root: Path) 
             raise ValueError(f"data.classes names a class twice: {', '.join(classes)}")
         classes = {str(name): value for value, name in enumerate(classes)}
     values = list(classes.values())
-    if not values or len(set(values)) < len(values) or min(values) < 0 or max(values) >= IGNORE_LABEL:
+    if not values or len(set(values)) < len(values) or min(values) < 0 or max(values) > IGNORE_LABEL:
         raise ValueError(
-            f"data.classes gives the values {values}; wanted a different one for each class, from 0 to "
-            f"{IGNORE_LABEL - 1} ({IGNORE_LABEL} is ignored)"
+            f"data.classes gives the values {values}; wanted a different one for each class, from 0 to 255 (255 is "
+            "ignored unless a class has it)"
         )
     return dict(sorted(classes.items(), key=lambda item: item[1]))
 

@@ -5,7 +5,6 @@ A new format is a subclass: a constructor with the names of its files, and `has_
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self, Unpack
 
@@ -17,6 +16,7 @@ from tasks.data.formats.raw import RawSplit
 from tasks.data.formats.splitting import parse_splitting
 from tasks.data.loading.images import ReadingOptions, reading_of
 from tasks.data.loading.storage import open_images
+from tasks.data.progress import without_collection
 from tasks.data.quality.image_checks import CheckImages, check_check_images
 from tasks.data.quality.policy import OnInvalid, check_on_invalid, usable_annotations
 from tasks.data.sources import ObjectSource
@@ -32,6 +32,20 @@ class MadeOf(NamedTuple):
     """All other files."""
     settings: dict[str, Any]
     """The format's own, as plain values."""
+
+
+class ObjectOptions(ReadingOptions, total=False):
+    """The settings of every format of objects; see `ObjectFiles`."""
+
+    on_invalid: OnInvalid
+    check_images: CheckImages
+    masks: bool
+    max_images: int | None
+    split: str | Sequence[float] | None
+    group_pattern: str | None
+    groups: str | None
+    near_copies: bool
+    split_seed: int
 
 
 class ObjectFiles(ObjectSource):
@@ -50,12 +64,17 @@ class ObjectFiles(ObjectSource):
         split: str | Sequence[float] | None = None,
         group_pattern: str | None = None,
         split_seed: int = 0,
+        *,
+        groups: str | None = None,
+        near_copies: bool = False,
         **reading: Unpack[ReadingOptions],
     ):
         """
         Args:
             root: the folder that all paths are relative to, or a tar or zip file.
-            on_invalid: what happens to bad annotations and images (tasks/data/quality/policy.py).
+            on_invalid: what happens to bad annotations and images (tasks/data/quality/policy.py): "error" stops, "fix"
+                fixes what can be fixed and leaves out the rest, "drop" leaves all of them out, "fix_few" is "fix" where
+                they are few and else "error".
             check_images: how image files are looked at before that.
             masks: read masks too.
             max_images: keep only the first so many images of each split, to try something out.
@@ -63,6 +82,8 @@ class ObjectFiles(ObjectSource):
                 lists of its own, are split into train, val and test (tasks/data/formats/splitting.py).
             group_pattern: a regular expression; images from whose path it takes the same text stay together.
             split_seed: seed of that split.
+            groups: a file in `root` of two columns, image and group; images of one group stay together.
+            near_copies: pictures that are nearly the same stay together, which reads all of them.
             reading: `max_pixels`, `value_range` and `allow_outside`: how image files are read.
         """
         check_on_invalid(on_invalid)
@@ -74,7 +95,9 @@ class ObjectFiles(ObjectSource):
         self.on_invalid: OnInvalid = on_invalid
         self.check_images: CheckImages = check_images
         self.max_images = max_images
-        self.splitting = parse_splitting(split, group_pattern, split_seed)
+        self.splitting = parse_splitting(
+            split, group_pattern, split_seed, None if groups is None else self.root / groups, near_copies
+        )
         self.reading = reading_of(self.root, **reading)
 
     # What a format says.
@@ -140,7 +163,11 @@ class ObjectFiles(ObjectSource):
     def usable(self, name: SplitName) -> Annotations:
         """The annotations of the split, checked, and fixed or dropped as `on_invalid` says; from the cache where they
         are in there."""
-        read = partial(usable_annotations, self, name, self.on_invalid, self.check_images)
+
+        def read() -> Annotations:
+            with without_collection():
+                return usable_annotations(self, name, self.on_invalid, self.check_images)
+
         made_of = self.made_of(name)
         if made_of is None:
             return read()

@@ -4,15 +4,26 @@ Legend:
     I  images        G  groups of images that belong together        K  classes        S  splits
 """
 
+import csv
+import hashlib
+import logging
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from tasks.data.formats.raw import RawSplit
+from tasks.data.loading.storage import ImageStorage, read_text
+from tasks.data.quality.split_checks import near_groups
 
+logger = logging.getLogger(__name__)
 NAMES = ("train", "val", "test")
+MAX_MOVES = 200
+"""Of groups from one split to another, after all are assigned."""
+MAX_GROUP_SHARE = 0.9
+"""Of all images in one group of near copies; more are the frames of one film, which could not be split."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +35,25 @@ class Splitting:
     group_pattern: str | None = None
     """A regular expression; images from whose path it takes the same text stay together."""
     seed: int = 0
+    group_of: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The group of each image by its path, its name, or its name without ending; of others the pattern tells."""
+    groups_digest: str = ""
+    """Of the file that says so."""
+    near_copies: bool = False
+    """Whether pictures that are nearly the same stay together."""
+    _near: dict[tuple[str, ...], np.ndarray] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def has_split(self, name: str) -> bool:
         """Whether any image goes into that split."""
         return NAMES.index(name) < len(self.shares)
 
-    def indices(self, name: str, files: Sequence[str], counts: np.ndarray) -> np.ndarray:
-        """Images of the split, ascending. `counts` (I, K): how many objects of each class an image shows.
+    def indices(
+        self, name: str, files: Sequence[str], counts: np.ndarray, storage: ImageStorage | None = None
+    ) -> np.ndarray:
+        """Images of the split, ascending. `counts` (I, K): how many objects of each class an image shows; `storage`
+        has the files, which only near copies are looked for in.
 
         Raises ValueError where there is no such split, or nothing is left for it.
         """
@@ -39,7 +62,9 @@ class Splitting:
                 f"data.split={'/'.join(f'{s:g}' for s in self.shares)} leaves nothing for the {name} split; give it a "
                 "third share"
             )
-        keys = group_keys(files, self.group_pattern)
+        keys = group_keys(files, self.group_pattern, self.group_of)
+        if self.near_copies and storage is not None:
+            keys = self._joined(files, keys, storage)
         names, group = np.unique(np.array(keys), return_inverse=True)
         by_group = np.zeros((len(names), counts.shape[1] + 1))
         np.add.at(by_group, group, np.column_stack([counts > 0, np.ones(len(counts))]))
@@ -57,23 +82,43 @@ class Splitting:
         known = (whole.images >= 0) & (whole.labels >= 0)
         counts = np.zeros((len(whole), len(whole.class_names)), np.int64)
         np.add.at(counts, (whole.images[known], whole.labels[known]), 1)
-        part = whole.select(self.indices(name, whole.file_names, counts), keep_lost=name == "train")
+        indices = self.indices(name, whole.file_names, counts, whole.storage)
+        part = whole.select(indices, keep_lost=name == "train")
         part.name, part.source = name, f"{whole.source} ({name})"
         return part
 
+    def _joined(self, files: Sequence[str], keys: list[str], storage: ImageStorage) -> list[str]:
+        """`keys` of which those that share a near copy are the same."""
+        if (of := tuple(files)) not in self._near:
+            near = near_groups(storage, files)
+            if np.bincount(near).max(initial=0) > max(MAX_GROUP_SHARE * len(files), 1):
+                logger.warning(
+                    "%d pictures are so much alike, as frames of one film are, that near copies are not kept together; "
+                    "say which belong together with data.group_pattern= or a groups.csv",
+                    len(files),
+                )
+                near = np.arange(len(files))
+            self._near[of] = near
+        return joined(keys, self._near[of])
+
 
 def parse_splitting(
-    split: str | Sequence[float] | None, group_pattern: str | None, seed: int
+    split: str | Sequence[float] | None,
+    group_pattern: str | None,
+    seed: int,
+    groups: Path | None = None,
+    near_copies: bool = False,
 ) -> Splitting | None:
     """The partition that `data.split`, as "0.8/0.1/0.1" or numbers, asks for; None for None.
 
-    Raises ValueError for what is none.
+    Raises ValueError for what is none, FileNotFoundError where there is no file of `groups`.
     """
     if split is None:
-        if group_pattern is not None:
-            raise ValueError(
-                "data.group_pattern= keeps images together in data.split=; give that too, or neither"
-            )
+        for option, value in (("group_pattern", group_pattern), ("groups", groups)):
+            if value is not None:
+                raise ValueError(
+                    f"data.{option}= keeps images together in data.split=; give that too, or neither"
+                )
         return None
     try:
         shares = [float(share) for share in (split.split("/") if isinstance(split, str) else split)]
@@ -92,12 +137,80 @@ def parse_splitting(
                 f"data.group_pattern={group_pattern} is no regular expression ({error})"
             ) from None
     total = sum(shares)
-    return Splitting(tuple(share / total for share in shares), group_pattern, seed)
+    text = "" if groups is None else read_text(groups)
+    return Splitting(
+        tuple(share / total for share in shares),
+        group_pattern,
+        seed,
+        {} if groups is None else read_groups(text, groups),
+        hashlib.sha256(text.encode()).hexdigest()[:16] if text else "",
+        near_copies,
+    )
 
 
-def group_keys(files: Sequence[str], pattern: str | None) -> list[str]:
-    """What images that belong together have in common: the first group of the pattern, or all that it matches; a file
-    that it does not match is a group of its own. Raises ValueError where it matches none."""
+def read_groups(text: str, path: Path) -> dict[str, str]:
+    """Image to group out of the two columns of a CSV file. Raises ValueError where a line has fewer."""
+    found: dict[str, str] = {}
+    try:
+        for row in csv.reader(text.splitlines()):
+            if not any(cell.strip() for cell in row):
+                continue
+            if len(row) < 2:
+                raise ValueError(
+                    f"'{path}': the line '{row[0]:.40}' has no second column; wanted image,group"
+                )
+            found[row[0].strip().replace("\\", "/")] = row[1].strip()
+    except csv.Error as error:
+        raise ValueError(f"'{path}' is no CSV that can be read ({error}); wanted image,group") from None
+    return found
+
+
+def group_keys(
+    files: Sequence[str], pattern: str | None, group_of: Mapping[str, str] | None = None
+) -> list[str]:
+    """What images that belong together have in common: the group that `group_of` says, else the first group of the
+    pattern, or all that it matches; a file of neither is a group of its own.
+
+    Raises ValueError where `group_of` or the pattern says it of none."""
+    keys = _pattern_keys(files, pattern)
+    if not group_of:
+        return keys
+    known = [
+        next(
+            (
+                group_of[name]
+                for name in (f, PurePosixPath(f).name, PurePosixPath(f).stem)
+                if name in group_of
+            ),
+            None,
+        )
+        for f in files
+    ]
+    if not any(known):
+        raise ValueError(
+            f"the file of groups names none of the {len(files)} images ('{files[0]}', …); wanted image,group on each "
+            "line"
+        )
+    return [key if group is None else f"group {group}" for key, group in zip(keys, known, strict=True)]
+
+
+def joined(keys: Sequence[str], groups: np.ndarray) -> list[str]:
+    """The keys, of which all that occur in one of `groups` (N,), directly or by others between them, are the first."""
+    parent: dict[str, str] = {}
+
+    def first(key: str) -> str:
+        while (above := parent.setdefault(key, key)) != key:
+            key = above
+        return key
+
+    of_group: dict[int, str] = {}
+    for key, group in zip(keys, groups.tolist(), strict=True):
+        a, b = sorted((first(key), first(of_group.setdefault(group, key))))
+        parent[b] = a
+    return [first(key) for key in keys]
+
+
+def _pattern_keys(files: Sequence[str], pattern: str | None) -> list[str]:
     if pattern is None:
         return list(files)
     found = [re.search(pattern, file) for file in files]
@@ -133,4 +246,21 @@ def assign(counts: np.ndarray, shares: np.ndarray, seed: int) -> np.ndarray:
             assigned[group] = split
             wanted[split] -= counts[group]
             left -= counts[group]
+    even_out(assigned, wanted, counts)
     return assigned
+
+
+def even_out(assigned: np.ndarray, wanted: np.ndarray, counts: np.ndarray) -> None:
+    """Moves groups, in place, until no split has an image too many that another lacks, those that spoil the shares of
+    the classes least. `wanted` (S, C) is what each split still lacks of each column of `counts` (G, C)."""
+    for _ in range(MAX_MOVES):
+        full, short = int(wanted[:, -1].argmin()), int(wanted[:, -1].argmax())
+        excess = min(-wanted[full, -1], wanted[short, -1])
+        groups = np.flatnonzero((assigned == full) & (counts[:, -1] < 2 * excess - 1e-9))
+        if excess < 0.5 or not groups.size:
+            return
+        after = np.abs(wanted[full] + counts[groups]) + np.abs(wanted[short] - counts[groups])
+        group = groups[after.sum(axis=1).argmin()]
+        assigned[group] = short
+        wanted[full] += counts[group]
+        wanted[short] -= counts[group]

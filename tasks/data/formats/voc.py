@@ -10,11 +10,11 @@ such a region take in a detection by the share of the detection inside it, where
 
 import re
 import unicodedata
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Unpack
+from xml.etree import ElementTree
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -22,23 +22,21 @@ from pycocotools import mask as coco_mask
 from tasks.data.annotations.class_maps import BACKGROUND
 from tasks.data.formats.cache import files_in
 from tasks.data.formats.coco import MAX_SIDE
+from tasks.data.formats.labelled import parse_xml
 from tasks.data.formats.mask_png import MaskFiles, MaskList, check_masks_exist, class_values, read_mask
-from tasks.data.formats.object_files import MadeOf, ObjectFiles
+from tasks.data.formats.object_files import MadeOf, ObjectFiles, ObjectOptions
 from tasks.data.formats.raw import RawSplit
 from tasks.data.formats.values import to_flag, to_number
-from tasks.data.loading.images import SUFFIXES, ImageError, Reading, ReadingOptions
+from tasks.data.loading.images import SUFFIXES, Reading
 from tasks.data.loading.storage import (
-    MAX_TEXT_BYTES,
     ImageStorage,
     is_file,
     is_folder,
     open_images,
-    read_file,
     read_lines,
 )
-from tasks.data.quality.image_checks import CheckImages, image_size
+from tasks.data.quality.image_checks import image_size
 from tasks.data.quality.issues import BAD_CROWD
-from tasks.data.quality.policy import OnInvalid
 from tasks.data.splits import SplitName
 
 
@@ -120,38 +118,22 @@ def _stems(folder: Path, endings: Collection[str]) -> dict[str, str]:
 
 
 def read_xml(root: Path, name: str, store: ImageStorage, image: str) -> VocImage:
-    """What `Annotations/<name>.xml` says of the file `image` in `store`.
+    """What `Annotations/<name>.xml` says of the file `image` in `store`; see `read_xml_file`."""
+    return read_xml_file(annotation_file(root, name), store, image)
+
+
+def read_xml_file(path: Path, store: ImageStorage, image: str) -> VocImage:
+    """What the XML file says of the file `image` in `store`.
 
     VOC counts pixels from 1 and its corners are the first and last pixel inside, so that a box from 1 to 640
     is 640 wide. Corners that coincide get the width 0: such boxes are slips and no objects of one pixel. Corners
     that are swapped get the negative width that turns to the right box when it is swapped back, and numbers that
     can only be fractions of the image stay as they are. Raises FileNotFoundError or ValueError, naming the file.
     """
-    path = annotation_file(root, name)
     try:
-        content = ElementTree.fromstring(read_file(path, MAX_TEXT_BYTES))
+        content = parse_xml(path, "annotation", "VOC's")
     except FileNotFoundError:
         raise FileNotFoundError(f"image '{image}' has no annotation: '{path}' does not exist") from None
-    except ElementTree.ParseError as error:
-        raise ValueError(f"annotation '{path}' is no XML that can be read ({error})") from None
-    except ImageError:
-        raise
-    except OSError as error:
-        raise ValueError(f"annotation '{path}' cannot be read ({error.strerror or error})") from None
-    except (
-        LookupError,
-        ValueError,
-    ) as error:  # an encoding that Python does not know, or one that does not fit
-        raise ValueError(
-            f"annotation '{path}' is in an encoding that cannot be read ({error}); save it as UTF-8"
-        ) from None
-    for element in content.iter():  # a namespace changes no meaning
-        if isinstance(element.tag, str):
-            element.tag = element.tag.rpartition("}")[2]
-    if content.tag != "annotation":
-        raise ValueError(
-            f"annotation '{path}' is XML but not VOC's: it begins with <{content.tag:.40}>, wanted <annotation>"
-        )
     size = tuple(_side(content, f"size/{side}") for side in ("height", "width"))
     if min(size) < 1:  # some tools leave it out
         size = image_size(store, image)
@@ -244,14 +226,7 @@ class VocData(ObjectFiles):
         test: str | None = "test",
         images: str = "JPEGImages",
         classes: Sequence[str] | None = None,
-        on_invalid: OnInvalid = "error",
-        check_images: CheckImages = "headers",
-        masks: bool = False,
-        max_images: int | None = None,
-        split: str | Sequence[float] | None = None,
-        group_pattern: str | None = None,
-        split_seed: int = 0,
-        **reading: Unpack[ReadingOptions],
+        **options: Unpack[ObjectOptions],
     ):
         """
         Args:
@@ -264,21 +239,13 @@ class VocData(ObjectFiles):
             classes: names by label. None takes those in `classes.txt`, one a line, where there is such a file, else
                 the sorted names of the objects on the training and validation lists, and for class maps, whose
                 numbers need a meaning, VOC's own twenty.
-            on_invalid: this, `check_images`, `max_images`, `group_pattern` and `split_seed` are those of `ObjectFiles`.
-            check_images: see there.
-            masks: read the masks of objects in `SegmentationObject`.
-            max_images: see there.
-            split: shares of all images that have an annotation, whatever lists there are.
-            group_pattern: see there.
-            split_seed: see there.
-            reading: see there.
+            options: those of `ObjectFiles`. `masks` are read in `SegmentationObject`; `split` are shares of all images
+                that have an annotation, whatever lists there are.
 
         Raises:
             FileNotFoundError: `root` is not there, or not of this layout, or a list that a setting names is missing.
         """
-        super().__init__(
-            root, on_invalid, check_images, masks, max_images, split, group_pattern, split_seed, **reading
-        )
+        super().__init__(root, **options)
         self.images = self.root / images
         for folder in (self.images, self.root / ("Annotations" if self.splitting else "ImageSets")):
             if not is_folder(folder):
@@ -323,9 +290,11 @@ class VocData(ObjectFiles):
 
     def with_class_maps(self) -> "VocClassMaps":
         """The same folders with the class of each pixel, from `SegmentationClass`."""
-        return VocClassMaps(
+        maps = VocClassMaps(
             self.root, self.images, self.lists, self.classes or VOC_CLASSES, self.max_images, self.reading
         )
+        maps.layout = self.layout
+        return maps
 
     def has_files(self, name: SplitName) -> bool:
         list_name = self.lists[name]

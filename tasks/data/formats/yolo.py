@@ -15,10 +15,11 @@ import numpy as np
 import yaml
 
 from tasks.data.formats.file_names import fit_file_names, is_file_name
-from tasks.data.formats.object_files import MadeOf, ObjectFiles
+from tasks.data.formats.labelled import ring_area
+from tasks.data.formats.object_files import MadeOf, ObjectFiles, ObjectOptions
 from tasks.data.formats.raw import RawSplit
 from tasks.data.formats.values import to_integer, to_number
-from tasks.data.loading.images import SUFFIXES, ReadingOptions
+from tasks.data.loading.images import SUFFIXES
 from tasks.data.loading.storage import (
     ImageStorage,
     decode_text,
@@ -29,9 +30,8 @@ from tasks.data.loading.storage import (
     read_file,
     read_lines,
 )
-from tasks.data.quality.image_checks import CheckImages, image_sizes
+from tasks.data.quality.image_checks import image_sizes
 from tasks.data.quality.issues import ODD_POLYGON, WRONG_COLUMNS, Issue
-from tasks.data.quality.policy import OnInvalid
 from tasks.data.splits import SPLITS, SplitName
 
 MAX_YAML_BYTES = 2**20
@@ -194,7 +194,8 @@ def label_file(image: Path) -> Path:
         return _in_labels(image)
     archive, inner = place
     places = (image, archive.with_suffix("") / inner, archive.parent / inner)
-    return next((path for path in map(_in_labels, places) if is_file(path)), _in_labels(image))
+    paths = [_in_labels(path) for path in places]
+    return next((path for path in paths if is_file(path)), paths[0])
 
 
 def _in_labels(image: Path) -> Path:
@@ -256,14 +257,6 @@ def to_corner(values: list[float]) -> list[float]:
     return [values[0] - values[2] / 2, values[1] - values[3] / 2, values[2], values[3]]
 
 
-def ring_area(ring: list[float]) -> float:
-    """Area of a polygon; 0 for what is none."""
-    if len(ring) % 2 or not np.isfinite(ring).all():
-        return 0.0
-    x, y = np.array(ring[0::2]), np.array(ring[1::2])
-    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
-
-
 def _relative(path: Path, base: Path) -> str:
     return path.relative_to(base).as_posix() if path.is_relative_to(base) else path.as_posix()
 
@@ -275,29 +268,49 @@ class YoloData(ObjectFiles):
         self,
         root: str | Path,
         *,
-        file: str = "data.yaml",
-        on_invalid: OnInvalid = "error",
-        check_images: CheckImages = "headers",
-        masks: bool = False,
-        max_images: int | None = None,
-        split: str | Sequence[float] | None = None,
-        group_pattern: str | None = None,
-        split_seed: int = 0,
-        **reading: Unpack[ReadingOptions],
+        file: str | None = "data.yaml",
+        names: Sequence[str] | None = None,
+        train: str | None = None,
+        val: str | None = None,
+        test: str | None = None,
+        train_labels: str | None = None,
+        val_labels: str | None = None,
+        test_labels: str | None = None,
+        **options: Unpack[ObjectOptions],
     ):
-        """`root` holds data.yaml, or the `file` of another name; what it names may lie in archives too. Its "path",
-        where that is a folder here, is what "train", "val" and "test" in it are relative to; else its own folder is.
-        The other settings are those of `ObjectFiles`.
+        """
+        Args:
+            root: the folder, or the tar or zip file, that holds data.yaml. What that names may lie in archives too; it
+                is relative to "path" in it, where that is a folder here, else to its own folder.
+            file: the name of data.yaml.
+            names: names of the classes by number; then no file is read.
+            train: with `names`, the folder of the images for training.
+            val: the same for validation.
+            test: the same for testing.
+            train_labels: folder of the labels for training, which lie in it as the images do in theirs; None for the
+                folder of the images with `labels` for the last `images` in its path.
+            val_labels: the same for validation.
+            test_labels: the same for testing.
+            options: those of `ObjectFiles`.
 
         Raises:
             FileNotFoundError: there is no data.yaml.
             ValueError: it has no names, its "path" leads out of the data set, or a setting is none.
         """
-        super().__init__(
-            root, on_invalid, check_images, masks, max_images, split, group_pattern, split_seed, **reading
-        )
-        self.file = file
-        self.content = read_data_yaml(self.root / file)
+        super().__init__(root, **options)
+        self.file = file or "data.yaml"
+        if names is not None:
+            self.content = {
+                "names": [str(name) for name in names], "train": train, "val": val, "test": test, "kpt_shape": 0,
+            }  # fmt: skip
+        else:
+            self.content = read_data_yaml(self.root / self.file)
+        self.names = names
+        self.labels: dict[SplitName, str | None] = {
+            "train": train_labels,
+            "val": val_labels,
+            "test": test_labels,
+        }
         self.base = self._find_base()
 
     @property
@@ -338,7 +351,8 @@ class YoloData(ObjectFiles):
 
     def made_of(self, name: SplitName) -> MadeOf:
         """Of the images too, whose sizes are read."""
-        return MadeOf(self.root / self.file, self._files(), {})
+        settings = {} if self.names is None else {key: self.content[key] for key in ("names", *SPLITS)}
+        return MadeOf(self.root / self.file, self._files(), {**settings, "labels": self.labels})
 
     def _files(self) -> list[Path]:
         found: list[Path] = []
@@ -356,7 +370,8 @@ class YoloData(ObjectFiles):
                 files = list_images(self.base, entry, folder, name, store, root, [])
             except (OSError, ValueError):
                 continue
-            found += [path for file in files for path in (folder / file, label_file(folder / file))]
+            for file in files:
+                found += (folder / file, self._label_file(name, folder, file))
         return found
 
     def _find_base(self) -> Path:
@@ -374,6 +389,42 @@ class YoloData(ObjectFiles):
             )
         return base
 
+    def _label_file(self, name: SplitName, folder: Path, file: str) -> Path:
+        """Where the labels of an image in `folder` should be."""
+        labels = self.labels[self.files_of(name)]
+        if labels is None:
+            return label_file(folder / file)
+        return (self.root / labels / file).with_suffix(".txt")
+
+    def _label_files(
+        self, name: SplitName, folder: Path, files: list[str], notes: list[str]
+    ) -> tuple[list[Path], dict[int, str]]:
+        """Where the labels of each image are, in whichever case they are written; and the images, by index, that would
+        share theirs with another one, with why that cannot be."""
+        paths = [self._label_file(name, folder, file) for file in files]
+        root, there = open_images(self.root, self.reading), dict[Path, dict[str, str]]()
+        num_other = 0
+        for index, path in enumerate(paths):
+            if path.parent not in there:
+                is_ours = root.is_inside(str(path.parent.absolute())) and is_folder(path.parent)
+                names = open_images(path.parent, self.reading).names() if is_ours else []
+                known = {name.casefold(): name for name in names if "/" not in name}
+                there[path.parent] = known | {name: name for name in known.values()}
+            other = there[path.parent].get(path.name) or there[path.parent].get(path.name.casefold())
+            if other is not None and other != path.name:
+                paths[index], num_other = path.parent / other, num_other + 1
+        if num_other:
+            notes.append(
+                f"{num_other} files of labels are called as their images but for the case of letters"
+            )
+        owner: dict[Path, int] = {}
+        shared: dict[int, str] = {}
+        for index, path in enumerate(paths):
+            if (first := owner.setdefault(path, index)) != index and is_file(path):
+                why = f"'{files[first]}' and '{files[index]}' would both have the labels '{path}'; rename one"
+                shared |= {first: why, index: why}
+        return paths, shared
+
     def read(self, name: SplitName, *, masks: bool) -> RawSplit:
         entry = self._entry(name)
         folder, notes = self.image_folder(name), []
@@ -382,10 +433,11 @@ class YoloData(ObjectFiles):
         if self.splitting is None:
             files = files[: self.max_images]  # before their labels are read
         labels: list[YoloLabels] = []
-        unreadable: dict[int, str] = {}
-        for index, file in enumerate(files):
+        paths, unreadable = self._label_files(name, folder, files, notes)
+        for index, (file, path) in enumerate(zip(files, paths, strict=True)):
             try:
-                path = label_file(folder / file)
+                if index in unreadable:
+                    raise ValueError(unreadable[index])
                 if not store.is_inside(file):
                     raise ValueError("its image is outside the data set")
                 if not store.is_inside(str(path.absolute())):
@@ -405,10 +457,10 @@ class YoloData(ObjectFiles):
         classes = [number for item in labels for number in item.classes]
         known = range(len(self.content["names"]))
         looked_for = ""
-        if not classes and not unreadable and not any(is_file(label_file(folder / file)) for file in files):
+        if not classes and not unreadable and not any(map(is_file, paths)):
             looked_for = (
                 f"there is no file of labels for any of its {len(files)} images; that of '{files[0]}' was looked for "
-                f"at '{label_file(folder / files[0])}'"
+                f"at '{paths[0]}'"
             )
         scale = np.tile(sizes[rows, ::-1], 2).astype(np.float64)
         scale[scale == 0] = 1  # of an image that cannot be read; it is told of for that

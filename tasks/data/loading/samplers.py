@@ -5,18 +5,21 @@ Legend:
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from torch.utils.data.distributed import DistributedSampler
 
+from tasks.data.annotations.class_maps import ClassMaps
 from tasks.data.annotations.image_labels import ImageLabels
 from tasks.data.annotations.objects import Annotations
 from tasks.data.loading.settings import Sampling
 
 
 def image_factors(
-    annotations: Any, sampling: Sampling, repeat_threshold: float, empty_share: float | None
+    annotations: Annotations | ImageLabels | ClassMaps,
+    sampling: Sampling,
+    repeat_threshold: float,
+    empty_share: float | None,
 ) -> np.ndarray | None:
     """The factors that `sampling` asks for, images without objects at `empty_share` of all that are read (None
     leaves their number as it is); None where each image is read once."""
@@ -37,7 +40,7 @@ def image_factors(
     return with_empty_share(factors, is_empty, empty_share)
 
 
-def classes_of_images(annotations: Any) -> tuple[np.ndarray, np.ndarray]:
+def classes_of_images(annotations: Annotations | ImageLabels | ClassMaps) -> tuple[np.ndarray, np.ndarray]:
     """(P,) image and (P,) class of every pair of which the image shows the class, once each; ValueError for data
     whose classes are in the pixels."""
     if isinstance(annotations, ImageLabels):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -9,6 +10,8 @@ from tasks.typed_settings import TypedSettings
 
 Workers = Literal["process", "thread"]
 Sampling = Literal["all", "repeat_factor", "class_balanced"]
+MOST_WORKERS = 8
+"""That auto takes for one GPU: a batch for each is held in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +21,9 @@ class LoaderSettings(TypedSettings):
     prefix = "loader."
     batch_size: int | Literal["auto"] = 8
     """Images on each device; auto takes as many as fit."""
-    num_workers: int = 0
-    """Processes or threads that make batches ahead."""
+    num_workers: int | Literal["auto"] = "auto"
+    """Processes or threads that make batches ahead; auto takes this machine's cores where a GPU computes, and none
+    where the cores do."""
     workers: Workers = "process"
     """Threads are faster where decoding and resizing is most of the work, processes where transforms compute in
     Python."""
@@ -57,12 +61,19 @@ class LoaderSettings(TypedSettings):
                 f"loader.repeat_threshold={self.repeat_threshold} must be above 0, loader.shape_window="
                 f"{self.shape_window} at least 0, loader.empty_share={self.empty_share} at least 0 and below 1"
             )
-        size = self.batch_size
-        if (
-            (not isinstance(size, int) and size != "auto")
-            or (size != "auto" and size < 1)
-            or self.num_workers < 0
-        ):
-            raise ValueError(
-                f"data.batch_size={size} must be at least 1, and data.num_workers={self.num_workers} at least 0"
-            )
+        size, workers = self.batch_size, self.num_workers
+        if size != "auto" and (not isinstance(size, int) or size < 1):
+            raise ValueError(f"data.batch_size={size} must be at least 1, or auto")
+        if workers != "auto" and (not isinstance(workers, int) or workers < 0):
+            raise ValueError(f"data.num_workers={workers} must be at least 0, or auto")
+
+    def workers_for(self, device: str, num_ranks: int) -> int:
+        """How many workers each of `num_ranks` on this machine takes, whose network is on a `device` of that kind."""
+        if self.num_workers != "auto":
+            return self.num_workers
+        return max(1, min(MOST_WORKERS, num_cores() // num_ranks - 1)) if device == "cuda" else 0
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -6,11 +6,11 @@ Legend:
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from PIL import Image
@@ -24,6 +24,7 @@ from tasks.data.loading.images import (
     to_8_bit,
 )
 from tasks.data.loading.storage import ImageStorage, OutsideError
+from tasks.data.progress import step
 from tasks.data.quality.issues import (
     EXIF_IGNORED,
     EXIF_ROTATED,
@@ -34,13 +35,18 @@ from tasks.data.quality.issues import (
     UNREADABLE,
     Issue,
 )
+from tasks.data.quality.jpeg_header import TAIL, JpegHeader, jpeg_header, read_ends
 
+R = TypeVar("R")
 CheckImages = Literal["decode", "headers", "none"]
 """How image files are looked at: decoded whole; only their headers and ends (about 0.2 ms each); not at all."""
 
 FINGERPRINT_SIDE = 32
 NUM_THREADS = 8  # reading waits for the disk, and PIL decodes without the interpreter's lock
-TAIL = 4096
+MANY = 5000
+"""Images, of which looking at each takes long enough to show how far it is."""
+CHUNK = 64
+"""Images that a thread looks at one after the other: handing each over by itself takes as long as looking at it."""
 END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 
 
@@ -72,8 +78,23 @@ def check_image_files(
     def check(name: str, size: list[int]) -> ImageFile:
         return check_image_file(store, name, (size[0], size[1]), decode or fingerprints, fingerprints)
 
+    return in_threads(check, list(names), sizes.tolist())
+
+
+def in_threads(function: Callable[..., R], *columns: list[Any]) -> list[R]:
+    """The function of each row of the columns, several at once."""
+    num_rows = len(columns[0])
+
+    def of_chunk(start: int) -> list[R]:
+        if num_rows >= MANY:
+            step("looking at images", start, num_rows)
+        return list(map(function, *(column[start : start + CHUNK] for column in columns)))
+
     with ThreadPoolExecutor(NUM_THREADS) as threads:
-        return list(threads.map(check, names, sizes.tolist()))
+        chunks = list(threads.map(of_chunk, range(0, num_rows, CHUNK)))
+    if num_rows >= MANY:
+        step("looking at images", num_rows, num_rows)
+    return [result for chunk in chunks for result in chunk]
 
 
 def check_image_file(
@@ -81,6 +102,10 @@ def check_image_file(
 ) -> ImageFile:
     """Looks at the header of the file, and at the pixels with `decode`, or where the end of the file is not
     where one would expect it. Pixels are read by the code that training reads them by."""
+    if not decode and (ordinary := ordinary_jpeg(store, name)) is not None:
+        header, num_bytes = ordinary
+        issue, detail = compare_size(size, (header.height, header.width), header.orientation)
+        return ImageFile(issue, detail, num_bytes)
     try:
         source = store.read(name) if decode else store.source(name)
         num_bytes = len(source) if isinstance(source, bytes) else os.path.getsize(source)
@@ -113,15 +138,50 @@ def check_image_file(
             return found
         found.few_levels = pixels.few_levels
         if fingerprint:
-            grey = Image.fromarray(pixels.image).convert("L")
-            side = (FINGERPRINT_SIDE, FINGERPRINT_SIDE)
-            found.fingerprint = np.asarray(grey.resize(side, Image.Resampling.BOX))
+            found.fingerprint = shrunk(pixels.image)
     found.issue, found.detail = compare_size(size, (height, width), orientation)
     return found
 
 
+def ordinary_jpeg(store: ImageStorage, name: str) -> tuple[JpegHeader, int] | None:
+    """Header and bytes of a JPEG in a folder that is whole and within the limits; None of any other file."""
+    try:
+        source = store.source(name)
+        if not isinstance(source, Path):
+            return None
+        head, tail, num_bytes = read_ends(source)
+    except (OSError, ValueError):
+        return None
+    header = jpeg_header(head)
+    if header is None or END_MARKERS["JPEG"] not in tail:
+        return None
+    return None if header.width * header.height > store.reading.max_pixels else (header, num_bytes)
+
+
+def fingerprints(store: ImageStorage, names: Sequence[str]) -> list[np.ndarray | None]:
+    """One for each picture, which is decoded as small as its format allows; None for one that cannot be read."""
+
+    def fingerprint(name: str) -> np.ndarray | None:
+        try:
+            image = store.image(name, lambda height, width: (FINGERPRINT_SIDE, FINGERPRINT_SIDE))
+        except (OSError, ValueError):
+            return None
+        return shrunk(image)
+
+    return in_threads(fingerprint, list(names))
+
+
+def shrunk(image: np.ndarray) -> np.ndarray:
+    """The fingerprint of a picture (H, W, 3)."""
+    side = (FINGERPRINT_SIDE, FINGERPRINT_SIDE)
+    return np.asarray(Image.fromarray(image).convert("L").resize(side, Image.Resampling.BOX))
+
+
 def image_size(store: ImageStorage, name: str) -> tuple[int, int]:
     """(height, width) of the upright image from its header alone, (0, 0) where it cannot be read."""
+    if (ordinary := ordinary_jpeg(store, name)) is not None:
+        width, height, orientation = ordinary[0]
+        return (width, height) if orientation in ON_ITS_SIDE else (height, width)
     try:
         source = store.source(name)
         with open_image(source, name, store.reading) as image:
@@ -135,8 +195,7 @@ def image_size(store: ImageStorage, name: str) -> tuple[int, int]:
 
 def image_sizes(store: ImageStorage, names: Sequence[str]) -> np.ndarray:
     """(I, 2) int64 of `image_size`."""
-    with ThreadPoolExecutor(NUM_THREADS) as threads:
-        found = list(threads.map(lambda name: image_size(store, name), names))
+    found = in_threads(lambda name: image_size(store, name), list(names))
     return np.array(found, np.int64).reshape(-1, 2)
 
 

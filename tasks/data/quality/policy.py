@@ -10,6 +10,7 @@ import numpy as np
 
 from tasks.data.annotations.objects import Annotations
 from tasks.data.formats.raw import RawSplit
+from tasks.data.progress import step
 from tasks.data.quality.annotation_checks import MASK_FAULTS, AnnotationDiagnosis, diagnose_annotations
 from tasks.data.quality.image_checks import CheckImages, ImageFile, check_image_files, file_lengths
 from tasks.data.quality.issues import (
@@ -35,8 +36,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OnInvalid = Literal["error", "fix", "drop"]
+OnInvalid = Literal["error", "fix", "drop", "fix_few"]
 NUM_EXAMPLES = 5
+MANY = 50_000
+"""Annotations, of which checking them takes long enough to be shown."""
+FEW = 0.05
+"""Share of the images or annotations of a split that may be bad where `fix_few` fixes them; or one of each."""
 
 
 class BadData(ValueError):
@@ -66,6 +71,12 @@ class Diagnosis:
     def is_bad(self) -> bool:
         """Whether there is any error."""
         return bool(self.annotations.rows or self.images)
+
+    @property
+    def has_few_errors(self) -> bool:
+        """Whether few of the images and few of the annotations are bad."""
+        of_images = few(int((~self.is_kept).sum()), len(self.raw))
+        return of_images and few(int(self.annotations.is_bad.sum()), len(self.raw.ids))
 
     def add(self, issue: Issue, image: int, detail: str) -> None:
         """Notes an issue of an image that has no other yet."""
@@ -162,6 +173,11 @@ class Diagnosis:
         return f"bbox {numbers(fixed.boxes[row].tolist())}"
 
 
+def few(num_bad: int, num_all: int) -> bool:
+    """Whether `fix_few` fixes so many."""
+    return num_bad <= max(1, FEW * num_all)
+
+
 def as_written(raw: RawSplit, kind: str, number: Any) -> Any:
     """An id in the file's own words; `kind` as in `Annotations.written_ids`."""
     return raw.written_ids.get(kind, {}).get(int(number), number) if raw.written_ids else number
@@ -221,7 +237,12 @@ def diagnose_beside(
     source: "ObjectFiles", name: SplitName, check_images: CheckImages, **options: bool
 ) -> Diagnosis:
     """`diagnose`, and files that are also in a split that comes later: training loses what is tested on."""
-    diagnosis = diagnose(source.raw(name), check_images, **options)
+    raw = source.raw(name)
+    if len(raw.ids) >= MANY:
+        step("checking annotations", 0, 10)
+    diagnosis = diagnose(raw, check_images, **options)
+    if len(raw.ids) >= MANY:
+        step("checking annotations", 10, 10)
     later = [source.raw(other) for other in SPLITS[SPLITS.index(name) + 1 :] if source.has_split(other)]
     # One annotation file for two splits is meant: whether a network can learn a few images by heart.
     later = [other for other in later if other.source != diagnosis.raw.source]
@@ -234,8 +255,12 @@ def usable_annotations(
     source: "ObjectFiles", name: SplitName, on_invalid: OnInvalid, check_images: CheckImages
 ) -> Annotations:
     """The annotations of a split as `on_invalid` says. `error` raises `BadData` where anything is wrong; for the
-    training split also what is wrong with that of validation, which training reads too."""
+    training split also what is wrong with that of validation, which training reads too. `fix_few` fixes where little is
+    wrong, and is `error` where so much is that it has one cause."""
     diagnosis = diagnose_beside(source, name, check_images)
+    asked = on_invalid
+    if on_invalid == "fix_few":
+        on_invalid = "fix" if diagnosis.has_few_errors else "error"
     if on_invalid == "error":
         beside: list[SplitName] = ["val"] if name == "train" and source.has_split("val") else []
         stop_at_errors([diagnosis, *(diagnose_beside(source, other, check_images) for other in beside)])
@@ -249,11 +274,12 @@ def usable_annotations(
         log_changes(diagnosis, on_invalid)
     if not diagnosis.is_kept.any():
         raise ValueError(
-            f"'{split.source}': data.on_invalid={on_invalid} leaves none of its {len(split)} images; fix the files"
+            f"'{split.source}': data.on_invalid={on_invalid} leaves none of its {len(split)} images: "
+            f"{diagnosis.errors()[0]}; fix the files"
         )
     masks = diagnosis.annotations.masks
     if masks is not None and source.requires_masks:
-        is_kept &= ~without_mask(diagnosis, is_kept, on_invalid)
+        is_kept &= ~without_mask(diagnosis, is_kept, asked)
     if why := split.why_untrainable():
         logger.warning("'%s': nothing can be learned from the %s split: %s", split.source, name, why)
     return split.to_annotations(
@@ -277,7 +303,7 @@ def without_mask(diagnosis: Diagnosis, is_kept: np.ndarray, on_invalid: OnInvali
         "take for empty ones"
     )
     findings = diagnosis.annotation_findings({NO_MASK: np.flatnonzero(none)})
-    if on_invalid == "error":
+    if on_invalid == "error" or (on_invalid == "fix_few" and not few(int(none.sum()), len(raw.ids))):
         raise BadData(
             f"{what}: {'; '.join(map(str, findings[:NUM_EXAMPLES]))}{', …' if len(findings) > NUM_EXAMPLES else ''}. "
             "Add the masks, pass data.on_invalid=drop (leaves these objects out), or task=detection",
@@ -319,7 +345,7 @@ def stop_at_errors(diagnoses: Sequence[Diagnosis]) -> None:
     more = f"; and {len(findings) - NUM_EXAMPLES} more" if len(findings) > NUM_EXAMPLES else ""
     raise BadData(
         f"{' and '.join(repr(d.raw.source) for d in bad)}: {' and '.join(counts)} cannot be used: "
-        f"{'; '.join(map(str, findings[:NUM_EXAMPLES]))}{more}. Fix the files (tools/check_data.py lists all), or "
+        f"{'; '.join(map(str, findings[:NUM_EXAMPLES]))}{more}. Fix the files (vertebra check-data lists all), or "
         "pass data.on_invalid=fix (fixes what can be fixed, clips boxes to their image, drops the rest) or "
         "data.on_invalid=drop (leaves these out)",
         findings,

@@ -5,7 +5,9 @@ Legend, beside that of tasks/data/formats/raw.py:
     bounds  xyxy of all rings of an object
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ from tasks.data.annotations.masks import run_lengths
 from tasks.data.annotations.segmentations import Rings, unwrap
 from tasks.data.quality.issues import BAD_SEGMENTATION, FEW_POINTS, ODD_POLYGON, RUNS_OF_OTHER_SIZE, Issue
 
+CHUNK = 20_000
+"""Objects whose polygons are looked at together."""
 MAX_RUN_PIXELS = 2**31
 """Of an image with run lengths: pycocotools counts them in 32 bits."""
 MAX_RUN_CHARACTERS = 7
@@ -41,9 +45,12 @@ def read_masks(segmentations: list[Any], images: np.ndarray, sizes: np.ndarray) 
     issues = {issue: np.zeros(num_rows, bool) for issue in kinds}
     bounds = np.full((num_rows, 4), np.nan)
     sides = sizes.tolist()
-    for row, (segmentation, image) in enumerate(
-        zip(map(unwrap, segmentations), images.tolist(), strict=True)
-    ):
+    is_sound = sound_polygons(segmentations, bounds)
+    for row, (segmentation, image) in enumerate(zip(segmentations, images.tolist(), strict=True)):
+        if is_sound[row]:
+            objects.append(segmentation)
+            continue
+        segmentation = unwrap(segmentation)
         usable: Rings | bytes | None = None
         try:
             if isinstance(segmentation, list):
@@ -65,6 +72,37 @@ def read_masks(segmentations: list[Any], images: np.ndarray, sizes: np.ndarray) 
         if issue is not None:
             issues[issue][row] = True
     return ReadMasks(objects, issues, bounds)
+
+
+def sound_polygons(segmentations: Sequence[Any], bounds: np.ndarray) -> list[bool]:
+    """Which of the segmentations are polygons without a fault, whose `bounds` (M, 4) are filled in: all at once, for
+    looking at each of millions takes minutes."""
+    rows = [row for row, item in enumerate(segmentations) if type(item) is list and item and are_rings(item)]
+    is_sound = np.zeros(len(segmentations), bool)
+    for start in range(0, len(rows), CHUNK):
+        part = rows[start : start + CHUNK]
+        rings = [ring for row in part for ring in segmentations[row]]
+        if not set(map(type, chain.from_iterable(rings))) <= {int, float}:
+            continue  # looked at one by one
+        lengths = np.fromiter(map(len, rings), np.int64, len(rings))
+        try:
+            values = np.fromiter(chain.from_iterable(rings), np.float64, lengths.sum())
+        except OverflowError:
+            continue
+        counts = np.fromiter((len(segmentations[row]) for row in part), np.int64, len(part))
+        of_rings = np.cumsum([0, *lengths[:-1].tolist()])[np.cumsum([0, *counts[:-1].tolist()])]
+        points, firsts = values.reshape(-1, 2), of_rings // 2
+        low, high = np.minimum.reduceat(points, firsts), np.maximum.reduceat(points, firsts)
+        finite = np.isfinite(low).all(axis=1) & np.isfinite(high).all(axis=1)
+        place = np.array(part)[finite]
+        bounds[place] = np.concatenate([low, high], axis=1)[finite]
+        is_sound[place] = True
+    return is_sound.tolist()
+
+
+def are_rings(items: list[Any]) -> bool:
+    """Whether all are lists of at least three points."""
+    return all(type(item) is list and len(item) >= 6 and len(item) % 2 == 0 for item in items)
 
 
 def usable_rings(rings: list[Any]) -> tuple[Rings, Issue | None]:

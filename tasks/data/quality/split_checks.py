@@ -7,12 +7,12 @@ Legend, beside that of tasks/data/quality/image_checks.py:
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 
 from tasks.data.loading.storage import ImageStorage
-from tasks.data.quality.image_checks import ImageFile, digest
+from tasks.data.quality.image_checks import ImageFile, digest, fingerprints
 
 Pair = tuple[str, int, str, int]
 
@@ -21,6 +21,8 @@ MAX_DISTANCE = 12
 MIN_CORRELATION = 0.98
 """Of the fingerprints of near copies: hashes alone take all pictures of one cell on black for the same."""
 CHUNK = 256
+MAX_COMPARED = 30_000
+"""Pictures that are compared each with each, in seconds; of more, only those of one hash are."""
 
 
 def same_files(
@@ -62,12 +64,49 @@ def near_pictures(files: Mapping[str, Sequence[ImageFile]]) -> Iterator[Pair]:
         pictures[name] = np.array(indices, np.int64), hashes(prints), standardised(prints)
     for a, b in combinations(pictures, 2):
         (rows_a, bits_a, values_a), (rows_b, bits_b, values_b) = pictures[a], pictures[b]
-        for start in range(0, len(rows_a), CHUNK):
-            part = slice(start, start + CHUNK)
-            distance = np.bitwise_count(bits_a[part, None] ^ bits_b[None]).sum(axis=2, dtype=np.int64)
-            for i, j in np.argwhere(distance <= MAX_DISTANCE).tolist():
-                if values_a[start + i] @ values_b[j] >= MIN_CORRELATION:
-                    yield a, int(rows_a[start + i]), b, int(rows_b[j])
+        for i, j in near_pairs(bits_a, values_a, bits_b, values_b):
+            yield a, int(rows_a[i]), b, int(rows_b[j])
+
+
+def near_pairs(
+    bits_a: np.ndarray, values_a: np.ndarray, bits_b: np.ndarray, values_b: np.ndarray
+) -> Iterator[tuple[int, int]]:
+    """Rows of two sets of `hashes` (N, 2) and `standardised` fingerprints (N, 1024) that are near copies."""
+    for start in range(0, len(bits_a), CHUNK):
+        part = slice(start, start + CHUNK)
+        distance = np.bitwise_count(bits_a[part, None] ^ bits_b[None]).sum(axis=2, dtype=np.int64)
+        for i, j in np.argwhere(distance <= MAX_DISTANCE).tolist():
+            if values_a[start + i] @ values_b[j] >= MIN_CORRELATION:
+                yield start + i, j
+
+
+def near_groups(store: ImageStorage, names: Sequence[str]) -> np.ndarray:
+    """(len(names),) int64: equal numbers for pictures that are near copies, also by others between them."""
+    found = fingerprints(store, names)
+    rows = [i for i, fingerprint in enumerate(found) if fingerprint is not None]
+    groups = np.arange(len(names))
+    if not rows:
+        return groups
+    prints = np.array([found[i] for i in rows], np.float32).reshape(len(rows), -1)
+    bits, values = hashes(prints), standardised(prints)
+    parent = list(range(len(rows)))
+
+    def first(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    if len(rows) <= MAX_COMPARED:
+        pairs = near_pairs(bits, values, bits, values)
+    else:
+        order = np.lexsort(bits.T)
+        pairs = ((int(a), int(b)) for a, b in pairwise(order) if (bits[a] == bits[b]).all())
+    for a, b in pairs:
+        if (low := first(a)) != (high := first(b)):
+            parent[max(low, high)] = min(low, high)
+    groups[rows] = [rows[first(row)] for row in range(len(rows))]
+    return groups
 
 
 def hashes(prints: np.ndarray) -> np.ndarray:

@@ -231,7 +231,7 @@ def test_python_and_command_line_start_from_the_same(task: str) -> None:
     trainer = replace(same.trainer, val_check_interval="max_steps")
     assert same.trainer.val_check_interval == same.trainer.max_steps
     assert replace(same, trainer=trainer) == settings
-    spec, _ = resolve(task, source, None, None, "usual", None)
+    spec = resolve(task, source, None, None, "usual", None).spec
     composed_spec = spec_of(config)
     composed_spec["backbone"].pop("pretrained")
     assert {**composed_spec, "pyramid": composed_spec["pyramid"] or None} == spec

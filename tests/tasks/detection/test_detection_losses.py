@@ -8,14 +8,20 @@ from torchvision import ops
 
 from tasks.detection.losses import (
     BoxLoss,
+    ClassLoss,
     box_losses,
-    check_losses,
+    check_loss,
     class_loss,
     dense_class_losses,
     objectness_loss,
     sampled_box_loss,
 )
 from tasks.detection.overlap_losses import ciou_loss, diou_loss, giou_loss
+from tasks.distributed import LossSum, normalized
+
+
+def mean(loss: LossSum) -> Tensor:
+    return normalized({"loss": loss})["loss"]
 
 
 def test_objectness_by_hand() -> None:
@@ -23,7 +29,7 @@ def test_objectness_by_hand() -> None:
     positive = torch.tensor([[True, False, False]])
     valid = torch.tensor([[True, True, False]])
     expected = (math.log(2) + math.log(1 + math.e**2)) / 2
-    torch.testing.assert_close(objectness_loss(logits, positive, valid), torch.tensor(expected))
+    torch.testing.assert_close(mean(objectness_loss(logits, positive, valid)), torch.tensor(expected))
 
 
 def shift(boxes: Tensor, anchors: Tensor) -> Tensor:
@@ -44,7 +50,7 @@ def test_sampled_box_loss_by_hand() -> None:
         deltas, torch.zeros(1, 2, 4), boxes, positive, torch.tensor(2), "smooth_l1", encode=shift, decode=move
     )
     expected = (1 - 1 / 18) + 0.1**2 * 9 / 2  # linear past 1/9, square below
-    torch.testing.assert_close(loss, torch.tensor(expected / 2))
+    torch.testing.assert_close(mean(loss), torch.tensor(expected / 2))
 
 
 # Boxes of 4 x 2 and 2 x 4 with one corner at (0, 0): 4 shared of 12, in a square of 4 x 4. Centres (2, 1) and
@@ -108,17 +114,17 @@ def test_dense_class_losses_by_hand() -> None:
 
 def test_unknown_losses() -> None:
     with pytest.raises(ValueError, match="box_loss=gio is unknown; wanted one of l1, smooth_l1, iou, giou"):
-        check_losses("focal", "gio")
+        check_loss("box_loss", "gio", BoxLoss)
     with pytest.raises(ValueError, match="class_loss=fokal is unknown; wanted one of cross_entropy, focal"):
-        check_losses("fokal", "giou")
+        check_loss("class_loss", "fokal", ClassLoss)
 
 
 def test_class_loss_by_hand() -> None:
     logits = torch.tensor([[[0.0, 0.0, math.log(2)], [5.0, 0.0, 0.0]]])
     loss = class_loss(logits, torch.tensor([[2, 0]]), torch.tensor([[True, False]]))
-    torch.testing.assert_close(loss, torch.tensor(math.log(2)))
+    torch.testing.assert_close(mean(loss), torch.tensor(math.log(2)))
     focal = class_loss(logits, torch.tensor([[2, 0]]), torch.tensor([[True, False]]), "focal")
-    torch.testing.assert_close(focal, torch.tensor(math.log(2) / 4))
+    torch.testing.assert_close(mean(focal), torch.tensor(math.log(2) / 4))
 
 
 def test_nothing_sampled_is_zero_with_a_gradient() -> None:
@@ -126,20 +132,23 @@ def test_nothing_sampled_is_zero_with_a_gradient() -> None:
     logits = torch.randn(1, 3, requires_grad=True)
     deltas = torch.randn(1, 3, 4, requires_grad=True)
     classes = torch.randn(1, 3, 6, requires_grad=True)
-    loss = (
-        objectness_loss(logits, nothing, nothing)
-        + sampled_box_loss(
-            deltas,
-            torch.zeros(1, 3, 4),
-            torch.full((1, 3, 4), torch.nan),
-            nothing,
-            nothing.sum(),
-            "ciou",
-            encode=shift,
-            decode=move,
-        )
-        + class_loss(classes, torch.full((1, 3), 5), nothing)
+    boxes = sampled_box_loss(
+        deltas,
+        torch.zeros(1, 3, 4),
+        torch.full((1, 3, 4), torch.nan),
+        nothing,
+        nothing.sum(),
+        "ciou",
+        encode=shift,
+        decode=move,
     )
+    labels = torch.full((1, 3), 5)
+    sums = {
+        "objectness": objectness_loss(logits, nothing, nothing),
+        "boxes": boxes,
+        "classes": class_loss(classes, labels, nothing),
+    }
+    loss = torch.stack(list(normalized(sums).values())).sum()
     loss.backward()
     assert loss.item() == 0
     for tensor in (logits, deltas, classes):

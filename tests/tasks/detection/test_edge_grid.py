@@ -18,10 +18,15 @@ RETINANET = {"head_layers": 1, "anchor_sizes": [4, 8, 16, 32, 48]}
 DETECTORS = {
     "faster_rcnn": TWO_STAGE,
     "mask_rcnn": {**TWO_STAGE, "mask_width": 8, "mask_layers": 1},
+    "faster_rcnn cascade": {**TWO_STAGE, "cascade": [0.5, 0.6, 0.7]},
+    "mask_rcnn cascade": {**TWO_STAGE, "mask_width": 8, "mask_layers": 1, "cascade": [0.5, 0.6, 0.7]},
     "retinanet": RETINANET,
     "retinanet giou": {**RETINANET, "head_norm": "group", "box_loss": "giou"},
     "fcos": {"head_layers": 1},
     "fcos ciou": {"head_layers": 1, "box_loss": "ciou", "class_loss": "cross_entropy"},
+    "gfl": {"head_layers": 1},
+    "gfl task_aligned": {"head_layers": 1, "assignment": "task_aligned"},
+    "gfl warming up": {"head_layers": 1, "assignment": "task_aligned", "box_loss": "l1"},
     "yolox": {"width": 0.0625},
     "yolox l1": {"width": 0.0625, "box_loss": "l1", "class_loss": "focal"},
     "faster_rcnn ciou": {
@@ -99,6 +104,8 @@ def test_finite_losses_a_gradient_for_every_parameter_and_valid_predictions(
     model, made = models[kind].train(), BATCHES[batch]()
     if kind.startswith("yolox"):
         model.with_l1 = True
+    elif kind == "gfl warming up":
+        model.is_warming_up = True
     model.zero_grad()
     found = losses(model, made, bf16)
     total = torch.stack(list(found.values())).sum()
@@ -113,7 +120,9 @@ def test_finite_losses_a_gradient_for_every_parameter_and_valid_predictions(
     assert bad == []
     if batch in ("no objects", "only crowds"):
         assert all(
-            found[name] == 0 for name in found if "box" in name or name in ("loss_l1", "loss_centerness")
+            found[name] == 0
+            for name in found
+            if "box" in name or name in ("loss_l1", "loss_centerness", "loss_distribution")
         )
     check_predictions(model, made, bf16)
 
@@ -136,7 +145,7 @@ def check_predictions(model: Model, batch, bf16: bool) -> None:
 def test_nothing_and_everything_above_the_threshold(kind: str) -> None:
     batch = BATCHES["usual"]()
     assert (build(kind, score_threshold=1.0).eval()(batch).labels == -1).all()
-    everything = build(kind, score_threshold=0.0, max_detections=20).eval()
+    everything = build(kind, score_threshold=0.0, max_detections=20, nms_threshold=0.9).eval()
     with torch.no_grad():
         assert (everything(batch).labels >= 0).all()
     check_predictions(everything, batch, bf16=False)
@@ -145,14 +154,14 @@ def test_nothing_and_everything_above_the_threshold(kind: str) -> None:
 
 
 def test_no_proposals() -> None:
-    for kind in ("faster_rcnn", "mask_rcnn"):
+    for kind in ("faster_rcnn", "mask_rcnn", "faster_rcnn cascade", "mask_rcnn cascade"):
         model, batch = build(kind).eval(), BATCHES["usual"]()
         with torch.no_grad():
             model.rpn.deltas.bias.fill_(float("nan"))  # no proposal is usable
             assert (model(batch).labels == -1).all()
 
 
-@pytest.mark.parametrize("kind", ["retinanet", "fcos", "yolox"])
+@pytest.mark.parametrize("kind", ["retinanet", "fcos", "gfl", "gfl task_aligned", "yolox"])
 def test_predictions_read_no_targets_and_do_not_depend_on_the_rest_of_the_batch(kind: str) -> None:
     model, batch = build(kind, score_threshold=0.0).eval(), BATCHES["usual"]()
     alone = make_batch([[]], SIZES[:1])
@@ -163,7 +172,7 @@ def test_predictions_read_no_targets_and_do_not_depend_on_the_rest_of_the_batch(
     assert torch.equal(both.labels[:1], one.labels)
 
 
-@pytest.mark.parametrize("kind", ["retinanet", "fcos", "yolox"])
+@pytest.mark.parametrize("kind", ["retinanet", "fcos", "gfl", "gfl task_aligned", "yolox"])
 def test_training_learns_one_batch(kind: str) -> None:
     model, batch = build(kind).train(), BATCHES["usual"]()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -185,6 +194,12 @@ def test_training_learns_one_batch(kind: str) -> None:
         ("faster_rcnn", {"rpn_box_loss": "gio"}, "rpn_box_loss=gio is unknown"),
         ("fcos", {"class_loss": "hinge"}, "class_loss=hinge is unknown"),
         ("fcos", {"pre_nms": 0}, "pre_nms=0 must be at least 1"),
+        ("gfl", {"assignment": "simota"}, "assignment='simota' is unknown; choose one of 'atss'"),
+        (
+            "faster_rcnn",
+            {"class_loss": "quality_focal"},
+            "class_loss=quality_focal is unknown; wanted one of cross_e",
+        ),
         ("yolox", {"width": 0}, "width=0 and model.depth=1.0 must be above 0"),
         ("yolox", {"pyramid": {"name": "pafpm"}}, "pafpm.*pafpn"),
         (
@@ -201,7 +216,7 @@ def test_bad_options_are_one_sentence(name: str, options: dict, message: str) ->
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet", "fcos", "yolox"])
+@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet", "fcos", "gfl", "gfl task_aligned", "yolox"])
 def test_one_bf16_step_on_the_gpu_and_the_cpus_predictions(kind: str) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")

@@ -22,6 +22,7 @@ TWO_STAGE = {"box_representation_size": 32, "rpn_post_nms_test": 20}
 MODELS = {
     "retinanet": {"head_layers": 1},
     "fcos": {"head_layers": 1},
+    "gfl": {"head_layers": 1},
     "yolox": {"width": 0.0625},
     "faster_rcnn": TWO_STAGE,
     "mask_rcnn": {**TWO_STAGE, "mask_width": 8, "mask_layers": 1},
@@ -90,7 +91,9 @@ def test_heads_run_once_a_batch_and_a_test_computes_no_losses(
         once = {"backbone": NUM_BATCHES, "rpn": NUM_BATCHES}
         heads = {"roi_head": NUM_BATCHES}  # of other boxes for losses than for predictions
     else:
-        num_levels = {"retinanet": 5, "fcos": 5}.get(name, 1)  # one head for all levels, or one for each
+        num_levels = {"retinanet": 5, "fcos": 5, "gfl": 5}.get(
+            name, 1
+        )  # one head for all levels, or one for each
         num_heads = 3 if name == "yolox" else 1
         once = {"backbone": NUM_BATCHES, **{f"heads.{i}": NUM_BATCHES * num_levels for i in range(num_heads)}}
         heads = {}

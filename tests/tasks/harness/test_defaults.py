@@ -13,7 +13,8 @@ from tasks.data.datamodule import DataModule
 from tasks.data.formats.digits import DigitsData
 from tasks.data.loading.settings import LoaderSettings
 from tasks.harness import batch_size as sizes
-from tasks.harness.auto import backbone_norm, rate_sentence, scaled_rate, with_norm
+from tasks.harness.auto import backbone_norm, rate_sentence, scaled_rate, with_norm, workers
+from tasks.harness.backends import backends
 from tasks.harness.batch_size import largest_batch_size
 from tasks.harness.settings import TrainerSettings, TrainSettings
 from tasks.preprocessing import Preprocessing
@@ -90,7 +91,7 @@ def test_recipes_keep_their_norm_and_others_say_what_was_chosen(tmp_path, capsys
     ("setting", "message"),
     [
         ("norm=bacth", "norm=bacth; did you mean batch"),
-        ("compile=model", "compile=model must be backbone"),
+        ("compile=model", "compile=model must be one of backbone"),
         ("ema=2", "ema=2 must lie between 0 and 1"),
         ("early_stopping=0", "early_stopping=0 must be a number of validations"),
         ("on_nonfinite=ignore", "on_nonfinite=ignore must be one of stop, skip"),
@@ -114,6 +115,41 @@ def test_compile_without_a_compiler(monkeypatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ValueError, match="compile=backbone needs a C\\+\\+ compiler"):
         TrainSettings(compile="backbone")
+
+
+def test_workers_are_as_many_as_cores_where_a_gpu_computes(monkeypatch) -> None:
+    monkeypatch.setattr("tasks.data.loading.settings.num_cores", lambda: 16)
+    monkeypatch.setattr("tasks.harness.auto.num_cores", lambda: 16)
+    gpu, cpu, usual = torch.device("cuda"), torch.device("cpu"), LoaderSettings()
+    assert workers(usual, cpu, 1) == (0, [])
+    assert workers(usual, gpu, 1) == (8, ["loader.num_workers=auto: 8 of 16 cores"])
+    assert workers(usual, gpu, 4) == (3, ["loader.num_workers=auto: 3 for each of 4 GPUs of 16 cores"])
+    assert workers(usual, gpu, 16)[0] == 1
+    assert workers(LoaderSettings(num_workers=2), gpu, 1) == (2, [])
+    for value in (-1, "many"):
+        with pytest.raises(ValueError, match="data.num_workers=.* must be at least 0, or auto"):
+            LoaderSettings(num_workers=value)
+
+
+def test_what_a_gpu_is_told_is_put_back() -> None:
+    def told() -> tuple:
+        cudnn = torch.backends.cudnn
+        return torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
+
+    def fail() -> None:
+        with backends(torch.device("cuda"), tf32=False, benchmark=True) as sentence:
+            assert told() == ("highest", False, True)
+            assert sentence == "TF32 off (tf32), cuDNN's search for algorithms on (trainer.benchmark)"
+            raise KeyError
+
+    before = told()
+    with pytest.raises(KeyError):
+        fail()
+    assert told() == before
+    with backends(torch.device("cuda"), tf32=True, benchmark=False):
+        assert told() == ("high", True, False)
+    with backends(torch.device("cpu"), tf32=True, benchmark=True) as sentence:
+        assert told() == before and sentence == ""
 
 
 def test_one_batch_is_learnt_by_heart(tmp_path) -> None:

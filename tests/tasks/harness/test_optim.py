@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import backbones
 from tasks.contracts import Model
 from tasks.harness.optim import build_optimizer, constant, parameter_groups, warmup_cosine, warmup_steps
 
@@ -34,6 +35,20 @@ def test_vectors_do_not_decay_and_the_backbone_has_its_own_rate() -> None:
         "head": (1.0, 0.5, [(2, 4)]),
         "head_no_decay": (1.0, 0.0, [(2,)]),
     }
+
+
+def test_offsets_of_deformable_convolutions_have_their_own_rate() -> None:
+    model = Toy()
+    model.backbone = backbones.create(
+        "resnet", block="basic", blocks=[1, 1], widths=[4, 8], deformable_stages=[3]
+    )
+    optimizer = build_optimizer(model, partial(torch.optim.SGD, lr=1.0), backbone_lr_scale=0.5)
+    groups = {g["name"]: (g["lr"], [tuple(p.shape) for p in g["params"]]) for g in optimizer.param_groups}
+    assert groups["offsets"] == (0.05, [(27, 4, 3, 3), (27, 8, 3, 3)])
+    assert groups["offsets_no_decay"] == (0.05, [(27,), (27,)])
+    assert groups["backbone"][0] == 0.5 and groups["head"][0] == 1.0
+    built = build_optimizer(model, partial(torch.optim.SGD, lr=1.0), offsets_lr_scale=1.0)
+    assert all(group["lr"] == 1.0 for group in built.param_groups)
 
 
 def test_every_trainable_parameter_is_in_exactly_one_group() -> None:

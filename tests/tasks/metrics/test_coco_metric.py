@@ -14,7 +14,7 @@ from coco_cases import Arrays, as_batch, as_detections, by_hand, random_annotati
 
 from tasks.contracts import Metric
 from tasks.metrics.average_precision import with_hotcoco, with_pycocotools
-from tasks.metrics.coco import CocoMetric
+from tasks.metrics.coco import CocoMetric, last_limit
 from tasks.metrics.table import coco_table
 
 TWELVE = ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"]
@@ -104,6 +104,23 @@ def test_hotcoco_equals_pycocotools_to_the_bit(seed, num_images, num_classes, mo
     ):
         assert ours.dtype == theirs.dtype == np.float64
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("counts", "limit"), [((0, 0), 100), ((100, 60), 100), ((101, 0), 200), ((7, 375), 400)]
+)
+def test_the_last_limit_follows_from_the_objects_of_one_class_on_an_image(counts, limit):
+    """Two images of 60 dogs each, and so many cats on the first and on the second."""
+    labels = [[0] * count + [1] * 60 for count in counts]
+    n = sum(map(len, labels))
+    annotations = one_object(
+        image_ids=np.array([5, 6]), offsets=np.array([0, len(labels[0]), n]), ids=np.arange(1, n + 1),
+        labels=np.array(labels[0] + labels[1]), boxes=np.tile([10.0, 10.0, 40.0, 40.0], (n, 1)),
+        areas=np.full(n, 1600.0), is_crowd=np.zeros(n, bool),
+    )  # fmt: skip
+    assert last_limit(annotations) == limit
+    assert CocoMetric(annotations).max_detections == (1, 10, limit)
+    assert CocoMetric(annotations, max_detections=100).max_detections == (1, 10, 100)
 
 
 def test_auto_takes_hotcoco_where_it_is_installed(monkeypatch):
@@ -263,7 +280,7 @@ import sys
 import numpy as np, torch.distributed as dist
 sys.path[:0] = [sys.argv[3], sys.argv[4]]
 from coco_cases import random_annotations, random_detections
-from tasks.metrics.coco import CocoMetric
+from tasks.metrics.coco import CocoMetric, last_limit
 rank, store = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
 annotations = random_annotations(np.random.default_rng(1), 7, 3)

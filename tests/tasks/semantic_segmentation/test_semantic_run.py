@@ -117,8 +117,9 @@ def test_data_without_class_maps_stops_before_a_folder_is_made(tmp_path, monkeyp
 def test_trains_on_photographs_with_crowds_and_empty_images(model: str, tmp_path: Path) -> None:
     words = [
         "task=semantic_segmentation", f"model={model}", "data=coco", f"data.root={(DATA / 'coco446').resolve()}",
-        "data.max_images=24", "backbone=resnet18", "preprocessing.short_side=160", "preprocessing.max_size=224",
-        "trainer.max_epochs=1", "trainer.accelerator=cpu", "precision=32-true", "run_dir=run",
+        "data.max_images=24", "backbone=resnet18", "pretrained=false", "preprocessing.short_side=160",
+        "preprocessing.max_size=224", "trainer.max_epochs=1", "trainer.accelerator=cpu", "precision=32-true",
+        "run_dir=run",
     ]  # fmt: skip
     result = tool("train", *words, cwd=tmp_path)
     assert result.returncode == 0, result.stderr

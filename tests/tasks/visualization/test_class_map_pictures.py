@@ -11,7 +11,7 @@ from tasks.data.formats.mask_png import read_mask
 from tasks.semantic_segmentation.result import ClassMap, predicted_results
 from tasks.targets import IGNORE_LABEL
 from tasks.visualization.boxes import class_color
-from tasks.visualization.class_maps import OPACITY, draw_class_map, label_colors, write_label_png
+from tasks.visualization.class_maps import MAP_OPACITY, draw_class_map, label_colors, write_label_png
 
 NAMES = ["background", "cat", "dog"]
 
@@ -36,7 +36,7 @@ def test_overlay_tints_classes_and_leaves_background_and_unknown() -> None:
     assert factor == 10  # 40 pixels become 400
     assert drawn.shape[0] > 40 * factor  # the legend
     grey = image[0, 0] @ [0.299, 0.587, 0.114]
-    cat = OPACITY * np.array(class_color(0)) + (1 - OPACITY) * grey
+    cat = MAP_OPACITY * np.array(class_color(0)) + (1 - MAP_OPACITY) * grey
     np.testing.assert_allclose(drawn[0, 0], cat, atol=1)
     np.testing.assert_array_equal(drawn[25 * factor, 5], image[0, 0])  # background
     np.testing.assert_array_equal(drawn[39 * factor, 59 * factor], image[0, 0])  # unknown

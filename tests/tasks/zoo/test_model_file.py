@@ -1,6 +1,8 @@
 """The model file: round trips, what is refused and with which words."""
 
+import hashlib
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,9 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tasks import load_model, load_predictor
+from tasks.cli.compose import compose
+from tasks.cli.train import train
 from tasks.preprocessing import Preprocessing
 from tasks.zoo.model_file import FORMAT_VERSION, METADATA_KEY, Header, read, save_model
 from tasks.zoo.registry import build_model, resolved_spec
+from tests.tiny_runs import checkpoint
 
 SPEC = {"name": "faster_rcnn", "backbone": {"name": "resnet18"}, "pyramid": {"name": "fpn", "channels": 16}}
 
@@ -44,6 +49,48 @@ def test_a_file_of_version_1_still_predicts_the_same() -> None:
     assert found.class_names[:count] == expected["class_names"]
     np.testing.assert_allclose(found.scores[:count], expected["scores"], rtol=1e-4)
     np.testing.assert_allclose(found.boxes[:count], expected["boxes"], atol=0.01)
+
+
+VERSION_1 = Path(__file__).parent / "version_1"
+EXPECTED = json.loads((VERSION_1 / "expected.json").read_text())
+
+
+def stored_header(path: Path) -> dict:
+    if path.suffix == ".ckpt":
+        return torch.load(path, weights_only=True)[METADATA_KEY]
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()[METADATA_KEY])
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_file_of_each_task_of_version_1_opens_and_predicts_the_same(name: str) -> None:
+    """Commit a889367 wrote these files, a checkpoint among them, and found in them what `expected.json` says."""
+    path, expected = VERSION_1 / name, EXPECTED[name]
+    model = load_model(path)
+    assert json.dumps(asdict(model.header)) == json.dumps(stored_header(path))  # as text: nan is not nan
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(key.encode() + value.numpy().tobytes())
+    assert digest.hexdigest() == expected["tensors"]
+
+    image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
+    found = load_predictor(path, device="cpu", precision="32-true")(image)
+    if "pixels" in expected:
+        np.testing.assert_allclose(np.bincount(found.class_map.reshape(-1)), expected["pixels"], atol=5)
+        return
+    assert found.labels.tolist() == expected["labels"]
+    np.testing.assert_allclose(found.scores, expected["scores"], rtol=1e-4)
+    np.testing.assert_allclose(found.boxes, expected["boxes"], atol=0.01)
+    if "areas" in expected:
+        np.testing.assert_allclose([mask.sum() for mask in found.masks], expected["areas"], atol=5)
+
+
+def test_a_run_of_version_1_resumes(tmp_path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(VERSION_1 / "run", run)
+    shutil.copy(run / "checkpoints" / "last.ckpt", run / "checkpoints" / "best.ckpt")  # as it had
+    train(compose("train", [f"resume={run}", "trainer.max_steps=3"]))
+    assert checkpoint(run)["global_step"] == 3
 
 
 def altered(saved, tmp_path, **changes):

@@ -293,7 +293,10 @@ def test_bad_segmentation_matters_when_masks_are_read(coco_root: Path, segmentat
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"on_invalid": "ignore"}, "data.on_invalid=ignore is unknown; wanted one of error, fix, drop"),
+        (
+            {"on_invalid": "ignore"},
+            "data.on_invalid=ignore is unknown; wanted one of error, fix, drop, fix_few",
+        ),
         ({"check_images": "all"}, "data.check_images=all is unknown; wanted one of decode, headers, none"),
         ({"max_images": 0}, "data.max_images=0 must be at least 1, or null for all"),
     ],

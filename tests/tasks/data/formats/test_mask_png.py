@@ -139,7 +139,7 @@ def test_damaged_mask(tmp_path: Path) -> None:
     [
         ({"root": "nowhere"}, "data.root=nowhere does not exist"),
         ({"classes": ["a", "a"]}, "names a class twice: a, a"),
-        ({"classes": {"a": 0, "b": 255}}, r"gives the values \[0, 255\]; wanted a different one .* 0 to 254"),
+        ({"classes": {"a": 0, "b": 256}}, r"gives the values \[0, 256\]; wanted a different one .* 0 to 255"),
         ({"classes": {"a": 3, "b": 3}}, r"gives the values \[3, 3\]"),
         ({"unlisted": "drop"}, "data.unlisted=drop is unknown; wanted one of error, ignore"),
     ],

@@ -1,0 +1,77 @@
+"""What `torch.compile` compiles of a model, for images of any size."""
+
+import functools
+import shutil
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from backbones.checks import suggest
+from tasks.contracts import Batch, Model
+
+Part = Literal["backbone", "dense", "step"]
+MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
+
+def check_compile(part: object, mode: object) -> None:
+    """Raises ValueError for a part of a model or a mode that there is not, and where torch would find no compiler."""
+    if part not in (None, False, True, *get_args(Part)):
+        raise ValueError(f"compile={part} must be one of {', '.join(get_args(Part))}, or null for none")
+    if mode is not None and mode not in MODES:
+        raise ValueError(f"compile_mode={mode} is unknown; {suggest(str(mode), MODES)}")
+    if mode is not None and not part:
+        raise ValueError(
+            f"compile_mode={mode} says how to compile, and nothing is compiled; give compile=backbone too"
+        )
+    if part and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
+        raise ValueError(
+            f"compile={part} needs a C++ compiler, and neither g++ nor clang++ is on the PATH; install one or "
+            "leave compile out"
+        )
+
+
+def compile_model(
+    model: Model,
+    part: str | bool | None,
+    mode: str | None = None,
+    *,
+    backend: str | Callable[..., Any] = "inductor",
+) -> None:
+    """Has `part` of `model`, one of `Part`, compiled when it is first used; names of weights stay.
+
+    Images are of any size from the start, so the second size is not compiled anew. What compiles badly is cut out of
+    the graph by torch: suppression and whatever else must know a number.
+    """
+    options: dict[str, Any] = {"mode": mode, "backend": backend}
+    if part in ("backbone", True):
+        model.backbone.compile(**options)  # pyright: ignore[reportUnknownMemberType]
+    elif part:
+        vars(model)["features"] = for_any_size(torch.compile(model.features, **options))
+        if part == "step":
+            losses = torch.compile(model.losses, **options, dynamic=True)
+
+            def losses_of_any_size(features: Any, batch: Batch) -> dict[str, Tensor]:
+                return losses(features, any_size(batch))
+
+            vars(model)["losses"] = losses_of_any_size
+
+
+def for_any_size(function: Callable[[Batch], Any]) -> Callable[[Batch], Any]:
+    """`function` of a batch, told that the number and the size of its images will change."""
+
+    @functools.wraps(function)
+    def call(batch: Batch) -> Any:
+        return function(any_size(batch))
+
+    return call
+
+
+def any_size(batch: Batch) -> Batch:
+    """The batch itself; torch.compile is told which of its sizes change."""
+    from torch._dynamo import maybe_mark_dynamic
+
+    for dimension in (0, 2, 3):
+        maybe_mark_dynamic(batch.images, dimension)
+    return batch
