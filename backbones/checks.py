@@ -58,7 +58,10 @@ def check_types(what: str, builder: Callable[..., Any], options: Mapping[str, An
     Options come from the command line and from files, where a number may be text and a name a list. `what` is
     what messages put before the option's name.
     """
-    parameters = inspect.signature(builder, eval_str=True).parameters
+    try:
+        parameters = inspect.signature(builder, eval_str=True).parameters
+    except NameError:  # of types that are imported for type checkers alone
+        return
     for option, value in options.items():
         if option in parameters:
             check_type(f"{what}{option}", value, parameters[option].annotation)

@@ -27,13 +27,14 @@ MAY_IMPORT = {
     "backbones": set(),
     "tasks.targets": set(),
     "tasks.preprocessing": {"backbones"},  # its checks of values
+    "tasks.typed_settings": {"backbones"},
     "tasks.distributed": set(),
     "tasks.devices": set(),
     "tasks.device_copies": set(),
     "tasks.files": set(),
     "tasks.folders": set(),
     "tasks.contracts": {"tasks.preprocessing"},
-    "tasks.data": CONTRACTS - {"tasks.devices", "tasks.device_copies"},
+    "tasks.data": (CONTRACTS - {"tasks.devices", "tasks.device_copies"}) | {"tasks.typed_settings"},
     "tasks.metrics": {
         "tasks.contracts",
         "tasks.targets",

@@ -90,6 +90,8 @@ def compose(config_name: str, words: Iterable[str]) -> DictConfig:
             if key in groups:
                 _check_choice(key, value_of(word), groups[key])
         of_hydra = [word for key, word in given if key.startswith(("+", "~")) and word not in choices]
+        for word in of_hydra:
+            parsed(word)
         config = _composed(config_name, [*choices, *of_hydra])
         given = [(key, word) for key, word in given if key not in groups and not key.startswith(("+", "~"))]
         if _is_folder_alone(config, choices, given):
@@ -105,6 +107,7 @@ def compose(config_name: str, words: Iterable[str]) -> DictConfig:
         config[GIVEN] = None if resume != "null" else _given(config_name, words, before)
     _replace_backbone(config, given)
     _replace_pyramid(config, given)
+    required = OmegaConf.missing_keys(config)
     for key, word in given:
         put(config, key, word)
     if resume != "null":
@@ -113,7 +116,8 @@ def compose(config_name: str, words: Iterable[str]) -> DictConfig:
         names = [key for key, _ in given if key != "resume"]
         select = OmegaConf.select
         check_changes(resume, [name for name in names if select(config, name) != select(before, name)])
-    missing = sorted(OmegaConf.missing_keys(config))
+    given_none = {key for key in required if OmegaConf.select(config, key, throw_on_missing=False) is None}
+    missing = sorted(OmegaConf.missing_keys(config) | given_none)
     if missing:
         raise ValueError(f"{missing[0]} is not set; give {missing[0]}=…")
     return config
@@ -289,11 +293,11 @@ def value_of(word: str) -> Any:
 def parsed(word: str) -> Any:
     """The word as Hydra's parser understands it."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     try:
         return OverridesParser.create().parse_override(word)
-    except OverrideParseException:
+    except HydraException:
         raise ValueError(f"cannot read {word!r}; settings are given as key=value") from None
 
 
@@ -339,7 +343,7 @@ def put(config: DictConfig, key: str, word: str) -> None:
         last not in list(node) and last not in known_keys(config, parent)
     ):
         raise ValueError(_unknown(config, key, parent))
-    value = _path(word) if has_text(config, key) else value_of(word)
+    value = _path(word, key) if has_text(config, key) else value_of(word)
     child = (
         node._get_node(last) if last in list(node) else None
     )  # `last in node` would miss what has no value yet
@@ -523,10 +527,12 @@ def _text(word: str) -> str:
     return word.split("=", 1)[1]
 
 
-def _path(word: str) -> Any:
-    """The text after the first `=` as it stands, though null, true and false mean what they say."""
+def _path(word: str, key: str) -> Any:
+    """The text after the first `=` as it stands, though null means what it says, and true and false of weights."""
     text = _text(word)
-    return WORDS[text] if text in WORDS else text.replace("${", "\\${")
+    if text in WORDS and (text == "null" or key.endswith("pretrained")):
+        return WORDS[text]
+    return text.replace("${", "\\${")
 
 
 @contextlib.contextmanager

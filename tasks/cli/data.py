@@ -11,7 +11,7 @@ from tasks.data.sources import Source
 
 def data_of(config: DictConfig) -> Source:
     """The data set that a configuration names."""
-    source: Source = build(plain(config.data), allowed_modules(config))
+    source: Source = build(plain(config.data), allowed_modules(config), "data.")
     source.layout = str(config.get(FOUND, ""))
     return source
 

@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from tasks.cli.groups import NETWORK_COMMANDS, backbones_text, settings_text
 from tasks.cli.startup import import_less
 
 EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT
 OF_DISKS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 """Errors of a disk that is full or takes nothing; the system names no file with them."""
 
@@ -231,6 +233,7 @@ def _run(name: str, words: list[str], program: str, script: list[str]) -> None:
     command, config_name = COMMANDS[name], name.replace("-", "_")
     traceback = "--traceback" in words
     words = [word for word in words if word != "--traceback"]
+    warnings.formatwarning = one_line  # without the line of source that it came from
     import_less()
     try:
         words, folders = take_config_dirs(words)
@@ -249,12 +252,22 @@ def _run(name: str, words: list[str], program: str, script: list[str]) -> None:
             script += [f"--config-dir={folder}" for folder in folders]
             sys.exit(sweep(config_name, words, script, lambda config: _call(command, config), user_sentence))
         sys.exit(_call(command, compose(config_name, words)))
+    except KeyboardInterrupt:
+        if traceback:
+            raise
+        print("interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
         told = user_sentence(error)
         if traceback or told is None:
             raise
         print(f"error: {told}\n(--traceback shows where this came from)", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
+
+
+def one_line(message: Warning | str, *_: object, **__: object) -> str:
+    """A warning as the command line prints it."""
+    return f"warning: {message}\n"
 
 
 def _call(command: Command, config: Any) -> int | None:
@@ -364,11 +377,14 @@ def user_error(error: BaseException) -> BaseException | None:
             return None
         return ValueError(f"the package {package} is not installed; pip install 'vertebra[train]' brings it")
     from hydra.errors import HydraException
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from omegaconf.errors import OmegaConfBaseException
 
     if isinstance(error, HydraException) and error.__cause__ is not None:
         return user_error(error.__cause__)
-    return error if isinstance(error, HydraException | OmegaConfBaseException) else None
+    if isinstance(error, HydraException | OmegaConfBaseException | MisconfigurationException):
+        return ValueError(next(iter(str(error).splitlines()), type(error).__name__))
+    return None
 
 
 def user_sentence(error: BaseException) -> str | None:

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from functools import partial
 from typing import Any, Unpack, get_args, get_origin, get_type_hints
 
+from backbones.checks import check_types
 from tasks.data import FORMATS
 
 TARGETS: dict[str, str] = {
@@ -61,8 +62,9 @@ def find(target: str, allowed: Sequence[str] = ()) -> Callable[..., Any]:
     )
 
 
-def build(node: Any, allowed: Sequence[str] = (), **more: Any) -> Any:
-    """What plain nested values describe: a mapping with `_target_` is made of the arguments beside it."""
+def build(node: Any, allowed: Sequence[str] = (), what: str = "", **more: Any) -> Any:
+    """What plain nested values describe: a mapping with `_target_` is made of the arguments beside it, of which
+    messages say `what` in front of the name."""
     if isinstance(node, list):
         return [build(item, allowed) for item in node]
     if not isinstance(node, Mapping):
@@ -73,6 +75,8 @@ def build(node: Any, allowed: Sequence[str] = (), **more: Any) -> Any:
     make = find(str(node["_target_"]), allowed)
     if unknown := [key for key in node if str(key).startswith("_") and key not in ("_target_", "_partial_")]:
         raise ValueError(f"{unknown[0]} beside _target_={node['_target_']} means nothing here; leave it out")
+    if str(node["_target_"]) in TARGETS:
+        check_types(what, make, values)
     return partial(make, **values, **more) if node.get("_partial_") else make(**values, **more)
 
 
@@ -95,7 +99,9 @@ def arguments(target: str, allowed: Sequence[str] = ()) -> dict[str, inspect.Par
 
 
 def _transform(target: str) -> Callable[..., Any]:
-    import albumentations
+    import tasks.data.augmentation.pipeline  # noqa: F401 (first: it keeps albumentations from asking the network)
+
+    import albumentations  # isort: skip
 
     bases = (albumentations.BasicTransform, albumentations.BaseCompose)
     known = {

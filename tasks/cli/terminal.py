@@ -30,6 +30,7 @@ QUIET = (
     ".*overridden `on_before_batch_transfer` in `LightningModule`.*",  # and the module's is the one meant
     ".*recommended to use .*sync_dist=True.* when logging on epoch level.*",  # metrics gather themselves
     ".*Using `DistributedSampler` with the dataloaders.*",  # which repeats no image
+    ".*requested to overfit but enabled .*dataloader shuffling.*",  # which is what is wanted of it
     ".*LeafSpec.*is deprecated.*",  # Lightning 2.6.6 on torch 2.14
 )
 """What Lightning says that is no news to anyone."""

@@ -58,6 +58,12 @@ class DataModule(LightningDataModule):
         super().__init__()
         if seed < 0:
             raise ValueError(f"seed={seed} must be at least 0")
+        for transform in augmentation:
+            if isinstance(transform, Transform) and transform.needs_masks and not masks:
+                raise ValueError(
+                    f"augmentation {type(transform).__name__} cuts objects out along their masks, which this task does "
+                    "not read; leave it out, or train with task=instance_segmentation"
+                )
         self.loader = replace(loader or LoaderSettings(), **loader_settings)
         if class_maps:
             self.source: Source[Any] = source.with_class_maps()
@@ -200,6 +206,9 @@ class DataModule(LightningDataModule):
         num_processes = num_workers - num_threads
         most = self.loader.max_train_images if is_training else None
         num_images = len(split) if most is None else min(most, len(split))
+        choices: dict[str, Any] = {"shapes": self._padded_shapes(split)} if alike else {}
+        if is_training:
+            choices = self._choices(split.annotations, num_images)
         sampler = EpochSampler(
             num_images,
             shuffle=is_training,
@@ -207,8 +216,7 @@ class DataModule(LightningDataModule):
             rank=rank,
             num_ranks=num_ranks,
             batch_size=self.batch_size,
-            **(self._choices(split.annotations, num_images) if is_training else {}),
-            **({"shapes": self._padded_shapes(split)} if alike else {}),
+            **choices,
         )
         return ResumableLoader(
             SampleDataset(

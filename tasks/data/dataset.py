@@ -1,7 +1,9 @@
 """One split as a `Dataset`: the image and target at a position of an epoch, augmented and resized."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from tasks.data.augmentation.geometry import Sample, scale_boxes
@@ -13,7 +15,8 @@ from tasks.preprocessing import Preprocessing
 
 
 class SampleDataset(Dataset[Sample]):
-    """A split's images and targets at network size, augmented; indexed by (epoch, index)."""
+    """A split's images and targets at network size, augmented; indexed by (epoch, index), or the index alone in the
+    first epoch, as samplers of somebody else's do."""
 
     def __init__(
         self,
@@ -39,8 +42,8 @@ class SampleDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, position: tuple[int, int]) -> Sample:
-        epoch, index = position
+    def __getitem__(self, position: tuple[int, int] | int) -> Sample:
+        epoch, index = position if isinstance(position, tuple) else (0, position)
         image, target = self._read(index)
         if target.class_id is not None:
             target.original_size = image.shape[:2]  # a list of files knows no sizes before they are decoded
@@ -85,6 +88,14 @@ def split_of(loader: object) -> Split[Any]:
             "datamodule= itself"
         )
     return dataset.split
+
+
+def images_of(loader: Any, num_batches: Sequence[int]) -> np.ndarray:
+    """(I,) ascending: the images of its split that a loader of ours shows in so many batches on each rank."""
+    counts = [number * loader.batch_size for number in num_batches]
+    if isinstance(loader.sampler, EpochSampler):
+        return np.sort(loader.sampler.first(counts))
+    return np.arange(min(sum(counts), len(loader.dataset)))
 
 
 def check_ranks(loader: object, num_ranks: int) -> None:

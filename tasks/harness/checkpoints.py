@@ -117,6 +117,7 @@ class BestCheckpoint(ModelCheckpoint):
         self.check_state(state_dict)
         state = self._with_paths(state_dict, lambda name: os.path.join(folder, name))
         super().load_state_dict(state | {"dirpath": folder})
+        self.current_score = state["current_score"]  # which Lightning leaves out
 
     @classmethod
     def check_state(cls, state: dict[str, Any]) -> None:
@@ -318,6 +319,12 @@ class ExactResume(Callback):
         if self._due is not None:
             self._validate(trainer, self._due)
             self._due = None
+        loop = trainer.fit_loop
+        epochs: Any = loop.epoch_progress.total
+        if loop.restarted_mid_epoch and epochs.processed == epochs.started:
+            # The checkpoint was of the last step of an epoch, which Lightning has counted as done by now: what comes
+            # is a new one, which it would not count as begun.
+            loop.reset_restart_stage()
 
     def _is_validation_due(self, trainer: pl.Trainer) -> bool:
         """Whether the next thing after the step just taken is a validation."""
@@ -338,6 +345,7 @@ class ExactResume(Callback):
         now, progress.completed = progress.completed, epoch  # the epoch that its numbers are logged with
         trainer.validating = True
         loop: Any = trainer.fit_loop.epoch_loop.val_loop
+        loop.restarting = False  # or it would go on behind the batches of the validation before
         loop.run()
         loop._has_run = False  # what is behind it in the epoch is still to be done
         trainer.training = True

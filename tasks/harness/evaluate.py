@@ -17,7 +17,14 @@ from tasks.harness.backends import backends
 from tasks.harness.callbacks import PredictionPictures
 from tasks.harness.reporter import Reporter
 from tasks.harness.reporting import report
-from tasks.harness.session import files_in, is_rank_zero, lightning_precision, run_folder, write_outcome
+from tasks.harness.session import (
+    files_in,
+    interruptible,
+    is_rank_zero,
+    lightning_precision,
+    run_folder,
+    write_outcome,
+)
 from tasks.harness.settings import EvaluateSettings
 from tasks.harness.start import check_data, describe, saying_layout
 from tasks.metrics.bootstrap import Interval
@@ -84,6 +91,7 @@ def evaluate(
     if is_file:
         check_classes(header, data_module.class_names, str(model))
     task = kind(views, metric=settings.metric.options())
+    task.guard.say = reporter.say
     place = None if folder is None else run_folder(Path(folder), "evaluate")
     pictures: list[Callback] = [] if place is None else [PredictionPictures(place)]
     trainer = pl.Trainer(
@@ -96,7 +104,8 @@ def evaluate(
         default_root_dir=None if place is None else str(place),
     )
     device, benchmark = resolve_device(settings.trainer.device), settings.trainer.benchmark
-    with backends(device, tf32=settings.tf32, benchmark=bool(benchmark)) as told, keep_folded(views):
+    in_float32 = backends(device, tf32=settings.tf32, benchmark=bool(benchmark))
+    with interruptible(trainer), in_float32 as told, keep_folded(views):
         if told:
             reporter.say(told)
         trainer.test(task, datamodule=data_module, verbose=False)
@@ -106,7 +115,8 @@ def evaluate(
         if place is not None:
             # Of published weights there is no model file yet; it is of the model alone, without further views.
             write_outcome(place, task, split=split, model_file=not is_file and views is network)
-            report(place, task, data_module.split(split), split)
+            if not task.scores_some:
+                report(place, task, data_module.split(split), split)
             reporter.say(f"\n{files_in(place)}")
     assert task.metric is not None
     return Evaluation(dict(task.numbers), task.metric, dict(task.intervals), place)

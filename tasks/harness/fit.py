@@ -19,7 +19,7 @@ from tasks.harness.guards import LossGuard, is_out_of_memory, memory_advice
 from tasks.harness.loggers import log_setup, open_logger
 from tasks.harness.record import Record
 from tasks.harness.reporter import Reporter
-from tasks.harness.session import Unprofiled, is_rank_zero, lightning_precision
+from tasks.harness.session import Unprofiled, interruptible, is_rank_zero, lightning_precision
 from tasks.harness.settings import TrainSettings
 from tasks.harness.task import Task
 from tasks.harness.throughput import ThroughputMonitor
@@ -97,7 +97,10 @@ class Fit:
         """Trains, and leaves the task with its best validated weights and their numbers; the signal that ended it
         before, None without one."""
         try:
-            self.trainer.fit(self.task, datamodule=self.data, ckpt_path=self.checkpoint, weights_only=True)
+            with interruptible(self.trainer):
+                self.trainer.fit(
+                    self.task, datamodule=self.data, ckpt_path=self.checkpoint, weights_only=True
+                )
         except StoppedInValidationError:
             return self.last.stopped_by
         except Exception as error:
@@ -130,7 +133,8 @@ class Fit:
             self.task.load_state_dict(best["state_dict"])
         elif best and self.task.numbers:
             return  # validated at the last step, and nothing was better
-        trainer.validate(self.task, datamodule=self.data, verbose=False)
+        with interruptible(trainer):
+            trainer.validate(self.task, datamodule=self.data, verbose=False)
 
 
 def make_trainer(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from backbones.checks import suggest
+from backbones.checks import check_types, suggest
 from backbones.deformable import DeformableConv2d
 from tasks.contracts import Model
 
@@ -161,7 +161,8 @@ def check_options(
     known: Iterable[str] = (),
     given: Iterable[str] = (),
 ) -> None:
-    """Raises ValueError with the nearest name for an option that `build` does not take, those `given` to it apart."""
+    """Raises ValueError with the nearest name for an option that `build` does not take, those `given` to it apart, and
+    for one of the wrong type."""
     parameters = inspect.signature(build).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
@@ -171,3 +172,4 @@ def check_options(
             raise ValueError(
                 f"unknown setting '{key}.{option}'; {suggest(f'{key}.{option}', [f'{key}.{n}' for n in names])}"
             )
+    check_types(f"{key}.", build, options)

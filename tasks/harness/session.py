@@ -1,8 +1,11 @@
 """What training and evaluation share: the folder of a run, ranks, precision, what is left."""
 
 import contextlib
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
+import lightning.pytorch as pl
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.profilers import PassThroughProfiler
 
@@ -40,6 +43,21 @@ class Unprofiled(PassThroughProfiler):
 
     def profile(self, action_name: str) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
         return self._nothing
+
+
+@contextlib.contextmanager
+def interruptible(trainer: pl.Trainer) -> Iterator[None]:
+    """Ctrl-C in what the trainer does inside is a KeyboardInterrupt, as anywhere else: Lightning ends the program as if
+    by an error, and leaves the signal ignored."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        with contextlib.suppress(ValueError):  # outside the main thread
+            signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
 
 
 def lightning_precision(precision: str, trainer: TrainerSettings) -> str:

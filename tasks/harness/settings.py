@@ -5,11 +5,14 @@ Importing this costs nothing. `replace(settings, seed=1)` makes other settings; 
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tasks.data.loading.settings import LoaderSettings
+from tasks.typed_settings import TypedSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,9 +42,10 @@ def _default_preprocessing() -> Preprocessing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainerSettings:
+class TrainerSettings(TypedSettings):
     """Lightning's `Trainer`, as far as a run leaves it open."""
 
+    prefix = "trainer."
     accelerator: str = "auto"
     """cpu, gpu, …; auto takes a GPU where there is one."""
     devices: int | str | Sequence[int] = "auto"
@@ -100,6 +104,8 @@ class TrainerSettings:
     """Makes the loaders anew so often."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_ranges()
         if self.strategy not in STRATEGIES:
             from backbones.checks import suggest
 
@@ -114,6 +120,40 @@ class TrainerSettings:
                     f"trainer.accelerator={self.accelerator}: torch sees no GPU on this machine; trainer=cpu trains "
                     "without one"
                 )
+
+    def _check_ranges(self) -> None:
+        """Raises ValueError for a number that means nothing."""
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str) and not value >= least:
+                raise ValueError(f"trainer.{name}={value} must be at least {least}")
+        interval = self.val_check_interval
+        is_share = isinstance(interval, float) and 0 < interval <= 1
+        is_count = isinstance(interval, int) and (interval >= 1 or interval == self.max_steps)
+        if isinstance(interval, int | float) and not is_share and not is_count:
+            raise ValueError(
+                f"trainer.val_check_interval={interval} must be a number of batches, at least 1, or a share of an "
+                "epoch, above 0 and at most 1.0"
+            )
+        if self.gradient_clip_algorithm not in (None, "norm", "value"):
+            raise ValueError(
+                f"trainer.gradient_clip_algorithm={self.gradient_clip_algorithm} must be norm or value"
+            )
+        if self.deterministic not in (None, True, False, "warn"):
+            raise ValueError(f"trainer.deterministic={self.deterministic} must be true, false or warn")
+        devices = self.devices if isinstance(self.devices, list | tuple) else [self.devices]
+        named = [str(device).strip() for one in devices for device in str(one).split(",")]
+        is_count = not isinstance(self.devices, list | tuple) and len(named) == 1
+        known = [device.isdecimal() or (is_count and device in ("auto", "-1")) for device in named]
+        if not named or not all(known) or (is_count and named == ["0"]):
+            raise ValueError(
+                f"trainer.devices={self.devices} must be a number of devices, at least 1, a list of which, auto, or -1 "
+                "for all"
+            )
+        if isinstance(self.max_time, str) and not re.fullmatch(r"\d\d:\d\d:\d\d:\d\d", self.max_time):
+            raise ValueError(
+                f"trainer.max_time={self.max_time} must be days:hours:minutes:seconds, as 00:01:30:00"
+            )
 
     @property
     def device(self) -> str:
@@ -130,16 +170,31 @@ class TrainerSettings:
         return values
 
 
+_LEAST = {
+    "num_nodes": 1, "max_epochs": -1, "min_epochs": 0, "max_steps": -1, "min_steps": 0, "limit_train_batches": 0,
+    "limit_val_batches": 0, "limit_test_batches": 0, "overfit_batches": 0, "check_val_every_n_epoch": 1,
+    "log_every_n_steps": 1, "accumulate_grad_batches": 1, "gradient_clip_val": 0, "fast_dev_run": 0,
+    "reload_dataloaders_every_n_epochs": 0,
+}  # fmt: skip
+"""The least that a setting of the trainer may be."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class OptimizerSettings:
+class OptimizerSettings(TypedSettings):
     """An optimiser of `torch.optim`."""
 
+    prefix = "optimizer."
     name: str | Callable[..., Optimizer] = "torch.optim.AdamW"
     """A class of `torch.optim` by its name, or any that takes groups of parameters and `lr`."""
     lr: float = 0.001
     """Learning rate, at the top of the schedule."""
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Its further arguments, such as weight_decay."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (math.isfinite(self.lr) and self.lr >= 0):
+            raise ValueError(f"optimizer.lr={self.lr} must be a number of at least 0")
 
     def factory(self, lr: float | None = None) -> Callable[..., Optimizer]:
         """Takes groups of parameters and gives the optimiser, with the rate `lr` in place of its own."""
@@ -160,9 +215,10 @@ REFERENCE_BATCH_SIZES = {"sgd": 16}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScheduleSettings:
+class ScheduleSettings(TypedSettings):
     """How the learning rate goes over the steps."""
 
+    prefix = "schedule."
     name: str | Callable[..., LRScheduler] = "warmup_cosine"
     """One of `SCHEDULES`, or a function of an optimiser and the number of steps."""
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -180,9 +236,10 @@ SCHEDULES = ("constant", "warmup_cosine", "warmup_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointSettings:
+class CheckpointSettings(TypedSettings):
     """Which checkpoints a run keeps: the best and the last, never more than `keep_best` + 1."""
 
+    prefix = "checkpointing."
     keep_best: int = 1
     """Of the validations; the files are `best.ckpt`, or `best-<step>.ckpt` where there are several."""
     every_minutes: float = 10.0
@@ -191,6 +248,7 @@ class CheckpointSettings:
     """… and after so many steps of the optimiser."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         too_few = self.every_steps is not None and self.every_steps < 1
         if self.keep_best < 1 or self.every_minutes <= 0 or too_few:
             raise ValueError(
@@ -200,9 +258,10 @@ class CheckpointSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetricSettings:
+class MetricSettings(TypedSettings):
     """How predictions are scored."""
 
+    prefix = "metric."
     backend: str | None = None
     """auto, hotcoco or pycocotools, which give the same numbers of boxes and masks."""
     max_detections: int | None = None
@@ -214,7 +273,7 @@ class MetricSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings:
+class TrainSettings(TypedSettings):
     """Everything about a training but the task, the data and the network."""
 
     optimizer: OptimizerSettings = OPTIMIZERS["adamw"]
@@ -277,6 +336,9 @@ class TrainSettings:
         from tasks.harness.ema import MovingAverage
         from tasks.harness.guards import LossGuard
 
+        super().__post_init__()
+        if not 0 <= self.seed < 1 << 32:
+            raise ValueError(f"seed={self.seed} must be at least 0 and below 2^32")
         if self.norm != "auto" and self.norm not in NORMS:
             raise ValueError(f"norm={self.norm}; {suggest(str(self.norm), ['auto', *NORMS])}")
         check_compile(self.compile, self.compile_mode)
@@ -292,7 +354,7 @@ class TrainSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSettings:
+class EvaluateSettings(TypedSettings):
     """How a model is scored."""
 
     scales: Sequence[float] = (1.0,)
@@ -314,7 +376,7 @@ class EvaluateSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictSettings:
+class PredictSettings(TypedSettings):
     """How a trained model is applied to pictures, and what is written of what it finds."""
 
     format: str | None = None

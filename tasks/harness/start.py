@@ -95,6 +95,10 @@ def resolve(
     asked = {"name": usual.model, **_named(model)}
     if asked["name"] not in MODEL_SPECS:
         raise ValueError(f"unknown model {asked['name']!r}; {suggest(str(asked['name']), MODEL_SPECS)}")
+    if asked["name"] not in usual.models:
+        raise ValueError(
+            f"{asked['name']} is not a model of {task}; its models are {', '.join(usual.models)}"
+        )
     known: dict[str, Any] = merged(
         {"backbone": {"name": BACKBONE}, "pyramid": usual.pyramid and {"name": usual.pyramid}},
         MODEL_SPECS[asked["name"]].parts,
@@ -106,6 +110,11 @@ def resolve(
         "backbone": known["backbone"] if backbone is None else _named(backbone),
         "pyramid": known["pyramid"] if pyramid == USUAL else pyramid and _named(pyramid),
     }
+    if (channels := spec["backbone"].get("in_channels", 3)) != 3:
+        raise ValueError(
+            f"backbone.in_channels={channels}: images are read, normalised and augmented as RGB, of 3 channels; leave "
+            "it out, or write a loop of your own for such images (examples/plain_loop.py)"
+        )
     remarks: list[str] = []
     if not isinstance(settings, TrainSettings):
         said = dict(settings or {})

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from tasks.contracts import Batch, Metric, Model
-from tasks.data.dataset import check_ranks, split_of
+from tasks.data.dataset import check_ranks, images_of, split_of
 from tasks.device_copies import to_list
 from tasks.distributed import all_gather_objects
 from tasks.harness.environment import fingerprint
@@ -84,6 +84,8 @@ class Task(pl.LightningModule):
         self._found_outcomes: tuple[dict[str, float], Any] | None = None
         self.guard = LossGuard(None)
         self._logs_losses = True
+        self.scores_some = False
+        """Whether limits of the trainer left images out of the last scores."""
         self._val_losses: list[tuple[Tensor, dict[str, Tensor]]] = []
 
     @classmethod
@@ -233,11 +235,18 @@ class Task(pl.LightningModule):
         return losses
 
     def on_validation_start(self) -> None:
-        self.metric = self.build_metric(self._annotations(self.trainer.val_dataloaders))
+        limits = (
+            self.trainer.num_sanity_val_batches
+            if self.trainer.sanity_checking
+            else self.trainer.num_val_batches
+        )
+        self.metric = self.build_metric(self._annotations(self.trainer.val_dataloaders, limits))
         self._val_losses = []
 
     def on_test_start(self) -> None:
-        self.metric = self.build_metric(self._annotations(self.trainer.test_dataloaders))
+        self.metric = self.build_metric(
+            self._annotations(self.trainer.test_dataloaders, self.trainer.num_test_batches)
+        )
 
     def validation_step(self, batch: Batch, batch_index: int) -> Any:
         """Predictions in original pixels, with the images that they are of: the batch, in parts that are padded
@@ -251,6 +260,7 @@ class Task(pl.LightningModule):
         return found
 
     def test_step(self, batch: Batch, batch_index: int) -> Any:
+        """As `validation_step`, without losses."""
         return [self._score(self.model.features(part), part) for _, part in batch.alike()]
 
     def predict_step(self, batch: Batch, batch_index: int) -> list[Any]:
@@ -261,10 +271,22 @@ class Task(pl.LightningModule):
             found.update(zip(rows, self.results(self.to_original(predictions, part), part), strict=True))
         return [found[row] for row in range(len(batch))]
 
-    def _annotations(self, loader: Any) -> Any:
-        """Those of the split that `loader` reads."""
+    def _annotations(self, loader: Any, limits: Sequence[float]) -> Any:
+        """Those of the split that `loader` reads: of all its images, or of those in as many batches as `limits` says,
+        for a try."""
         check_ranks(loader, self.trainer.world_size)
-        return split_of(loader).annotations
+        annotations = split_of(loader).annotations
+        num_batches = [int(limit) for limit in all_gather_objects(limits[0])]
+        rows = images_of(loader, num_batches)
+        if len(rows) == len(annotations):
+            return annotations
+        seen = annotations.select(rows)
+        if not self.trainer.sanity_checking and not self.scores_some:
+            self.scores_some = True
+            self.guard.say(
+                f"scores are of {len(seen)} of {len(annotations)} images alone, as the trainer's limits say"
+            )
+        return seen
 
     def _score(self, features: Any, batch: Batch) -> Scored:
         """The predictions for a batch in original pixels, which the metric has counted, and the batch."""

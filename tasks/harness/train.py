@@ -132,10 +132,14 @@ def train(
         elif is_rank_zero():
             module.find_intervals()
             write_outcome(place, module)
+            if fit.trainer.global_step == 0:
+                reporter.say("not one step was trained: the model is the one that it began with")
             for logger in fit.trainer.loggers:
                 log_model(logger, place / "model.safetensors", module.numbers)
-            report(place, module, plan.data.split("val"), "val")
-            reporter.say(f"{module.report(module.numbers)}\n\n{files_in(place)}")
+            if module.numbers and not module.scores_some:
+                report(place, module, plan.data.split("val"), "val")
+            scores = module.report(module.numbers) if module.numbers else "not validated: there are no scores"
+            reporter.say(f"{scores}\n\n{files_in(place)}")
             reporter.say(f"took {time.perf_counter() - started:.0f} s")
     return Run(module.model, dict(module.numbers), place, place / "model.safetensors", stopped_by)
 

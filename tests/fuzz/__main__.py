@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # tests/commands.py takes back what a command has set
 
 from tests.fuzz.inputs import KINDS, cases, genuine_run
 from tests.fuzz.watch import watched

@@ -1,4 +1,4 @@
-"""Hostile model files, checkpoints, run folders, pictures, archives and data sets, each made from a seed.
+"""Hostile model files, checkpoints, run folders, pictures, archives, data sets and command lines, each from a seed.
 
 A case is a small genuine file with something wrong in it: a value of the header, a tensor, an entry of a pickle, or
 a few bytes. `cases` gives name and call for each; the name says what was done.
@@ -31,7 +31,7 @@ from tasks import load_predictor
 from tasks.preprocessing import Preprocessing
 from tasks.zoo.model_file import METADATA_KEY, Header
 from tasks.zoo.registry import build_model, resolved_spec
-from tests.fuzz import annotations, archives, images
+from tests.fuzz import annotations, archives, command_lines, images
 
 BACKBONE = {"name": "resnet", "block": "basic", "blocks": [1, 1, 1, 1], "widths": [4, 4, 8, 8]}
 PYRAMID = {"name": "fpn", "channels": 8}
@@ -374,6 +374,33 @@ def damaged(module: ModuleType) -> Callable[[random.Random, Path], Case]:
     return make
 
 
+@cache
+def classifier_of_digits() -> bytes:
+    """The model file of a small network for the embedded digits, with random weights."""
+    torch.manual_seed(0)
+    spec = {"name": "classifier", "backbone": {**BACKBONE, "blocks": [1, 1], "widths": [4, 8]}}
+    preprocessing = Preprocessing(short_side=None)
+    model = build_model(spec, num_classes=10, preprocessing=preprocessing)
+    names = [str(digit) for digit in range(10)]
+    header = Header(
+        "classification", resolved_spec(spec, model), names, list(range(10)), preprocessing.to_dict()
+    )
+    tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
+    return save(tensors, metadata={METADATA_KEY: json.dumps(asdict(header))})
+
+
+def command_line(rng: random.Random, folder: Path) -> Case:
+    """A command with wrong words."""
+    given = command_lines.make(rng)
+    command_lines.prepare(folder, classifier_of_digits())
+
+    def call() -> None:
+        wrong = command_lines.check(given, folder)
+        assert not wrong, wrong
+
+    return Case(given.name, call)
+
+
 KINDS: dict[str, Callable[[random.Random, Path], Case]] = {
     "model file": model_file,
     "checkpoint": checkpoint,
@@ -381,6 +408,7 @@ KINDS: dict[str, Callable[[random.Random, Path], Case]] = {
     "image": damaged(images),
     "archive": damaged(archives),
     "data set": damaged(annotations),
+    "command line": command_line,
 }
 
 

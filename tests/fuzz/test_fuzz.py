@@ -11,7 +11,15 @@ from tests.fuzz.watch import watched
 
 @pytest.mark.parametrize(
     ("kind", "count"),
-    [("model file", 60), ("checkpoint", 35), ("run", 5), ("image", 60), ("archive", 40), ("data set", 60)],
+    [
+        ("model file", 60),
+        ("checkpoint", 35),
+        ("run", 5),
+        ("image", 60),
+        ("archive", 40),
+        ("data set", 60),
+        ("command line", 40),
+    ],
 )
 def test_hostile_inputs_keep_every_promise(kind: str, count: int, tmp_path: Path) -> None:
     wrong = []

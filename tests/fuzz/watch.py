@@ -52,6 +52,8 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
         return
     if event == "subprocess.Popen" and list(arguments[1])[:3] == ["git", "-C", str(ROOT)]:
         return  # what code a run was made with
+    if event == "subprocess.Popen" and list(arguments[1]) == ["uname", "-p"]:
+        return  # Python's platform.processor
     if event in REACHES or event in RUNS:
         _seen.append(f"{event}{arguments!s:.100}")
     elif event == "open" and isinstance(arguments[0], str | bytes):

@@ -7,7 +7,8 @@ Legend:
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,19 @@ class ClassMaps:
             is_crowd=np.zeros(0, bool),
             class_map=class_map,
         )
+
+    def select(self, indices: np.ndarray) -> "ClassMaps":
+        """The images at these positions alone, in this order."""
+        return replace(
+            self,
+            image_ids=self.image_ids[indices],
+            file_names=self.file_names[indices],
+            read=partial(_read_at, self.read, indices),
+        )
+
+
+def _read_at(read: Callable[[int], np.ndarray], indices: np.ndarray, index: int) -> np.ndarray:
+    return read(int(indices[index]))
 
 
 def paint(annotations: Annotations, index: int) -> np.ndarray:

@@ -133,6 +133,8 @@ class CopyPaste(Transform):
     """Some objects of another image, cut out along their masks, are pasted into this one (Simple Copy-Paste is a
     Strong Data Augmentation Method, section 3)."""
 
+    needs_masks = True
+
     def __init__(self, *, scale: Sequence[float] = (0.5, 1.0), p: float = 0.5, close_mosaic_epochs: int = 0):
         """The other image is taken at a random `scale`, 1 being where it just fits into this one."""
         super().__init__(p=p, close_mosaic_epochs=close_mosaic_epochs)

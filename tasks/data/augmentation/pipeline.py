@@ -42,6 +42,8 @@ class TransformContext:
 class Transform(ABC):
     """A transform of our own: what albumentations lacks because it needs several images or the network's size."""
 
+    needs_masks: ClassVar[bool] = False
+    """Whether it cannot do without masks of the objects."""
     sets_size: ClassVar[bool] = False
     """Whether images come out at the size at which the network is to see them."""
     needs_whole_images: ClassVar[bool] = False

@@ -143,6 +143,8 @@ class RawSplit:
             return ""
         if self.looked_for and not len(self.ids):
             return self.looked_for
+        if not len(self.ids) and self.unreadable:
+            return f"the annotations of {len(self.unreadable)} of its {len(self)} images cannot be read"
         if not len(self.ids):
             return f"not one of its {len(self)} images has an annotation"
         if self.is_crowd.all():

@@ -4,7 +4,7 @@ Legend:
     I  images        K  classes        factors  (I,) float64: times that each image is read in an epoch, on average
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch.utils.data.distributed import DistributedSampler
@@ -199,6 +199,11 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
         start, self.start = self.start, 0
         for position in range(start, len(self)):
             yield self.epoch, int(order[self.rank + position * self.num_ranks])
+
+    def first(self, counts: Sequence[int]) -> np.ndarray:
+        """The indices that all ranks together yield first: `counts`, of each."""
+        order = self._order()
+        return np.concatenate([order[rank :: self.num_ranks][:count] for rank, count in enumerate(counts)])
 
     def _order(self) -> np.ndarray:
         """The indices of all ranks, which take turns."""

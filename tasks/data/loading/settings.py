@@ -1,8 +1,12 @@
 """`LoaderSettings`: how batches are made, as values that are checked where they are made."""
 
+from __future__ import annotations
+
 import os
 from dataclasses import dataclass
 from typing import Literal, get_args
+
+from tasks.typed_settings import TypedSettings
 
 Workers = Literal["process", "thread"]
 Sampling = Literal["all", "repeat_factor", "class_balanced"]
@@ -11,9 +15,10 @@ MOST_WORKERS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoaderSettings:
+class LoaderSettings(TypedSettings):
     """How the images of a split become batches. The batches are the same with any number and kind of workers."""
 
+    prefix = "loader."
     batch_size: int | Literal["auto"] = 8
     """Images on each device; auto takes as many as fit."""
     num_workers: int | Literal["auto"] = "auto"
@@ -38,6 +43,7 @@ class LoaderSettings:
     """Training learns from the first so many alone."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.workers not in get_args(Workers):
             raise ValueError(
                 f"loader.workers={self.workers} is unknown; wanted {' or '.join(get_args(Workers))}"

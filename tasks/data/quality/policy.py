@@ -136,7 +136,9 @@ class Diagnosis:
             category = as_written(raw, "categories", category)
         box = raw.boxes[row].tolist()
         named = f"category '{category}'" if isinstance(category, str) else f"category_id {category}"
-        detail = f"{named}, bbox x, y, width, height = {numbers(box)}"
+        detail = named
+        if not np.isnan(box).all():  # of a polygon that gives none
+            detail += f", bbox x, y, width, height = {numbers(box)}"
         if issue is POLYGON_OUTSIDE:
             detail += f", polygons from {numbers(self.annotations.bounds[row].tolist())}"
         if issue is BAD_AREA:

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -162,4 +163,21 @@ def test_importing_asks_no_network_and_no_augmentation_costs_no_import() -> None
         "import os, sys, tasks.data.augmentation.pipeline as t; t.Augmentation()\n"
         "assert 'albumentations' not in sys.modules and os.environ['NO_ALBUMENTATIONS_UPDATE'] == '1'"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    environment = {key: value for key, value in os.environ.items() if key != "NO_ALBUMENTATIONS_UPDATE"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_a_configuration_that_names_a_transform_asks_no_network() -> None:
+    """Nothing else of the project has been imported before."""
+    code = (
+        "import socket, sys\n"
+        "def asked(*arguments):\n"
+        "    print('asked', *arguments[:1]); raise OSError\n"
+        "socket.getaddrinfo = asked\n"
+        "from tasks.cli.targets import find\n"
+        "find('albumentations.HorizontalFlip')\n"
+        "assert 'albumentations' in sys.modules"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "NO_ALBUMENTATIONS_UPDATE"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr

@@ -1,0 +1,34 @@
+"""`TypedSettings`: dataclasses of settings whose values have the types of their fields."""
+
+import builtins
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, ClassVar
+
+
+class TypedSettings:
+    """Base of dataclasses, in modules whose annotations are texts: ValueError for a value that is not of the type of
+    its field. Types that are imported for type checkers alone stand for any."""
+
+    prefix: ClassVar[str] = ""
+    """What the command line puts in front of the names of the fields."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # type: ignore[arg-type]
+            value, kind = getattr(self, field.name), str(field.type)
+            named = "Mapping" if isinstance(value, Mapping) else type(value).__name__.removesuffix("Type")
+            if value is not field.default and named not in re.findall(
+                r"\w+", kind
+            ):  # else nothing is imported
+                self._check(field.name, value, kind)
+
+    def _check(self, name: str, value: Any, kind: str) -> None:
+        from backbones.checks import check_type
+
+        known = vars(sys.modules[type(self).__module__])
+        unknown = dict.fromkeys(
+            set(re.findall(r"[A-Za-z]\w*", kind)) - known.keys() - vars(builtins).keys(), Any
+        )
+        check_type(f"{self.prefix}{name}", value, eval(kind, {**unknown, **known}))
