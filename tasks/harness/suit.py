@@ -40,7 +40,9 @@ def is_ones_own(data: Source[Any]) -> bool:
     return format_of(data) not in NOT_ONES_OWN
 
 
-def suited(task: str, data: Source[Any], values: Mapping[str, Any], given: Collection[str]) -> Suited:
+def suited(
+    task: str, data: Source[Any], values: Mapping[str, Any], given: Collection[str], *, fetch: bool = True
+) -> Suited:
     """What suits `task` on `data` where nobody has said otherwise.
 
     Args:
@@ -48,6 +50,7 @@ def suited(task: str, data: Source[Any], values: Mapping[str, Any], given: Colle
         data: a data set of one's own.
         values: what is said so far, by dotted key.
         given: which of these keys, or parts such as "optimizer", somebody has said.
+        fetch: whether weights that are chosen are to be at hand.
 
     Raises:
         ValueError: weights that were chosen cannot be had, before anything is read; or as reading `data` does.
@@ -65,7 +68,8 @@ def suited(task: str, data: Source[Any], values: Mapping[str, Any], given: Colle
         file=flat(read(values["init_from"])[0].model) if values.get("init_from") else {},
     )
     known = run(NETWORK, known)
-    _fetch(known)
+    if fetch:
+        _fetch(known)
     kind = lookup(TASKS, "task", task).data_options
     known = run(TRAINING, replace(known, facts=facts_of(_as_learned(data, kind))))
     chosen = {key: value for choice in known.choices for key, value in choice.values.items()}
