@@ -1,5 +1,6 @@
 """The programs that a person reads first do what they say, in as few lines as they should."""
 
+import re
 import runpy
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from PIL import Image
 
 import tasks
 from tasks.zoo.model_file import save_model
+from tests.scenes_on_disk import write_scenes
 from tests.tasks.export.small_exports import model_with_header
 from tests.tiny_runs import quiet_lightning
 
@@ -99,6 +101,36 @@ def test_a_format_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
 def test_a_task_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     example("own_task.py", 2, monkeypatch=monkeypatch, folder=tmp_path)
     assert "mean error" in capsys.readouterr().out
+
+
+def test_notebooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """Own data, then the errors of the run that it leaves, on a few embedded scenes in COCO's format."""
+    write_scenes(tmp_path / "DIR")
+    train = tasks.train
+
+    def one_step(task: str, data: Any, **more: Any) -> Any:
+        said = {
+            "pretrained": False,
+            "trainer.max_steps": 1,
+            "trainer.accelerator": "cpu",
+            "precision": "32-true",
+        }
+        return train(task, data, **{**more, "settings": said, "backbone": "resnet18"})
+
+    monkeypatch.setattr(tasks, "train", one_step, raising=False)
+    example("notebooks/own_data.py", "DIR", monkeypatch=monkeypatch, folder=tmp_path)
+    assert "6 images to train, 3 to validate" in capsys.readouterr().out
+    assert (tmp_path / "first.jpg").is_file() and (tmp_path / "runs/notebook/report.html").is_file()
+    example("notebooks/errors.py", "runs/notebook", monkeypatch=monkeypatch, folder=tmp_path)
+    printed = capsys.readouterr().out
+    assert re.search(r"^AP \d\.\d{3} \[", printed, re.MULTILINE) and "missed" in printed
+
+
+@pytest.mark.slow
+def test_the_notebook_on_shortcuts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    example("notebooks/shortcuts.py", 2, monkeypatch=monkeypatch, folder=tmp_path)
+    assert "cifar_resnet56" in capsys.readouterr().out
+    assert (tmp_path / "deep" / "residual_study.png").is_file()
 
 
 def test_a_web_service(tmp_path: Path) -> None:
