@@ -71,8 +71,8 @@ def suppress_by_torchvision(
     place = torch.stack((column, row), dim=1).repeat(1, 2) * far
     placed = boxes.flatten(0, 1)[rows].double() + place
     # Two boxes apart from all are kept always: torchvision promises those who trace it that there are two.
-    apart = placed.new_tensor([[-2, -2, -1, -1], [-4, -4, -3, -3]])
-    placed = torch.cat((placed, apart))
+    corner = -2 * torch.arange(1, 3, dtype=placed.dtype, device=placed.device)
+    placed = torch.cat((placed, torch.stack((corner, corner, corner + 1, corner + 1), dim=1)))
     values = torch.cat((scores.flatten()[rows].double(), placed.new_zeros(2)))
     kept = torch.ops.torchvision.nms(placed, values, iou_threshold)
     end = scores.shape[0] * scores.shape[1]
