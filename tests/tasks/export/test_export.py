@@ -20,6 +20,7 @@ from tasks.preprocessing import Preprocessing
 from tasks.zoo.model_file import save_model
 from tests.device.small_models import MODELS
 from tests.tasks.export.small_exports import NAMES, model_with_header, pictures
+from tests.tiny_runs import quiet_lightning
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -185,6 +186,7 @@ print([tuple(one.shape) for one in found])
 
 @pytest.mark.slow
 def test_int8_is_small_and_scored_before_it_is_kept(tmp_path: Path) -> None:
+    quiet_lightning()
     data = tasks.data.open("single_digits", num_train=40, num_val=20)
     model = model_with_header("classifier", Preprocessing(short_side=None), class_names=data.class_names)
     settings = ExportSettings(precision="int8", num_calibration=8, num_pictures=2, max_drop=1.0)
