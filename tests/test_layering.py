@@ -48,6 +48,7 @@ MAY_IMPORT = {
 MAY_IMPORT["tasks.report"] = {*MAY_IMPORT} - {"backbones", "tasks.zoo"}
 MAY_IMPORT["tasks.harness"] = {*MAY_IMPORT}
 MAY_IMPORT["tasks.inference"] = CONTRACTS | {
+    "backbones",
     "tasks.folders",
     "tasks.zoo",
     "tasks.visualization",

@@ -69,11 +69,16 @@ def suppress_by_torchvision(
     far = boxes.amax().double() + 1
     column, row = (values.expand_as(scores).flatten()[rows].double() for values in (groups, images))
     place = torch.stack((column, row), dim=1).repeat(1, 2) * far
-    kept = torch.ops.torchvision.nms(
-        boxes.flatten(0, 1)[rows].double() + place, scores.flatten()[rows].double(), iou_threshold
-    )
-    none = torch.zeros_like(scores, dtype=torch.bool).flatten()
-    return none.index_fill(0, rows[kept], True).view(scores.shape)
+    placed = boxes.flatten(0, 1)[rows].double() + place
+    # Two boxes apart from all are kept always: torchvision promises those who trace it that there are two.
+    corner = -2 * torch.arange(1, 3, dtype=placed.dtype, device=placed.device)
+    placed = torch.cat((placed, torch.stack((corner, corner, corner + 1, corner + 1), dim=1)))
+    values = torch.cat((scores.flatten()[rows].double(), placed.new_zeros(2)))
+    kept = torch.ops.torchvision.nms(placed, values, iou_threshold)
+    end = scores.shape[0] * scores.shape[1]
+    rows = torch.cat((rows, rows.new_full((2,), end)))  # of one row past all, which is cut off
+    none = torch.zeros(end + 1, dtype=torch.bool, device=scores.device)
+    return none.index_fill(0, rows[kept], True)[:end].view(scores.shape)
 
 
 def _have_area(boxes: Tensor) -> Tensor:

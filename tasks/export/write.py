@@ -213,12 +213,17 @@ def _quantized(
     monitor = lookup(TASKS, "task", model.header.task).monitor
     before, after = (numbers[monitor] for numbers in found)
     reporter.say(f"{monitor} on {settings.split}: {before:.4f} in fp32, {after:.4f} in int8")
-    if not after >= before - settings.max_drop:
-        raise ValueError(
-            f"int8 takes {monitor} from {before:.4f} to {after:.4f}, by more than max_drop={settings.max_drop}; "
-            "nothing is written: calibrate on more images (num_calibration=), or export fp32"
-        )
+    check_drop(monitor, before, after, settings.max_drop)
     return graph, {monitor: (before, after)}
+
+
+def check_drop(monitor: str, before: float, after: float, max_drop: float) -> None:
+    """ValueError where int8 takes more than `max_drop` from what the task is judged by."""
+    if not after >= before - max_drop:
+        raise ValueError(
+            f"int8 takes {monitor} from {before:.4f} to {after:.4f}, by more than max_drop={max_drop}; nothing is "
+            "written: calibrate on more images (num_calibration=), or export fp32"
+        )
 
 
 def _write_program(network: NetworkGraph, file: Path, metadata: str) -> tuple[str, ...]:

@@ -13,11 +13,13 @@ from tests.device.small_models import BACKBONE, MODELS
 NAMES = ["cat", "dog", "hen"]
 
 
-def model_with_header(kind: str, preprocessing: Preprocessing | None = None, **options) -> Model:
+def model_with_header(
+    kind: str, preprocessing: Preprocessing | None = None, class_names: list[str] = NAMES
+) -> Model:
     torch.manual_seed(0)
     preprocessing = preprocessing or Preprocessing(short_side=96, max_size=160)
-    spec = {"name": kind.split()[0], "backbone": BACKBONE, **MODELS[kind], **options}
-    model = build_model(spec, num_classes=len(NAMES), preprocessing=preprocessing).eval()
+    spec = {"name": kind.split()[0], "backbone": BACKBONE, **MODELS[kind]}
+    model = build_model(spec, num_classes=len(class_names), preprocessing=preprocessing).eval()
     for name, parameter in model.named_parameters():  # says something else of each place
         if parameter.dim() > 1 and any(
             word in name for word in ("classes", "objectness", "quality", "head.weight")
@@ -26,8 +28,8 @@ def model_with_header(kind: str, preprocessing: Preprocessing | None = None, **o
     model.header = Header(
         task=task_of(spec["name"]),
         model=resolved_spec(spec, model),
-        class_names=NAMES,
-        category_ids=[1, 3, 7],
+        class_names=list(class_names),
+        category_ids=[1, 3, 7] if class_names is NAMES else list(range(len(class_names))),
         preprocessing=preprocessing.to_dict(),
     )
     return model

@@ -14,12 +14,13 @@ from tasks.cli import main as command_line
 from tasks.export import onnx_graph
 from tasks.export.proof import check_pictures
 from tasks.export.settings import ExportSettings
-from tasks.export.write import export
+from tasks.export.write import check_drop, export
 from tasks.inference.predictor import Predictor
 from tasks.preprocessing import Preprocessing
 from tasks.zoo.model_file import save_model
 from tests.device.small_models import MODELS
 from tests.tasks.export.small_exports import NAMES, model_with_header, pictures
+from tests.tiny_runs import quiet_lightning
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -181,3 +182,24 @@ print([tuple(one.shape) for one in found])
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0 and done.stdout.startswith("[(3, "), done.stderr
+
+
+@pytest.mark.slow
+def test_int8_is_small_and_scored_before_it_is_kept(tmp_path: Path) -> None:
+    quiet_lightning()
+    data = tasks.data.open("single_digits", num_train=40, num_val=20)
+    model = model_with_header("classifier", Preprocessing(short_side=None), class_names=data.class_names)
+    settings = ExportSettings(precision="int8", num_calibration=8, num_pictures=2, max_drop=1.0)
+    exported = export(model, tmp_path, name="digits", data=data, settings=settings)
+    assert exported.file.name == "digits.int8.onnx"
+    before, after = exported.numbers["top1"]
+    assert 0 <= before <= 1 and abs(before - after) <= 0.5
+    graph = onnx.load(exported.file).graph
+    assert sum(node.op_type == "QuantizeLinear" for node in graph.node) > 5
+    names = {node.op_type for node in graph.node for name in node.output if name == "logits"}
+    assert not names & {"DequantizeLinear", "QuantizeLinear"}  # the last layer stays in fp32
+    found = tasks.load_predictor(exported.file)(np.zeros((32, 32, 3), np.uint8))
+    assert found.probabilities.sum() == pytest.approx(1, abs=1e-5)
+    with pytest.raises(ValueError, match="int8 takes top1 from .* nothing is written"):
+        check_drop("top1", 0.9, 0.5, 0.3)
+    check_drop("top1", 0.9, 0.61, 0.3)
