@@ -137,10 +137,15 @@ def _begin(journal: Journal, pictures: Iterable[Picture], run: Mapping[str, Any]
         return journal.begin(pictures, run, num_ranks)
     except BaseException:
         if not journal.is_begun:
-            journal.remove()
-            with suppress(OSError):  # of a folder that holds other things
-                journal.output.rmdir()
+            _leave_nothing(journal)
         raise
+
+
+def _leave_nothing(journal: Journal) -> None:
+    """Removes the journal, and the folder that it is in where that holds nothing else."""
+    journal.remove()
+    with suppress(OSError):
+        journal.output.rmdir()
 
 
 def _predict_shard(
@@ -187,7 +192,6 @@ def predict_video(job: Job, video: Video, *, every: int = 1) -> list[str]:
             f"the drawn video would be written over {drawn_at}, the source; give another folder with output=, or "
             "draw=false"
         )
-    count, missing = 0, ""
     with Capture(video, predictor.reading, every) as capture, journal.locked(), ExitStack() as stack:
         journal.begin_video(is_live=video.is_live)
         outputs.folder.mkdir(parents=True, exist_ok=True)
@@ -198,25 +202,28 @@ def predict_video(job: Job, video: Video, *, every: int = 1) -> list[str]:
         # A camera's frames are told of as they come; a file's wait for a whole batch.
         groups = _groups(capture.frames(), 1 if video.is_live else predictor.batch_size)
         with ExitStack() as written:
-            if outputs.draw:
-                drawing = written.enter_context(video_writer(drawn_at, capture.output_fps))
             file = written.enter_context(journal.appending(0, anew=True))
+            is_stopped = False
             try:
                 for group in groups:
                     records = []
                     results: list[Result] = predictor([frame.image for frame in group])
+                    if outputs.draw and drawing is None:
+                        drawing = written.enter_context(video_writer(drawn_at, capture.output_fps))
                     for frame, result in zip(group, results, strict=True):
                         records.append(_frame_record(video, frame, result, leave, saves_frames))
                         if drawing is not None:
                             drawing.add(result.draw(frame.image))
                     file.add(records)
-                    count += len(group)
                     job.progress.add(len(group))
             except KeyboardInterrupt:
                 job.say("stopped")
-            missing = capture.what_is_missing()
-            if not count:
-                raise ValueError(missing)
+                is_stopped = True
+        missing = "" if is_stopped else capture.what_is_missing()
+        count = journal.num_done(0)  # wherever it was interrupted
+        if not count:
+            _leave_nothing(journal)
+            raise ValueError(missing or f"stopped before the first frame of '{video.place}'")
         journal.end_video(count)
         job.finish(journal)
         if drawing is not None:

@@ -225,6 +225,16 @@ def test_ctrl_c_leaves_whole_files(files, camera: int, tmp_path: Path, monkeypat
     assert "stopped" in capsys.readouterr().out
 
 
+def test_ctrl_c_before_the_first_frame_leaves_nothing(files, videos, tmp_path: Path, monkeypatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tasks.inference.predictor.Predictor.__call__", interrupt)
+    with pytest.raises(ValueError, match="stopped before the first frame of"):
+        run(files["detection"], videos["FFV1"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_frames_of_a_killed_recording_stay(files, camera: int, tmp_path: Path, monkeypatch) -> None:
     from tasks.cli.bar import Bar
 
