@@ -146,7 +146,7 @@ class Task(pl.LightningModule):
         return self._found_outcomes[1]
 
     def _scored_annotations(self) -> Any:
-        metric = getattr(self.metric, "coco", self.metric)
+        metric: Any = getattr(self.metric, "coco", self.metric)
         return metric.annotations
 
     def __setattr__(self, name: str, value: Any) -> None:
