@@ -205,7 +205,7 @@ class CocoMetric:
         if self.masks:
             found["mask_"] = self.matches(masks=True)
         order = np.argsort(_ranks(self.annotations.category_ids))
-        names = [self.annotations.class_names[label] for label in order]
+        names = [self.annotations.class_names[int(label)] for label in order.tolist()]
         return ObjectOutcomes(found, names, self.max_detections)
 
     def _numbers(self, precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:

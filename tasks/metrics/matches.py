@@ -230,7 +230,7 @@ def _match_groups(
     """Fills `matched` and `is_ignored` (A, T, N) for these groups, all ranks of detections one after another."""
     is_object = objects >= 0
     ignored = object_is_ignored[:, None][:, :, objects]  # (A, 1, n, G)
-    crowd = is_crowd[objects] & is_object
+    crowd: np.ndarray = is_crowd[objects] & is_object
     free = np.broadcast_to(is_object, (*matched.shape[:2], *objects.shape)).copy()
     thresholds = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)[:, None, None]
     last = objects.shape[1] - 1
@@ -240,7 +240,7 @@ def _match_groups(
         overlap = overlaps[some, rank]
         if not (overlap >= thresholds[0]).any():
             continue
-        is_candidate = free[:, :, some] & (overlap >= thresholds)
+        is_candidate: np.ndarray = free[:, :, some] & (overlap >= thresholds)
         # What counts goes before what does not; of equal overlaps the last object is taken.
         is_ignored_object = np.broadcast_to(ignored[:, :, some], is_candidate.shape)
         counting = is_candidate & ~is_ignored_object

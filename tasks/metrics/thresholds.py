@@ -94,7 +94,7 @@ def threshold_table(
     for weights in (is_right.astype(float), (~is_right).astype(float), np.where(is_right, 1 - overlaps, 0.0)):
         counts = np.bincount(place, weights, size).reshape(num_classes, -1)
         tables.append(np.cumsum(counts[:, ::-1], axis=1)[:, ::-1][:, 1:])
-    return ThresholdTable(*tables, objects.astype(float))
+    return ThresholdTable(tables[0], tables[1], tables[2], objects.astype(float))
 
 
 def check_goal(goal: str, wanted: float) -> None:

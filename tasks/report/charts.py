@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ NUM_COLORS = 8
 
 
 def line_chart(
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    lines: Mapping[str, tuple[Any, Any]],
     *,
     title: str,
     x: str,
@@ -106,7 +107,7 @@ def _axes(low_x: float, high_x: float, low_y: float, high_y: float, x: str, y: s
     return parts
 
 
-def _finite(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def _finite(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     a, b = np.asarray(x, float), np.asarray(y, float)
     known = np.isfinite(a) & np.isfinite(b)
     return a[known], b[known]

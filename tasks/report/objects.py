@@ -279,7 +279,7 @@ def confusion_section(matrix: np.ndarray, names: Sequence[str], note: str) -> Se
     rows = [(names[k], *matrix[k, most].tolist()) for k in most.tolist()]
     if len(most) < len(names):
         note += f" The {len(most)} most confused of {len(names)}; report.json has all."
-    header = ("true \\ found", *(names[k] for k in most.tolist()))
+    header = ["true \\ found", *(str(names[int(k)]) for k in most.tolist())]
     values = {"names": list(names), "matrix": matrix.tolist()}
     return Section("What is taken for what", note, tables=[Table("Confusion", header, rows)], values=values)
 
@@ -383,7 +383,7 @@ def _worst(
     pictures = []
     for image in order[:num_pictures] if read is not None else []:
         assert read is not None
-        pictures.append(_picture(results, errors, image, read(image), file_name(image), costs[image]))
+        pictures.append(_picture(results, errors, image, read(image), file_name(image), float(costs[image])))
     rows = [(file_name(i), f"{costs[i]:.2f}") for i in order[:50]]
     note = (
         "Left what is annotated, crowds in dots; right what was found: green is right, red is false with its kind of "

@@ -38,7 +38,7 @@ def object_results(metric: CocoMetric, truth: GroundTruth, found: Predictions) -
         truth,
         found,
         match(truth, found, metric.max_detections[-1]),
-        [annotations.class_names[label] for label in order],
+        [annotations.class_names[int(label)] for label in order.tolist()],
         None if sizes is None else np.asarray(sizes)[np.argsort(annotations.image_ids)],
     )
 
