@@ -12,15 +12,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 import tasks.data
 from tasks.cli.compose import compose
 from tasks.cli.main import COMMANDS
-from tasks.data.formats.convert import Split, convert
 from tests.commands import command
+from tests.scenes_on_disk import write_scenes
 from tests.tiny_runs import NETWORK, quiet_lightning, tiny_run
 
 ROOT = Path(__file__).parents[1]
@@ -68,13 +67,10 @@ def name(page: Path) -> str:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the pages speak of: DIR, photos, runs that were made, pictures."""
     root = tmp_path_factory.mktemp("docs")
-    source = tasks.data.open("digits", num_train=6, num_val=3, num_test=2, size=96).with_masks()
-    splits = [Split(n, (s := source.split(n)).folder, s.annotations) for n in ("train", "val")]
-    convert(splits, "coco", root / "DIR")
+    write_scenes(root / "DIR")
     (root / "photos").mkdir()
     for number in range(2):
-        picture = source.split("val").image(number)
-        Image.fromarray(np.asarray(picture)).save(root / "photos" / f"{number}.jpg")
+        Image.open(root / "DIR" / "val2017" / f"scene{number}.png").save(root / "photos" / f"{number}.jpg")
     for copy in ("photo.jpg", "aerial.png"):
         Image.open(root / "photos" / "0.jpg").save(root / copy)
     quiet_lightning()

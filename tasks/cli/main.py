@@ -139,6 +139,20 @@ COMMANDS = {
         ("runs/detection-…", "runs/a runs/b pictures=0                   without the drawing of pictures"),
         words_are="runs",
     ),
+    "explain": Command(
+        "tasks.cli.explain:explain",
+        "Says of each object of a picture which stage of the detector found or lost it: no anchor, no proposal, its "
+        "score, its place, a better box, the limit.",
+        ("checkpoint=runs/…/model.safetensors data=coco data.root=DIR image=photo.jpg",),
+    ),
+    "suspects": Command(
+        "tasks.cli.suspects:suspects",
+        "Lists the annotations that are most probably wrong: missing, spurious, of the wrong class, shifted.",
+        (
+            "checkpoint=runs/…/model.safetensors data=coco data.root=DIR",
+            "checkpoint=F data=voc data.root=DIR split=test",
+        ),
+    ),
     "tune": Command(
         "tasks.cli.tune:tune",
         "Fits a threshold for each class and the calibration of scores on a split, and stores them in the model file.",

@@ -11,6 +11,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from tasks.cli.data import told_data_of, transforms_of
+from tasks.cli.suit import suited_config
 from tasks.cli.terminal import run_folder
 from tasks.data.annotations.class_maps import ClassMaps
 from tasks.data.annotations.image_labels import ImageLabels
@@ -31,9 +32,11 @@ def show_data(config: DictConfig) -> None:
         raise ValueError(f"num_images={config.num_images} must be at least 1")
     if config.split not in ("train", "val", "test"):
         raise ValueError(f"split={config.split} is unknown; wanted train, val or test")
+    source = told_data_of(config)
+    config, _ = suited_config(config, source, fetch=False)
     preprocessing = Preprocessing(**config.preprocessing)
     data = DataModule(
-        told_data_of(config),
+        source,
         preprocessing,
         augmentation=transforms_of(config),
         seed=config.seed,

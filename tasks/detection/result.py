@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from tasks.contracts import Batch, Detections
@@ -103,6 +102,8 @@ class Objects:
     def to_torchmetrics(self) -> dict[str, Tensor]:
         """What `torchmetrics.detection.MeanAveragePrecision` takes of one picture."""
         columns = {"boxes": self.boxes, "scores": self.scores, "labels": self.labels}
+        import torch  # here, as the program beside an exported model has none
+
         return {name: torch.from_numpy(column.copy()) for name, column in columns.items()}
 
     def to_fiftyone(self, size: tuple[int, int]) -> Any:

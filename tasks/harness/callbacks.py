@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -102,9 +102,8 @@ class PredictionPictures(Callback):
                 image = split.image(place)
                 picture = results[row].above(MIN_SCORE).draw(image)
                 if isinstance(split.annotations, ImageLabels):
-                    picture = marked(
-                        picture, int(results[row].labels[0]) == int(split.annotations.labels[place])
-                    )  # type: ignore[attr-defined]
+                    best = int(cast(Any, results[row]).labels[0])
+                    picture = marked(picture, best == int(split.annotations.labels[place]))
                 truth = draw_truth(image, split.annotations, place)
                 self._pictures[place] = picture if truth is None else beside(truth, picture)
                 if trainer.loggers:

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 from tasks.data.formats.coco_results import federated_truth, read_results
 from tasks.data.sources import Source, SplitName
@@ -18,7 +19,7 @@ from tasks.metrics.table import coco_table
 
 def score_results(
     file: str | Path,
-    data: Source,
+    data: Source[Any],
     *,
     split: SplitName = "val",
     backend: str = "auto",

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import backbones
 from tasks.data import FORMATS
@@ -40,7 +40,9 @@ def is_ones_own(data: Source[Any]) -> bool:
     return format_of(data) not in NOT_ONES_OWN
 
 
-def suited(task: str, data: Source[Any], values: Mapping[str, Any], given: Collection[str]) -> Suited:
+def suited(
+    task: str, data: Source[Any], values: Mapping[str, Any], given: Collection[str], *, fetch: bool = True
+) -> Suited:
     """What suits `task` on `data` where nobody has said otherwise.
 
     Args:
@@ -48,6 +50,7 @@ def suited(task: str, data: Source[Any], values: Mapping[str, Any], given: Colle
         data: a data set of one's own.
         values: what is said so far, by dotted key.
         given: which of these keys, or parts such as "optimizer", somebody has said.
+        fetch: whether weights that are chosen are to be at hand.
 
     Raises:
         ValueError: weights that were chosen cannot be had, before anything is read; or as reading `data` does.
@@ -65,7 +68,8 @@ def suited(task: str, data: Source[Any], values: Mapping[str, Any], given: Colle
         file=flat(read(values["init_from"])[0].model) if values.get("init_from") else {},
     )
     known = run(NETWORK, known)
-    _fetch(known)
+    if fetch:
+        _fetch(known)
     kind = lookup(TASKS, "task", task).data_options
     known = run(TRAINING, replace(known, facts=facts_of(_as_learned(data, kind))))
     chosen = {key: value for choice in known.choices for key, value in choice.values.items()}
@@ -117,7 +121,11 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested values by dotted key."""
     found: dict[str, Any] = {}
     for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        found |= (
+            flat(cast(Mapping[str, Any], value), f"{prefix}{key}.")
+            if isinstance(value, Mapping)
+            else {f"{prefix}{key}": value}
+        )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from tasks.zoo.model_file import find_model, load_model, save_model
 
 def tune(
     model: str | Path,
-    data: Source,
+    data: Source[Any],
     *,
     split: SplitName = "val",
     goal: Goal = "f1",
@@ -61,7 +62,7 @@ def tune(
 
 def fit(
     path: Path,
-    data: Source,
+    data: Source[Any],
     split: SplitName,
     goal: Goal,
     wanted: float,

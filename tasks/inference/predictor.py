@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -160,14 +159,8 @@ class Predictor:
             found = self.model(batch)
         results = self._results(found, batch, self.header.class_names)
         if self.operating_point is not None:
-            return [_at(self.operating_point, result) for result in results]
+            return [self.operating_point.applied(result) for result in results]
         return [result.above(self.score_threshold) for result in results]
-
-
-def _at(point: OperatingPoint, found: Any) -> Any:
-    """The objects of `found` that reach the thresholds of their classes, with calibrated scores."""
-    shown = found.select(point.is_shown(found.scores, found.labels))
-    return replace(shown, scores=point.calibration(shown.scores).astype(np.float32))
 
 
 def _pixels(picture: Picture, reading: Reading) -> np.ndarray:

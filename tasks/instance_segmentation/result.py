@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -80,6 +79,8 @@ class Instances(Objects):
         return detections
 
     def to_torchmetrics(self) -> dict[str, Tensor]:
+        import torch  # here, as the program beside an exported model has none
+
         return {**super().to_torchmetrics(), "masks": torch.from_numpy(self.masks)}
 
     def to_fiftyone(self, size: tuple[int, int] | None = None) -> Any:

@@ -38,7 +38,9 @@ def federated_numbers(
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its table
         objects = hotcoco.COCO(dict(truth))
         kind = "segm" if masks else "bbox"
-        evaluation = hotcoco.COCOeval(objects, objects.load_res(list(results)), kind, lvis_style=True)
+        evaluation = hotcoco.COCOeval(
+            objects, objects.load_res([dict(result) for result in results]), kind, lvis_style=True
+        )
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

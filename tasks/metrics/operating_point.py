@@ -2,7 +2,7 @@
 probabilities; fitted on a split (`vertebra tune`), kept in the model file, used wherever it predicts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,11 @@ class OperatingPoint:
     def is_shown(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Bool (N,): which of the network's scores reach the thresholds of their classes."""
         return scores >= self.thresholds[labels]
+
+    def applied(self, found: Any) -> Any:
+        """The objects of a picture's result that reach the thresholds of their classes, with calibrated scores."""
+        shown = found.select(self.is_shown(found.scores, found.labels))
+        return replace(shown, scores=self.calibration(shown.scores).astype(np.float32))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a header."""

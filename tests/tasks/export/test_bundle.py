@@ -18,7 +18,6 @@ def test_it_needs_neither_the_project_nor_torch(tmp_path: Path) -> None:
     (tmp_path / "predict.py").write_text(runtime_source())
     code = """
 import sys
-allowed = {"numpy", "PIL"}
 class Refuse:
     def find_spec(self, name, *rest):
         if name.split(".")[0] in ("torch", "tasks", "backbones", "cv2", "torchvision", "onnxruntime", "openvino"):
