@@ -50,7 +50,7 @@ def saying_layout(data: Source[Any], reporter: Reporter) -> Generator[None]:
     try:
         yield
     except (OSError, ValueError):
-        if data.layout:
+        if getattr(data, "layout", ""):
             reporter.say(f"found {data.layout}")
         raise
 

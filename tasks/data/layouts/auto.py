@@ -99,8 +99,9 @@ def find(root: str | Path, *, format: str | None = None, task: str | None = None
                 readings += look(listing)
             except UnclearError as error:
                 raise ValueError(f"data.root={root}: {error}") from None
-    if task is not None:
-        readings = [r for r in readings if r.kind in SERVES.get(task, ())] or readings
+    if task in SERVES:
+        others = [r for r in readings if r.format != "image_folder"]  # folders of pictures may be anything
+        readings = [r for r in readings if r.kind in SERVES[task]] or others
     if len(readings) > 1 and any(r.format != "image_folder" for r in readings):
         readings = [r for r in readings if r.format != "image_folder"]
     if not readings:
@@ -187,7 +188,7 @@ def layout_line(found: Found) -> str:
 
 def describe(source: Source[Any], splits: Sequence[SplitName] = SPLITS) -> str:
     """One line: what was found and how much of it, as far as it can be read; "" of a source that was not looked for."""
-    if not source.layout:
+    if not getattr(source, "layout", ""):
         return ""
     words, *notes = source.layout.split("; ")
     counts: list[str] = []

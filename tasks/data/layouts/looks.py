@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from tasks.data.formats.file_names import readings
+from tasks.data.formats.label_studio import path_of
 from tasks.data.formats.values import to_integer, to_number
 from tasks.data.layouts.listing import Listing, common_folder, folder_of, split_of
 from tasks.data.loading.storage import read_lines, read_text
@@ -90,15 +91,20 @@ def highest_class(listing: Listing, name: str) -> int | None:
     return max((number for number in numbers if number is not None and 0 <= number < 1000), default=None)
 
 
-def image_folder(listing: Listing, file: str, split: SplitName | None) -> str:
-    """The folder that the names in a COCO file are relative to."""
-    found = re.findall(rb'"file_name"\s*:\s*"((?:[^"\\]|\\.)*)"', listing.ends(file))
+def image_folder(
+    listing: Listing, file: str, split: SplitName | None, keys: Sequence[str] = ("file_name",)
+) -> str:
+    """The folder that the names below these keys of a JSON file are relative to, addresses among them."""
+    key = "|".join(keys)
+    pattern = rf'"(?:{key})"\s*:\s*"((?:[^"\\]|\\.)*)"'
+    found = re.findall(pattern.encode(), listing.ends(file))
     names = []
     for text in found[:NUM_SAMPLES]:
         try:
-            names.append(str(json.loads(b'"' + text + b'"')))
+            name = str(json.loads(b'"' + text + b'"'))
         except ValueError:
             continue
+        names.append(path_of(name) if "/" in name and (name.startswith("/") or "://" in name) else name)
     return best_folder(listing, names, file, split)
 
 

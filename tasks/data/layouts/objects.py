@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 from tasks.data.formats.csv_boxes import find_columns, missing_columns, read_table
+from tasks.data.formats.label_studio import IMAGE_KEYS
 from tasks.data.formats.yolo import find_place, read_data_yaml
 from tasks.data.layouts.found import (
     Found,
@@ -28,7 +29,6 @@ from tasks.data.layouts.looks import (
     is_data_yaml,
     json_kind,
     label_texts,
-    split_images,
     unescaped,
     voc_folders,
     xml_kind,
@@ -58,7 +58,9 @@ def label_studio(listing: Listing) -> Iterator[Found]:
     files = [name for name in listing.ending(".json") if json_kind(listing, name) == "label_studio"]
     if files:
         of_split = one_a_split(with_namesakes(files, listing.ending(".json")), "label_studio")
-        places: Places = {s: (split_images(listing, s, file), file) for s, file in of_split.items()}
+        places: Places = {
+            s: (image_folder(listing, file, s, IMAGE_KEYS), file) for s, file in of_split.items()
+        }
         yield settled(Found("label_studio", "Label Studio's JSON", "objects", {}), places)
 
 

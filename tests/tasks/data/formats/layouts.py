@@ -302,7 +302,8 @@ def label_studio_json(given: list[Picture]) -> str:
 def label_studio(root: Path, given: list[Picture]) -> None:
     write(root / "project-3-at-2026.json", label_studio_json(given))
     for p in given:
-        save_picture(root / "images" / p.file, p)
+        save_picture(root / "media" / "images" / p.file, p)
+    save_picture(root / "media" / "thumbnail.png", Picture("", "thumbnail", []))
 
 
 def label_studio_splits(root: Path, given: list[Picture]) -> None:

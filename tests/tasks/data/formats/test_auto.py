@@ -216,6 +216,14 @@ def test_what_fits_no_layout(tmp_path: Path) -> None:
     assert "has 1 files that may be labels ('notes.csv') and no pictures" in message()
 
 
+def test_pictures_in_folders_are_no_classes_to_a_detector(tmp_path: Path) -> None:
+    for p in layouts.pictures({"a": 2, "b": 2}):
+        layouts.save_picture(tmp_path / p.split / p.file, p)
+    with pytest.raises(ValueError, match=r"has 4 pictures and no labels .* use predict"):
+        tasks.data.open("auto", root=tmp_path, task="detection")
+    assert tasks.data.open(tmp_path, task="classification").class_names == ["a", "b"]
+
+
 def test_names_that_differ_in_case_or_ending_only(tmp_path: Path) -> None:
     given = layouts.whole(10)
     layouts.yolo_beside(tmp_path, given)
