@@ -18,8 +18,9 @@ test: .venv/ready
 test-all: .venv/ready
 	$(PYTEST)
 
+# Old packages warn of what the newer ones that they bring along have renamed.
 test-oldest: .venv-oldest/ready
-	.venv-oldest/bin/python -m pytest -n logical --maxprocesses 8 --dist loadfile -m "not slow" $(TESTS)
+	.venv-oldest/bin/python -m pytest -n logical --maxprocesses 8 --dist loadfile -m "not slow" -W ignore::DeprecationWarning $(TESTS)
 
 lint: .venv/ready
 	$(BIN)/ruff check .

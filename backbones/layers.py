@@ -1,6 +1,6 @@
 """Normalisation layers by name: batch, frozen, sync, group; and convolutions taken together with what follows them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
@@ -127,7 +127,7 @@ _KEPT = "_folded_weights"
 
 
 @contextmanager
-def keep_folded(model: nn.Module) -> Iterator[None]:
+def keep_folded(model: nn.Module) -> Generator[None, None, None]:
     """Inside, `fold_once` holds for `model`."""
     fold_once(model)
     try:

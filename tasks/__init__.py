@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from tasks import data as data
     from tasks.contracts import Model
+    from tasks.export.runtime import Predictor as ExportedPredictor
     from tasks.harness.evaluate import Evaluation, evaluate
     from tasks.harness.settings import (
         CheckpointSettings,
@@ -88,12 +89,16 @@ def load_model(path: str | Path, settings: dict[str, Any] | None = None) -> Mode
     return load_model(path, settings)
 
 
-def load_predictor(path: str | Path, **options: Any) -> Predictor:
+def load_predictor(path: str | Path, **options: Any) -> Predictor | ExportedPredictor:
     """A callable that takes an image (or a list) and returns what the model in the file at `path` finds.
 
     Options are those of `tasks.inference.predictor.Predictor`: device, precision, score_threshold, batch_size,
-    and `settings` as in `load_model`.
+    and `settings` as in `load_model`. Of an exported `.onnx` it is `tasks.export.runtime.Predictor`, with its options.
     """
+    if str(path).endswith(".onnx"):
+        from tasks.export.runtime import Predictor as ExportedPredictor
+
+        return ExportedPredictor(path, **options)
     from tasks.inference.predictor import Predictor
 
     return Predictor.load(path, **options)

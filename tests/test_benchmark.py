@@ -63,6 +63,7 @@ def test_bytes_saved_for_the_backward_pass() -> None:
         ("roi-align", "--rois", "16", "--size", "128x160", "--precision", "fp32,bf16"),
         ("masks", "--dets", "8", "--size", "60x80"),
         ("assign", "--gts", "1,5", "--size", "128x160"),
+        ("relatives", "--model", "cascade_rcnn_r50_fpn", "--size", "64x64", "--precision", "fp32"),
         ("eval", "--images", "12", "--dets", "7"),
         ("train-step", "--model", "resnet50", "--size", "64x64", "--batch", "2", "--precision", "fp32"),
     ],

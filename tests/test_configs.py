@@ -20,7 +20,15 @@ CHOICES = [
     if (group, choice) != ("data", "auto")  # becomes another, by what lies in a folder
 ]
 ROOTS = [path.stem for path in CONFIGS.glob("*.yaml")]
-NEEDED = {"checkpoint": "x", "source": "x", "to": "coco", "out": "x", "networks": "x", "runs": "x"}
+NEEDED = {
+    "checkpoint": "x",
+    "repo": "x",
+    "source": "x",
+    "to": "coco",
+    "out": "x",
+    "networks": "x",
+    "runs": "x",
+}
 TASK_OF = {  # of data sets and models that are not for detection
     **dict.fromkeys(("cifar10", "image_folder", "single_digits", "classifier"), "classification"),
     **dict.fromkeys(("cityscapes", "mask_png", "deeplabv3", "semantic_fpn"), "semantic_segmentation"),

@@ -4,22 +4,22 @@ somewhere; what repeats the code says what the code says."""
 import contextlib
 import importlib.util
 import io
-import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 import tasks.data
 from tasks.cli.compose import compose
 from tasks.cli.main import COMMANDS
-from tasks.data.formats.convert import Split, convert
 from tests.commands import command
+from tests.scenes_on_disk import write_scenes
 from tests.tiny_runs import NETWORK, quiet_lightning, tiny_run
 
 ROOT = Path(__file__).parents[1]
@@ -67,13 +67,10 @@ def name(page: Path) -> str:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the pages speak of: DIR, photos, runs that were made, pictures."""
     root = tmp_path_factory.mktemp("docs")
-    source = tasks.data.open("digits", num_train=6, num_val=3, num_test=2, size=96).with_masks()
-    splits = [Split(n, (s := source.split(n)).folder, s.annotations) for n in ("train", "val")]
-    convert(splits, "coco", root / "DIR")
+    write_scenes(root / "DIR")
     (root / "photos").mkdir()
     for number in range(2):
-        picture = source.split("val").image(number)
-        Image.fromarray(np.asarray(picture)).save(root / "photos" / f"{number}.jpg")
+        Image.open(root / "DIR" / "val2017" / f"scene{number}.png").save(root / "photos" / f"{number}.jpg")
     for copy in ("photo.jpg", "aerial.png"):
         Image.open(root / "photos" / "0.jpg").save(root / copy)
     quiet_lightning()
@@ -167,7 +164,7 @@ def few_steps() -> Iterator[None]:
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
 
 
-@pytest.mark.parametrize("page", [*PAGES, *sorted(ROOT.glob("*.md"))], ids=name)
+@pytest.mark.parametrize("page", sorted({*PAGES, *ROOT.glob("*.md")}), ids=name)
 def test_links(page: Path) -> None:
     prose = FENCE.sub("", page.read_text(encoding="utf-8"))
     for text, picture in LINK.findall(prose):
@@ -191,10 +188,45 @@ def test_what_repeats_the_code_says_what_it_says() -> None:
     assert stale == [], "run python tools/write_reference.py"
 
 
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    zensical = shutil.which("zensical", path=str(Path(sys.executable).parent))
+    if zensical is None:
+        pytest.skip('needs pip install ".[docs]"')
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    for package in ("backbones", "tasks"):
+        (tmp_path / package).symlink_to(ROOT / package)
+    shutil.copy(ROOT / "zensical.toml", tmp_path)
+    result = subprocess.run([zensical, "build", "--strict"], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    page = (tmp_path / "site" / "index.html").read_text()
+    assert "Quick start" in page
+    fetched = re.findall(r'(?:src|href)="(https?://[^"]+)"', page)
+    assert [
+        url for url in fetched if not url.startswith(("https://lightning.ai", "https://zensical.org"))
+    ] == []
+    assert (
+        "Trains a model and leaves everything about it"
+        in (tmp_path / "site/reference/python.html").read_text()
+    )
+
+
+def test_messages_that_are_explained_exist() -> None:
+    """Each part between … of what troubleshooting quotes, joined over the lines of the code that says it."""
+    said = " ".join(
+        re.sub(r'"\s+f?"', "", path.read_text())
+        for package in ("backbones", "tasks")
+        for path in (ROOT / package).rglob("*.py")
+    )
+    page = (ROOT / "docs" / "reference" / "troubleshooting.md").read_text()
+    quoted = [
+        m for row in re.findall(r"^\| (`[^|]+) \|", page, re.MULTILINE) for m in re.findall(r"`([^`]+)`", row)
+    ]
+    parts = [part.strip() for message in quoted for part in message.split("…") if len(part.strip()) > 4]
+    assert len(parts) > 12
+    assert [part for part in parts if part not in said] == []
+
+
 @pytest.mark.parametrize("version", ["pyproject.toml", "CITATION.cff", "CHANGELOG.md"])
 def test_one_version(version: str) -> None:
     current = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert current is not None and current[1] in (ROOT / version).read_text()
-
-
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")

@@ -1,5 +1,6 @@
 """The programs that a person reads first do what they say, in as few lines as they should."""
 
+import re
 import runpy
 import subprocess
 import sys
@@ -11,6 +12,9 @@ import pytest
 from PIL import Image
 
 import tasks
+from tasks.zoo.model_file import save_model
+from tests.scenes_on_disk import write_scenes
+from tests.tasks.export.small_exports import model_with_header
 from tests.tiny_runs import quiet_lightning
 
 ROOT = Path(__file__).parents[1]
@@ -97,3 +101,56 @@ def test_a_format_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
 def test_a_task_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     example("own_task.py", 2, monkeypatch=monkeypatch, folder=tmp_path)
     assert "mean error" in capsys.readouterr().out
+
+
+def test_notebooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """Own data, then the errors of the run that it leaves, on a few embedded scenes in COCO's format."""
+    write_scenes(tmp_path / "DIR")
+    train = tasks.train
+
+    def one_step(task: str, data: Any, **more: Any) -> Any:
+        said = {
+            "pretrained": False,
+            "trainer.max_steps": 1,
+            "trainer.accelerator": "cpu",
+            "precision": "32-true",
+        }
+        return train(task, data, **{**more, "settings": said, "backbone": "resnet18"})
+
+    monkeypatch.setattr(tasks, "train", one_step, raising=False)
+    example("notebooks/own_data.py", "DIR", monkeypatch=monkeypatch, folder=tmp_path)
+    assert "6 images to train, 3 to validate" in capsys.readouterr().out
+    assert (tmp_path / "first.jpg").is_file() and (tmp_path / "runs/notebook/report.html").is_file()
+    example("notebooks/errors.py", "runs/notebook", monkeypatch=monkeypatch, folder=tmp_path)
+    printed = capsys.readouterr().out
+    assert re.search(r"^AP \d\.\d{3} \[", printed, re.MULTILINE) and "missed" in printed
+
+
+@pytest.mark.slow
+def test_the_notebook_on_shortcuts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    example("notebooks/shortcuts.py", 2, monkeypatch=monkeypatch, folder=tmp_path)
+    assert "cifar_resnet56" in capsys.readouterr().out
+    assert (tmp_path / "deep" / "residual_study.png").is_file()
+
+
+def test_a_web_service(tmp_path: Path) -> None:
+    """Pictures in, JSON out; what is not a picture, cut short or too large is refused with a sentence."""
+    testing = pytest.importorskip("fastapi.testclient")
+    model = model_with_header("classifier")
+    save_model(tmp_path / "model.safetensors", model, model.header)
+    serve = runpy.run_path(str(EXAMPLES / "serve.py"))
+    assert lines_of_code("serve.py") <= 40
+    client = testing.TestClient(serve["service"](str(tmp_path / "model.safetensors"), most_bytes=10_000))
+    Image.effect_noise((60, 40), 50).convert("RGB").save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    answer = client.post("/predict", content=content)
+    expected = tasks.load_predictor(tmp_path / "model.safetensors")(tmp_path / "a.png").to_dict()
+    assert answer.status_code == 200 and answer.json() == expected
+    for wrong, status, message in (
+        (b"no picture", 400, "this is not a picture that can be read"),
+        (content[:500], 400, "this is not a picture that can be read"),
+        (b"", 400, "this is not a picture that can be read"),
+        (content + bytes(10_000), 413, "has more than 10000 bytes; send a smaller one"),
+    ):
+        answer = client.post("/predict", content=wrong)
+        assert answer.status_code == status and message in answer.json()["detail"]

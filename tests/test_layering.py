@@ -51,6 +51,7 @@ MAY_IMPORT["tasks.inference"] = CONTRACTS | {
     "tasks.zoo",
     "tasks.visualization",
     "tasks.data",
+    "tasks.metrics",
 }
 BELOW_TASKS = {*MAY_IMPORT}
 MAY_IMPORT |= {

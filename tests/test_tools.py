@@ -77,7 +77,7 @@ def test_run_folder_holds_everything(run: Path) -> None:
     names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}
     assert names == {
         "checkpoints/best.ckpt", "checkpoints/last.ckpt", "config.yaml", "environment.json",
-        "log.txt", "detections.json", "metrics.csv",
+        "log.txt", "detections.json", "metrics.csv", "outcomes.npz", "report.html", "report.json",
         "metrics.json", "model.safetensors", "predictions.jpg",
     }  # fmt: skip
     header = (run / "metrics.csv").read_text().splitlines()[0].split(",")

@@ -5,6 +5,7 @@ python tools/benchmark.py train-step model=resnet50 size=224x224 batch=8
 python tools/benchmark.py relatives model=gfl_r50_fpn                       beside FCOS; cascade_rcnn_r50_fpn
 python tools/benchmark.py shares model=retinanet_r50_fpn                    percent of a step by operator
 python tools/benchmark.py infer model=mask_rcnn_r50_fpn dets=100
+python tools/benchmark.py exported model=retinanet_r50_fpn size=480x640     the predictor, ONNX Runtime, OpenVINO
 python tools/benchmark.py roi-align rois=1024
 python tools/benchmark.py masks dets=100 size=480x640,800x1344
 python tools/benchmark.py assign gts=7,20,100
@@ -34,6 +35,7 @@ BENCHMARKS = {  # the command and the file of tools/benchmarks that measures it
     "relatives": "relatives",
     "shares": "shares",
     "infer": "inference",
+    "exported": "exported",
     "roi-align": "operators",
     "masks": "operators",
     "assign": "operators",
@@ -95,6 +97,7 @@ def command_line() -> argparse.ArgumentParser:
     commands.choices["relatives"].set_defaults(model="gfl_r50_fpn")
     command("shares", "where the time of a training step goes", *models)
     command("infer", "images to detections, masks as run lengths", *models, "dets")
+    command("exported", "one picture by our predictor, torchvision, ONNX Runtime and OpenVINO", *models[:2])
     command("roi-align", "features of boxes, forward and backward", "rois", "precision", "device", "size")
     command("masks", "probabilities in boxes to run lengths", "dets", "size", repeats=9)
     command("assign", "overlaps and matching of anchors", "gts", "size", "device", repeats=9)

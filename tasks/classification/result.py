@@ -54,7 +54,7 @@ class ClassScores:
 
     def to_fiftyone(self) -> Any:
         """`fiftyone.Classification` of the best class, with the logarithms of all probabilities by label."""
-        from fiftyone import Classification as FiftyOneClassification
+        from fiftyone import Classification as FiftyOneClassification  # pyright: ignore[reportMissingImports]
 
         logits = np.empty(len(self), np.float32)
         logits[self.labels] = np.log(self.probabilities.clip(np.finfo(np.float32).tiny))

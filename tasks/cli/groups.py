@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.data.augmentation.named import NAMED
+from tasks.export.settings import ExportSettings
 from tasks.harness.settings import (
     OPTIMIZERS,
     REFERENCE_BATCH_SIZES,
@@ -121,10 +122,16 @@ def predict_defaults() -> dict[str, Any]:
     }
 
 
+def export_defaults() -> dict[str, Any]:
+    """Those of `ExportSettings`."""
+    return {"checkpoint": "???", "output": None, "model": {}, **_scalars(ExportSettings)}
+
+
 ROOTS: dict[str, Callable[[], dict[str, Any]]] = {
     "train_settings": train_defaults,
     "evaluate_settings": evaluate_defaults,
     "predict_settings": predict_defaults,
+    "export_settings": export_defaults,
 }
 """Names in the defaults lists of `configs/*.yaml`."""
 
@@ -153,7 +160,9 @@ DOCUMENTED = {
     "train": TrainSettings,
     "show_data": TrainSettings,
     "evaluate": EvaluateSettings,
+    "tune": EvaluateSettings,
     "predict": PredictSettings,
+    "export": ExportSettings,
 }
 """Commands and the settings that stand in Python."""
 

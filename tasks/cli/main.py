@@ -53,15 +53,15 @@ COMMANDS = {
         "Trains a model.",
         (
             "task=detection                              on the embedded digits",
-            "task=detection data=coco data.root=DIR      on your own data",
+            "task=detection data.root=DIR                on your own data, in whatever layout it is",
         ),
     ),
     "evaluate": Command(
         "tasks.cli.evaluate:evaluate",
         "Scores a model file or checkpoint as COCO does, and writes its detections in COCO's result format.",
         (
-            "checkpoint=runs/…/model.safetensors",
-            "checkpoint=runs/…/model.safetensors data=coco data.root=DIR",
+            "checkpoint=runs/…/model.safetensors                      on the data of its run",
+            "checkpoint=runs/…/model.safetensors data.root=DIR        on other data of its classes",
             "detections=results.json data=coco data.root=DIR     anybody's results in COCO's format",
         ),
     ),
@@ -73,10 +73,19 @@ COMMANDS = {
             "checkpoint=runs/…/model.safetensors source='photos/*.png' score_threshold=0.3",
         ),
     ),
+    "export": Command(
+        "tasks.cli.export:export",
+        "Writes a trained model for other programs, ONNX or torch.export, if it finds there what it finds here.",
+        (
+            "checkpoint=runs/…/model.safetensors output=exported",
+            "checkpoint=runs/…/model.safetensors format=torch_export output=exported",
+            "checkpoint=runs/…/model.safetensors precision=int8 data=coco data.root=DIR output=exported",
+        ),
+    ),
     "check-data": Command(
         "tasks.cli.check_data:check_data",
         "Finds what is wrong with a data set before training does; exit status 1 where anything is an error.",
-        ("data=coco data.root=DIR", "data=voc data.root=DIR preprocessing.short_side=320"),
+        ("data.root=DIR", "data=voc data.root=DIR preprocessing.short_side=320"),
     ),
     "show-data": Command(
         "tasks.cli.show_data:show_data",
@@ -90,7 +99,7 @@ COMMANDS = {
     "convert-data": Command(
         "tasks.cli.convert_data:convert_data",
         "Writes a data set with boxes in another format, images too, and says what that format cannot hold.",
-        ("data=voc data.root=DIR to=coco out=NEW", "data=coco data.root=DIR to=yolo out=NEW"),
+        ("data.root=DIR to=coco out=NEW", "data=coco data.root=DIR to=yolo out=NEW"),
     ),
     "compare": Command(
         "tasks.cli.compare:compare",
@@ -129,6 +138,28 @@ COMMANDS = {
         "Makes the report of a training anew: report.html, one page that opens offline, and report.json.",
         ("runs/detection-…", "runs/a runs/b pictures=0                   without the drawing of pictures"),
         words_are="runs",
+    ),
+    "explain": Command(
+        "tasks.cli.explain:explain",
+        "Says of each object of a picture which stage of the detector found or lost it: no anchor, no proposal, its "
+        "score, its place, a better box, the limit.",
+        ("checkpoint=runs/…/model.safetensors data=coco data.root=DIR image=photo.jpg",),
+    ),
+    "suspects": Command(
+        "tasks.cli.suspects:suspects",
+        "Lists the annotations that are most probably wrong: missing, spurious, of the wrong class, shifted.",
+        (
+            "checkpoint=runs/…/model.safetensors data=coco data.root=DIR",
+            "checkpoint=F data=voc data.root=DIR split=test",
+        ),
+    ),
+    "tune": Command(
+        "tasks.cli.tune:tune",
+        "Fits a threshold for each class and the calibration of scores on a split, and stores them in the model file.",
+        (
+            "checkpoint=runs/…/model.safetensors data=coco data.root=DIR",
+            "checkpoint=F data=coco data.root=DIR goal=precision wanted=0.95 out=tuned.safetensors",
+        ),
     ),
     "summarize": Command(
         "tasks.cli.summarize:summarize_networks",

@@ -22,6 +22,7 @@ from tasks.harness.settings import PredictSettings
 from tasks.inference.predictor import Predictor
 from tasks.inference.run import Job, Outputs, digest_of, predict_pictures, predict_video
 from tasks.inference.sources import Picture, Video, find_pictures, find_video
+from tasks.metrics.operating_point import KEY
 from tasks.zoo.model_file import load_model
 
 INTERRUPTED = 130
@@ -30,6 +31,8 @@ PATIENCE = timedelta(days=30)
 """How long ranks wait for the slowest one."""
 MAY_DIFFER = frozenset({"batch_size", "device", "download"})
 """Settings that may change in a run that goes on."""
+USUAL_THRESHOLD = 0.5
+"""Of a model file that knows no better."""
 
 
 def predict(config: DictConfig) -> int:
@@ -84,8 +87,9 @@ def check(config: DictConfig, settings: PredictSettings, video: Video | None) ->
             raise ValueError(
                 "several processes were started for this run (torchrun), which need one folder: give output=DIR"
             )
-    same = settings.draw and config.output is not None and Path(config.source).is_dir()
-    if same and Path(config.output).exists() and Path(config.output).samefile(config.source):
+    output = Path(str(config.output))
+    has_both = config.output is not None and output.is_dir() and Path(config.source).is_dir()
+    if settings.draw and has_both and output.samefile(config.source):
         raise ValueError(
             f"output={config.output} is the folder of the source, among whose pictures the drawn ones would be; give "
             "another folder, or draw=false"
@@ -115,6 +119,8 @@ def build_predictor(config: DictConfig, settings: PredictSettings) -> Predictor:
         if config.checkpoint is None
         else load_model(config.checkpoint, settings.model)
     )
+    if settings.score_threshold is None and KEY not in model.header.provenance:
+        options["score_threshold"] = USUAL_THRESHOLD
     return Predictor(model, **options)
 
 

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from tasks.cli.compose import INTERNAL, plain
 from tasks.cli.data import allowed_modules
 from tasks.cli.targets import build, find
+from tasks.export.settings import ExportSettings
 from tasks.harness.record import Record
 from tasks.harness.settings import (
     EvaluateSettings,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from tasks.studies.residual_study import StudySettings
 
 TRAINER = "lightning.pytorch.Trainer"
-S = TypeVar("S", TrainSettings, EvaluateSettings, PredictSettings, "StudySettings")
+S = TypeVar("S", TrainSettings, EvaluateSettings, PredictSettings, ExportSettings, "StudySettings")
 
 
 def settings_of(kind: type[S], config: DictConfig) -> S:

@@ -1,6 +1,7 @@
-"""How far reading a large data set is, for whoever shows it: nothing is printed here."""
+"""What reading a large data set needs: how far it is, for whoever shows it, and no collector in between."""
 
 import contextlib
+import gc
 from collections.abc import Callable, Iterator
 
 Show = Callable[[str, int, int], None]
@@ -17,6 +18,19 @@ def showing(show: Show) -> Iterator[None]:
         yield
     finally:
         _show.pop()
+
+
+@contextlib.contextmanager
+def without_collection() -> Iterator[None]:
+    """Python's collector of cycles waits: parsing makes millions of objects and no cycle, and looking for some among
+    all of them, again and again, takes longer than the rest."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def step(what: str, done: int, total: int) -> None:

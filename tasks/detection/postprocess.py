@@ -17,7 +17,7 @@ from .boxes import at_least
 from .selection import Candidates, take_rows
 from .suppression import suppress_images
 
-_MIN_SIZE = 1e-2  # pixels; detections thinner than this are dropped, as torchvision does
+MIN_SIZE = 1e-2  # pixels; detections thinner than this are dropped, as torchvision does
 
 
 def best_of_each_image(
@@ -85,7 +85,7 @@ def postprocess(
     What scores no more than the threshold is left out. Suppression works within each class of each image, or within
     each image. Boxes under 0.01 pixels wide or high are dropped.
     """
-    usable = at_least(boxes, _MIN_SIZE) & (found.scores > selection.score_threshold)
+    usable = at_least(boxes, MIN_SIZE) & (found.scores > selection.score_threshold)
     boxes = boxes.where(usable[..., None], 0)
     scores = found.scores.where(usable, 0)
     num_groups, groups = num_classes, found.labels

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from tasks.contracts import Batch, Detections
-from tasks.data.formats.coco_results import to_result
+from tasks.data.annotations.results import to_result
 from tasks.device_copies import fetch
 from tasks.visualization.boxes import draw_detections
 from tasks.visualization.result import DrawablePrediction
@@ -33,7 +32,10 @@ class Objects:
 
     def above(self, threshold: float) -> "Objects":
         """Those that score at least `threshold`."""
-        keep = self.scores >= threshold
+        return self.select(self.scores >= threshold)
+
+    def select(self, keep: np.ndarray) -> "Objects":
+        """Those for which `keep` (N,) is true."""
         names = [name for name, kept in zip(self.class_names, keep, strict=True) if kept]
         return Objects(self.boxes[keep], self.scores[keep], self.labels[keep], names)
 
@@ -100,12 +102,14 @@ class Objects:
     def to_torchmetrics(self) -> dict[str, Tensor]:
         """What `torchmetrics.detection.MeanAveragePrecision` takes of one picture."""
         columns = {"boxes": self.boxes, "scores": self.scores, "labels": self.labels}
+        import torch  # here, as the program beside an exported model has none
+
         return {name: torch.from_numpy(column.copy()) for name, column in columns.items()}
 
     def to_fiftyone(self, size: tuple[int, int]) -> Any:
         """`fiftyone.Detections` of a picture of `size` (height, width)."""
-        from fiftyone import Detection
-        from fiftyone import Detections as FiftyOneDetections
+        from fiftyone import Detection  # pyright: ignore[reportMissingImports]
+        from fiftyone import Detections as FiftyOneDetections  # pyright: ignore[reportMissingImports]
 
         scale = np.array((size[1], size[0]) * 2, np.float64)
         corners = self.boxes / scale

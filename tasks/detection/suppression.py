@@ -65,11 +65,10 @@ def suppress_by_torchvision(
     load_operators()
     images = torch.arange(boxes.shape[0], device=boxes.device)[:, None]
     rows = (_have_area(boxes) & (scores > -torch.inf)).flatten().nonzero()[:, 0]
-    group = (images * num_groups + groups).flatten()[rows]
-    # In a square, and in double precision, in which no digit of a box is lost.
+    # Groups side by side and images below each other, in double precision, in which no digit of a box is lost.
     far = boxes.amax().double() + 1
-    side = (boxes.shape[0] * num_groups) ** 0.5 // 1 + 1
-    place = torch.stack((group % side, group // side), dim=1).double().repeat(1, 2) * far
+    column, row = (values.expand_as(scores).flatten()[rows].double() for values in (groups, images))
+    place = torch.stack((column, row), dim=1).repeat(1, 2) * far
     kept = torch.ops.torchvision.nms(
         boxes.flatten(0, 1)[rows].double() + place, scores.flatten()[rows].double(), iou_threshold
     )

@@ -9,18 +9,19 @@ from typing import Any
 
 import onnx
 import torch
-from onnxscript import opset20 as op
+from onnxscript import opset20
 
 from .graph import INPUTS, NetworkGraph, example
 
 OPSET = 20
+op: Any = opset20  # whose types are those of values, and not of what stands for them in a graph
 
 
 def network_onnx(network: NetworkGraph) -> onnx.ModelProto:
     """The graph of a network. Batch, height and width are left open."""
     images, sizes = example(network)
     operators: Any = torch.ops
-    table = {operators.aten.sort.stable: sort}
+    table: dict[Any, Any] = {operators.aten.sort.stable: sort}
     if hasattr(operators.vertebra, "suppress"):  # detectors bring it along
         table[operators.vertebra.suppress.default] = suppress
     with warnings.catch_warnings(), torch.no_grad():

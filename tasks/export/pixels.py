@@ -200,7 +200,7 @@ def with_pixels(network: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.
         io_map=[(PREFIX + name, name) for name in names],
         outputs=[*outputs, PREFIX + "scale"],  # or the nodes that make it would be left out
     )
-    del merged.graph.output[-1]
+    merged.graph.output.remove(next(o for o in merged.graph.output if o.name == PREFIX + "scale"))
     if "boxes" in outputs:
         for node in merged.graph.node:
             for i, name in enumerate(node.output):

@@ -126,15 +126,15 @@ def compare(expected: Arrays, found: Arrays, seen: Differences, where: str) -> N
         _compare_numbers(expected["logits"], found["logits"], seen, where, "logits")
         return
     for image in range(len(expected["labels"])):
-        rows = [
+        mine, other = (
             {
                 name: values[image][side["labels"][image] >= 0]
                 for name, values in side.items()
                 if name in expected
             }
             for side in (expected, found)
-        ]
-        match_detections(*rows, seen, f"{where}, image {image + 1}", most=expected["labels"].shape[1])
+        )
+        match_detections(mine, other, seen, f"{where}, image {image + 1}", most=expected["labels"].shape[1])
 
 
 def compare_results(expected: Any, found: Any, seen: Differences, where: str) -> None:
@@ -146,14 +146,16 @@ def compare_results(expected: Any, found: Any, seen: Differences, where: str) ->
         if equal < EQUAL_PIXELS:
             raise Differs(f"{where}: {1 - equal:.2%} of the pixels have another class")
     elif hasattr(expected, "probabilities"):
-        pairs = [x.probabilities[np.argsort(x.labels)] for x in (expected, found)]
-        _compare_numbers(*pairs, seen, where, "probabilities")
+        mine, other = (x.probabilities[np.argsort(x.labels)] for x in (expected, found))
+        _compare_numbers(mine, other, seen, where, "probabilities")
     else:
-        rows = [{name: getattr(x, name) for name in ("boxes", "scores", "labels")} for x in (expected, found)]
-        order = match_detections(*rows, seen, where, most=len(expected))
+        mine, other = (
+            {name: getattr(x, name) for name in ("boxes", "scores", "labels")} for x in (expected, found)
+        )
+        order = match_detections(mine, other, seen, where, most=len(expected))
         if hasattr(expected, "bitmaps"):
-            for mine, other in order:
-                overlap = _mask_overlap(expected, mine, found, other)
+            for row, place in order:
+                overlap = _mask_overlap(expected, row, found, place)
                 seen.mask = max(seen.mask, 1 - overlap)
                 if overlap < MASK_IOU:
                     raise Differs(f"{where}: the masks of a detection overlap by {overlap:.3f} alone")

@@ -28,6 +28,7 @@ from tasks.data.loading.images import (
 )
 from tasks.detection.result import Objects
 from tasks.instance_segmentation.result import Instances
+from tasks.metrics.operating_point import OperatingPoint
 from tasks.preprocessing import Preprocessing
 from tasks.semantic_segmentation.result import ClassMap
 from tasks.targets import ObjectMask
@@ -44,24 +45,24 @@ Picture = str | Path | Image.Image | np.ndarray
 class Predictor:
     """Applies an exported model to pictures, as the predictor of the model that it was exported from does.
 
-    `score_threshold` drops weaker objects than the model itself would; up to `batch_size` pictures of like size go
-    through the network at once. `engine` is "onnxruntime", "openvino", or "auto" for the first that is installed;
-    `precision` is that of openvino, "fp32" or "bf16". A file of more than `max_pixels`, width times height, is not
-    read; None stands for 89 million.
+    `score_threshold` drops weaker objects than the model itself would. Without one, thresholds and calibrated scores
+    are those that `vertebra tune` has stored. Up to `batch_size` pictures of like size go through the network at once.
+    `engine` is "onnxruntime", "openvino", or "auto" for the first that is installed; `precision` is that of openvino,
+    "fp32" or "bf16". A file of more than `max_pixels`, width times height, is not read; None stands for 89 million.
     """
 
     def __init__(
         self,
         path: str | Path,
         *,
-        score_threshold: float = 0.0,
+        score_threshold: float | None = None,
         batch_size: int = 8,
         engine: str = "auto",
         precision: str = "fp32",
         threads: int | None = None,
         max_pixels: int | None = None,
     ) -> None:
-        if not 0 <= score_threshold <= 1:
+        if score_threshold is not None and not 0 <= score_threshold <= 1:
             raise ValueError(f"score_threshold={score_threshold} must be between 0 and 1")
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1")
@@ -72,7 +73,13 @@ class Predictor:
         self.task: str = self.metadata["task"]
         self.preprocessing = Preprocessing(**self.metadata["preprocessing"])
         self.reading = DEFAULT_READING if max_pixels is None else Reading(max_pixels)
-        self.score_threshold, self.batch_size = score_threshold, batch_size
+        self.score_threshold, self.batch_size = score_threshold or 0.0, batch_size
+        self.operating_point: OperatingPoint | None = None
+        """What `vertebra tune` has stored, where no threshold was given."""
+        if score_threshold is None:
+            self.operating_point = OperatingPoint.in_header(
+                self.metadata["provenance"], len(self.class_names)
+            )
 
     def __call__(self, pictures: Picture | Sequence[Picture]) -> Any:
         """What is found in a picture, or in each of a list of them.
@@ -90,8 +97,12 @@ class Predictor:
             for one in dict.fromkeys(shapes):
                 alike = [i for i, other in enumerate(shapes) if other == one]
                 results.update(zip(alike, self._predict([images[i] for i in alike]), strict=True))
-            found += [results[i].above(self.score_threshold) for i in range(len(images))]
+            found += [self._shown(results[i]) for i in range(len(images))]
         return found
+
+    def _shown(self, found: Any) -> Any:
+        point = self.operating_point
+        return found.above(self.score_threshold) if point is None else point.applied(found)
 
     def read(self, picture: Picture) -> np.ndarray:
         """uint8 (H, W, 3) RGB, upright."""
@@ -166,7 +177,8 @@ def _onnxruntime(path: Path, precision: str, threads: int | None) -> tuple[Calla
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Arrays) -> Arrays:
-        return dict(zip(names, session.run(names, inputs), strict=True))
+        found: Any = session.run(names, inputs)
+        return dict(zip(names, found, strict=True))
 
     return run, session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
 
@@ -201,7 +213,7 @@ def read_metadata(text: str | None, path: str | Path) -> dict[str, Any]:
     values = json.loads(text)
     if (
         not isinstance(values, Mapping)
-        or not {"task", "input", "class_names", "preprocessing"} <= values.keys()
+        or not {"task", "input", "class_names", "preprocessing", "provenance"} <= values.keys()
     ):
         raise ValueError(f"{path} has {METADATA_KEY!r} metadata of another kind; export it again")
     return dict(values)
@@ -255,8 +267,8 @@ def _weights(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     place = ((np.arange(target) + 0.5) * scale - 0.5).astype(np.float32)
     first = np.floor(place)
     share = place - first
-    weights = (np.rint(one * np.float32(2048)).astype(np.int32) for one in (1 - share, share))
-    return first.astype(np.int64), first.astype(np.int64) + 1, *weights
+    a, b = (np.rint(one * np.float32(2048)).astype(np.int32) for one in (1 - share, share))
+    return first.astype(np.int64), first.astype(np.int64) + 1, a, b
 
 
 def pad(images: Sequence[np.ndarray], preprocessing: Preprocessing) -> np.ndarray:
@@ -366,7 +378,9 @@ def main() -> int:
     )
     parser.add_argument("model", type=Path, help="the exported file")
     parser.add_argument("pictures", nargs="+", type=Path)
-    parser.add_argument("--score-threshold", type=float, default=0.5)
+    parser.add_argument(
+        "--score-threshold", type=float, help="objects need so much; 0.5 for a model without its own"
+    )
     parser.add_argument("--engine", default="auto", choices=["auto", "onnxruntime", "openvino"])
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="of openvino")
     parser.add_argument("--draw", type=Path, metavar="DIR", help="where pictures with results go")
@@ -374,6 +388,8 @@ def main() -> int:
     options = {name: getattr(arguments, name) for name in ("score_threshold", "engine", "precision")}
     try:
         predictor = Predictor(arguments.model, **options)
+        if arguments.score_threshold is None and predictor.operating_point is None:
+            predictor.score_threshold = 0.5
         for path in arguments.pictures:
             image = predictor.read(path)
             found = predictor(image)

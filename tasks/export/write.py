@@ -183,11 +183,9 @@ def _write_onnx(
                 checks.append(f"pictures of several sizes: {check_pixels(network, run, random_pictures())}")
                 reporter.say(checks[-1])
         if settings.precision == "fp32":
-            same = {"score_threshold": 0.0}
-            predictor = Predictor(model, device="cpu", precision="32-true", **same)
-            checks.append(
-                f"pictures end to end: {check_pictures(predictor, runtime.Predictor(partial, **same), pictures)}"
-            )
+            predictor = Predictor(model, device="cpu", precision="32-true", score_threshold=0.0)
+            exported = runtime.Predictor(partial, score_threshold=0.0)
+            checks.append(f"pictures end to end: {check_pictures(predictor, exported, pictures)}")
             reporter.say(checks[-1])
         program = file.with_name(RUNTIME)
         write_text(program, runtime_source())

@@ -87,7 +87,8 @@ def with_pyramid(spec: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if pyramid is None or unused or backbone["name"] in BUILDERS.keys() - {"timm", "torchvision"}:
         return dict(spec), []
     with torch.device("meta"):
-        network = backbones.create(**{**backbone, "pretrained": False})
+        options: dict[str, Any] = {**backbone, "pretrained": False}
+        network = backbones.create(**options)
     if pyramid.get("name") == "simple" or backbones.usual_pyramid(network.feature_info) != "simple":
         return dict(spec), []
     options = {key: value for key, value in pyramid.items() if key != "name"}

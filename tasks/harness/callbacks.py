@@ -1,20 +1,23 @@
-"""What a person sees of a run while it goes: progress, and the first predictions drawn as a picture."""
+"""What a person sees of a run while it goes: progress, and predictions drawn beside the truth as a picture."""
 
 import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import numpy as np
 from lightning.pytorch.callbacks import Callback, ProgressBar
 
+from tasks.data.annotations.image_labels import ImageLabels
 from tasks.data.dataset import split_of
 from tasks.harness.loggers import log_pictures
 from tasks.harness.task import Task
 from tasks.visualization.boxes import picture_sheet, write_picture
 from tasks.visualization.result import MIN_SCORE, DrawablePrediction
+from tasks.visualization.sheet import spread
+from tasks.visualization.truth import beside, draw_truth, marked
 
 _LOG = logging.getLogger("vertebra")
 
@@ -63,14 +66,15 @@ class ProgressLines(ProgressBar):
 
 
 class PredictionPictures(Callback):
-    """Writes the first `count` images of a validation or test with what the model finds in them, as one picture,
-    and gives the loggers the same."""
+    """Writes `count` images, spread over the split of a validation or test, with the truth beside what the model finds
+    in them, as one picture, and gives the loggers the same."""
 
     def __init__(self, folder: str | Path, *, count: int = 8, name: str = "predictions.jpg") -> None:
         self.folder = Path(folder)
         self.count = count
         self.name = name
-        self._pictures: list[np.ndarray] = []
+        self._pictures: dict[int, np.ndarray] = {}
+        """By the image's place in the split."""
         self._found: list[tuple[np.ndarray, DrawablePrediction]] = []  # with the images as they are
 
     def on_validation_batch_end(
@@ -84,29 +88,35 @@ class PredictionPictures(Callback):
     ) -> None:
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
-        if len(self._pictures) >= self.count:
-            return
         assert isinstance(pl_module, Task)
         split = split_of(trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders)
-        positions = {int(i): p for p, i in enumerate(split.annotations.image_ids)}
+        ids = split.annotations.image_ids
+        wanted = {int(ids[place]): place for place in spread(len(ids), self.count)}
         for predictions, part in outputs:
+            rows = [row for row, image_id in enumerate(part.image_ids.tolist()) if image_id in wanted]
+            if not rows:
+                continue
             results = pl_module.results(predictions, part)
-            for result, image_id in zip(results, part.image_ids.tolist(), strict=True):
-                if len(self._pictures) >= self.count:
-                    return
-                image = split.image(positions[image_id])
-                self._pictures.append(result.above(MIN_SCORE).draw(image))
+            for row in rows:
+                place = wanted[int(part.image_ids[row])]
+                image = split.image(place)
+                picture = results[row].above(MIN_SCORE).draw(image)
+                if isinstance(split.annotations, ImageLabels):
+                    best = int(cast(Any, results[row]).labels[0])
+                    picture = marked(picture, best == int(split.annotations.labels[place]))
+                truth = draw_truth(image, split.annotations, place)
+                self._pictures[place] = picture if truth is None else beside(truth, picture)
                 if trainer.loggers:
-                    self._found.append((image, result.to_drawable()))
+                    self._found.append((image, results[row].to_drawable()))
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._pictures:
-            sheet = picture_sheet(self._pictures)
+            sheet = picture_sheet([picture for _, picture in sorted(self._pictures.items())])
             write_picture(self.folder / self.name, sheet)
             names = pl_module.header.class_names  # type: ignore[union-attr]
             for logger in trainer.loggers:
                 log_pictures(logger, sheet, self._found, names, step=trainer.global_step)  # type: ignore[arg-type]
-        self._pictures, self._found = [], []
+        self._pictures, self._found = {}, []
 
     on_test_batch_end = on_validation_batch_end
     on_test_epoch_end = on_validation_epoch_end

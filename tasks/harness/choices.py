@@ -7,7 +7,7 @@ The figures behind the numbers stand in docs/results.md.
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from tasks.harness.facts import Facts
 from tasks.zoo.pretrained import PUBLISHED
@@ -65,7 +65,7 @@ class Known:
     """Whether weights of ImageNet are published for the backbone of that name."""
     pixels: Callable[[str], tuple[Sequence[float], Sequence[float]] | None] = lambda name: None
     """Mean and standard deviation of the pixels that these weights expect; None where they are the usual ones."""
-    file: Mapping[str, Any] = field(default_factory=dict)
+    file: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Description of the network in the file to start from, by dotted key; empty without one."""
     facts: Facts = field(default_factory=lambda: Facts(num_train=0, num_val=0))
     choices: tuple[Choice, ...] = ()
@@ -370,5 +370,5 @@ def _word(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list):
-        return f"[{','.join(map(_word, value))}]"
+        return f"[{','.join(map(_word, cast(Sequence[Any], value)))}]"
     return f"{value:g}" if isinstance(value, float) else str(value)

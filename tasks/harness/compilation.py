@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
+from torch import Tensor
 
 from backbones.checks import suggest
 from tasks.contracts import Batch, Model
@@ -50,7 +51,11 @@ def compile_model(
         vars(model)["features"] = for_any_size(torch.compile(model.features, **options))
         if part == "step":
             losses = torch.compile(model.losses, **options, dynamic=True)
-            vars(model)["losses"] = lambda features, batch: losses(features, any_size(batch))
+
+            def losses_of_any_size(features: Any, batch: Batch) -> dict[str, Tensor]:
+                return losses(features, any_size(batch))
+
+            vars(model)["losses"] = losses_of_any_size
 
 
 def for_any_size(function: Callable[[Batch], Any]) -> Callable[[Batch], Any]:

@@ -158,7 +158,7 @@ def make_trainer(
         logger=[open_logger(logger, folder, step=step) for logger in settings.loggers],
         callbacks=[
             *([reporter.progress()] if options.enable_progress_bar else []),
-            monitor := ThroughputMonitor(num_workers=settings.loader.num_workers, say=reporter.say),
+            monitor := ThroughputMonitor(say=reporter.say),
             TimeAhead(reporter.say),
             PredictionPictures(folder),
             ExactResume(),

@@ -92,7 +92,8 @@ class MLflow(MLFlowLogger):
 
         store = self._tracking_uri
         try:
-            where = str(self.experiment.get_run(str(self.run_id)).info.artifact_uri)
+            client = cast(Any, self.experiment)  # pyright: ignore[reportUnknownMemberType]
+            where = str(client.get_run(str(self.run_id)).info.artifact_uri)
         except MlflowException as error:
             raise ValueError(
                 f"MLflow does not go on with the run in {self.id_file} ({one_line(error)}); delete that file for a "
@@ -235,7 +236,8 @@ def log_pictures(
             masks=[_wandb_masks(shown, class_names) for _, shown in found],
         )
     elif isinstance(logger, MLFlowLogger):
-        logger.experiment.log_image(str(logger.run_id), sheet, f"{PICTURES}-{step:08d}.png")
+        client = cast(Any, logger.experiment)  # pyright: ignore[reportUnknownMemberType]
+        client.log_image(str(logger.run_id), sheet, f"{PICTURES}-{step:08d}.png")
 
 
 def _wandb_boxes(shown: DrawablePrediction, class_names: Sequence[str]) -> dict[str, Any] | None:

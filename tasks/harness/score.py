@@ -1,8 +1,10 @@
 """`score_results`: the numbers of a file of detections, whoever made it."""
 
+import math
 from pathlib import Path
+from typing import Any
 
-from tasks.data.formats.coco_results import read_results
+from tasks.data.formats.coco_results import federated_truth, read_results
 from tasks.data.sources import Source, SplitName
 from tasks.files import write_json
 from tasks.folders import claim_folder
@@ -10,13 +12,14 @@ from tasks.harness.evaluate import Evaluation
 from tasks.harness.reporter import Reporter
 from tasks.harness.session import files_in
 from tasks.harness.start import check_data
+from tasks.metrics.federated import federated_numbers
 from tasks.metrics.results_file import ResultsMetric
 from tasks.metrics.table import coco_table
 
 
 def score_results(
     file: str | Path,
-    data: Source,
+    data: Source[Any],
     *,
     split: SplitName = "val",
     backend: str = "auto",
@@ -25,8 +28,9 @@ def score_results(
 ) -> Evaluation:
     """Scores a file in COCO's format of results on a split of `data`: its boxes, and its masks where it has some.
 
-    Numbers are pycocotools' on the same file. A mask counts with its own area, as in detectron2; COCO's code takes
-    that of the box where an item has both.
+    Numbers are pycocotools' on the same file; where the annotations say which classes are absent from an image and
+    which are not annotated exhaustively, as LVIS's do, they are LVIS's. A mask counts with its own area, as in
+    detectron2; COCO's code takes that of the box where an item has both.
 
     Args:
         file: JSON, also an annotation file with scores as `vertebra predict format=coco` writes it.
@@ -54,14 +58,35 @@ def score_results(
     metric = ResultsMetric(
         annotations, found.images, found.labels, found.boxes, found.scores, masks, backend=backend
     )
-    numbers = metric.compute()
+    truth = federated_truth(source, split, annotations)
+    if truth is None:
+        numbers, words = metric.compute(), None
+    else:
+        numbers = federated_numbers(truth, found.records(annotations))
+        if masks is not None:
+            of_masks = federated_numbers(truth, found.records(annotations, masks=True), masks=True)
+            numbers |= {f"mask_{name}": value for name, value in of_masks.items()}
+        words = federated_in_words(numbers)
     place = None if folder is None else claim_folder(Path(folder), "run_dir")
     reporter.say(f"{len(found.scores)} detections on {len(annotations)} images of the {split} split\n")
-    reporter.say(in_words(numbers, metric.backend_used))
+    reporter.say(words or in_words(numbers, metric.backend_used))
     if place is not None:
         write_json(place / "metrics.json", numbers)
         reporter.say(f"\n{files_in(place)}")
     return Evaluation(numbers, metric, folder=place)
+
+
+def federated_in_words(numbers: dict[str, float]) -> str:
+    """A line for each of LVIS's numbers, boxes and masks side by side; -1 where no object counts."""
+    names = [name for name in numbers if "/" not in name and not name.startswith("mask_")]
+    columns = ("", "mask_") if "mask_AP" in numbers else ("",)
+    rows = [
+        f" {name:<12}"
+        + "".join(f"{-1.0 if math.isnan(v := numbers[c + name]) else v:>8.3f}" for c in columns)
+        for name in names
+    ]
+    title = f" {'':<12}{'boxes':>8}{'masks':>8}" if len(columns) > 1 else f" {'':<12}{'boxes':>8}"
+    return "\n".join([title, *rows, "", "Scored by hotcoco, by LVIS's federated rules"])
 
 
 def in_words(numbers: dict[str, float], backend: str) -> str:

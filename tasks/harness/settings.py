@@ -328,8 +328,8 @@ class PredictSettings:
     download: bool = False
     """Whether pictures are fetched that a list of sources names by addresses."""
 
-    score_threshold: float = 0.5
-    """Weaker objects are left out."""
+    score_threshold: float | None = None
+    """Weaker objects are left out; null for what `vertebra tune` stored in the file, 0.5 where it did not."""
     model: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Other settings than the file's: nms_threshold, max_detections, …"""
     batch_size: int = 8

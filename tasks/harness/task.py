@@ -146,7 +146,7 @@ class Task(pl.LightningModule):
         return self._found_outcomes[1]
 
     def _scored_annotations(self) -> Any:
-        metric = getattr(self.metric, "coco", self.metric)
+        metric = cast(Any, getattr(self.metric, "coco", self.metric))
         return metric.annotations
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -315,7 +315,7 @@ def mean_losses(batches: list[tuple[Tensor, dict[str, Tensor]]]) -> dict[str, fl
         values = torch.stack([torch.stack([losses[name] for name in names]) for _, losses in batches])
         mine = [(len(batch[0]), *row) for batch, row in zip(batches, to_list(values), strict=True)]
     ranks = all_gather_objects((names, mine))
-    names = next((theirs for theirs, _ in ranks if theirs), [])
+    names = next((theirs for theirs, _ in ranks if theirs), names)
     every: list[tuple[float, ...]] = [row for _, rows in ranks for row in rows]
     total = sum(count for count, *_ in every)
     means = {

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from tasks.data.formats.coco_results import to_result
+from tasks.data.annotations.results import to_result
 from tasks.data.loading.images import SUFFIXES
 from tasks.files import write_text, write_whole
 from tasks.visualization.boxes import write_picture
@@ -233,8 +233,8 @@ def _area(result: Mapping[str, Any]) -> float:
         return result["bbox"][2] * result["bbox"][3]
     from pycocotools import mask as coco_mask
 
-    mask = result["segmentation"]
-    return float(coco_mask.area({**mask, "counts": mask["counts"].encode()}))
+    mask: Any = result["segmentation"]
+    return float(coco_mask.area({**mask, "counts": mask["counts"].encode()}))  # type: ignore[arg-type]
 
 
 def _is_error(record: Record) -> bool:

@@ -1,6 +1,7 @@
 """`Predictor`: pictures in, what a model finds in them out, with nothing but a model file."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, overload
 
@@ -13,19 +14,23 @@ from tasks.data.loading.collate import batch_images
 from tasks.data.loading.images import DEFAULT_READING, Reading, read_image, to_rgb
 from tasks.devices import autocast, resolve_device, resolve_precision
 from tasks.inference.ready import ready_model
+from tasks.metrics.operating_point import OperatingPoint
 from tasks.visualization.result import Result
 from tasks.zoo.model_file import Header, load_model
 from tasks.zoo.registry import RESULTS, for_objects, lookup, with_views
 
 PREDICTS_IN = ("32-true", "bf16-mixed")
 Picture = str | Path | Image.Image | np.ndarray
+READERS = 2
+"""Threads that decode files ahead."""
 
 
 class Predictor:
     """Applies a model to pictures. The file says how pixels reach the network, so nothing is to be set.
 
-    `score_threshold` drops weaker objects than the model itself would; up to `batch_size` pictures go
-    through the network at once, those of one size together.
+    `score_threshold` drops weaker objects than the model itself would. Without one, a file that `vertebra tune` has
+    written goes by its own threshold for each class, and scores are calibrated probabilities; any other shows all. Up
+    to `batch_size` pictures go through the network at once, those of one size together.
 
     For small objects in large pictures, `tile` cuts each into tiles of so many pixels a side, neighbours sharing
     `overlap` of it, and puts together what is found in them and in the whole. For accuracy at the price of time,
@@ -40,7 +45,7 @@ class Predictor:
         *,
         device: str = "auto",
         precision: str = "auto",
-        score_threshold: float = 0.0,
+        score_threshold: float | None = None,
         batch_size: int = 8,
         tile: int | None = None,
         overlap: float = 0.2,
@@ -48,7 +53,7 @@ class Predictor:
         flip: bool = False,
         max_pixels: int | None = None,
     ) -> None:
-        if not 0 <= score_threshold <= 1:
+        if score_threshold is not None and not 0 <= score_threshold <= 1:
             raise ValueError(f"score_threshold={score_threshold} must be between 0 and 1")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be a whole number of pictures, at least 1")
@@ -71,9 +76,14 @@ class Predictor:
                 f"precision={precision} is for training; predictions take {', '.join(PREDICTS_IN)} or auto"
             )
         self.precision = precision
-        self.score_threshold = score_threshold
         self.batch_size = batch_size
         self.header: Header = model.header
+        self.score_threshold = score_threshold or 0.0
+        self.operating_point: OperatingPoint | None = None
+        """What `vertebra tune` has stored, where no threshold was given."""
+        if score_threshold is None:
+            provenance, num_classes = self.header.provenance, len(self.header.class_names)
+            self.operating_point = OperatingPoint.in_header(provenance, num_classes)
         self._results: Callable[..., list[Result]] = lookup(RESULTS, "task", self.header.task)
         self.model = ready_model(model, self.device)
 
@@ -108,18 +118,38 @@ class Predictor:
             ]
         return self._in_batches(pictures)
 
+    @property
+    def window(self) -> int:
+        """Pictures that are looked at together for those of one size, which go through the network at once."""
+        return 2 * self.batch_size
+
     def _in_batches(self, pictures: Sequence[Picture]) -> list[Any]:
         found: list[Any] = []
-        for start in range(0, len(pictures), self.batch_size):
-            images = [_pixels(p, self.reading) for p in pictures[start : start + self.batch_size]]
+        for images in self._windows(pictures):
             # Padding to the largest of a batch would let a picture's result depend on its company.
             sizes = [self.model.preprocessing.output_size(*image.shape[:2]) for image in images]
             results: dict[int, Any] = {}
             for size in dict.fromkeys(sizes):
                 alike = [i for i, other in enumerate(sizes) if other == size]
-                results.update(zip(alike, self._predict([images[i] for i in alike]), strict=True))
+                for batch in (alike[i : i + self.batch_size] for i in range(0, len(alike), self.batch_size)):
+                    results.update(zip(batch, self._predict([images[i] for i in batch]), strict=True))
             found += [results[i] for i in range(len(images))]
         return found
+
+    def _windows(self, pictures: Sequence[Picture]) -> Iterator[list[np.ndarray]]:
+        """The pixels of one window after another; files of the next are decoded while this one is predicted."""
+        if len(pictures) == 1:  # a thread would cost more than it saves
+            yield [_pixels(pictures[0], self.reading)]
+            return
+        with ThreadPoolExecutor(READERS) as pool:
+            windows = [
+                pictures[start : start + self.window] for start in range(0, len(pictures), self.window)
+            ]
+            ahead: list[Future[np.ndarray]] = []
+            for following in [*windows, []]:
+                current, ahead = ahead, [pool.submit(_pixels, p, self.reading) for p in following]
+                if current:
+                    yield [future.result() for future in current]
 
     @torch.inference_mode()
     def _predict(self, images: list[np.ndarray]) -> list[Any]:
@@ -128,6 +158,8 @@ class Predictor:
         with autocast(self.precision, self.device):
             found = self.model(batch)
         results = self._results(found, batch, self.header.class_names)
+        if self.operating_point is not None:
+            return [self.operating_point.applied(result) for result in results]
         return [result.above(self.score_threshold) for result in results]
 
 

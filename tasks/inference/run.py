@@ -155,7 +155,7 @@ def _predict_shard(
     predictor = job.predictor
     with journal.appending(shard) as file:
         read = _read_ahead(journal.pictures(shard, done), predictor.reading, pool, predictor.batch_size)
-        for group in _groups(read, predictor.batch_size):
+        for group in _groups(read, predictor.window):
             found = iter(predictor([image for _, image in group if not isinstance(image, Exception)]))
             records = []
             for picture, image in group:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -40,8 +39,12 @@ class Instances(Objects):
 
     def above(self, threshold: float) -> "Instances":
         """Those that score at least `threshold`."""
-        kept = [mask for mask, score in zip(self.bitmaps, self.scores, strict=True) if score >= threshold]
-        return Instances(**vars(super().above(threshold)), bitmaps=kept, size=self.size)
+        return self.select(self.scores >= threshold)
+
+    def select(self, keep: np.ndarray) -> "Instances":
+        """Those for which `keep` (N,) is true."""
+        kept = [mask for mask, is_kept in zip(self.bitmaps, keep, strict=True) if is_kept]
+        return Instances(**vars(super().select(keep)), bitmaps=kept, size=self.size)
 
     def placed(self, left: int, top: int, size: tuple[int, int]) -> "Instances":
         moved = [ObjectMask(left + mask.left, top + mask.top, mask.bitmap) for mask in self.bitmaps]
@@ -76,6 +79,8 @@ class Instances(Objects):
         return detections
 
     def to_torchmetrics(self) -> dict[str, Tensor]:
+        import torch  # here, as the program beside an exported model has none
+
         return {**super().to_torchmetrics(), "masks": torch.from_numpy(self.masks)}
 
     def to_fiftyone(self, size: tuple[int, int] | None = None) -> Any:

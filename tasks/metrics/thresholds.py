@@ -97,15 +97,20 @@ def threshold_table(
     return ThresholdTable(*tables, objects.astype(float))
 
 
+def check_goal(goal: str, wanted: float) -> None:
+    """Raises ValueError for a wish that means nothing."""
+    if goal not in GOALS:
+        raise ValueError(f"goal={goal} is unknown; take {', '.join(GOALS)}")
+    if not 0 < wanted <= 1:
+        raise ValueError(f"wanted={wanted} must be above 0 and at most 1")
+
+
 def best_thresholds(table: ThresholdTable, goal: Goal = "f1", wanted: float = 0.9) -> np.ndarray:
     """(K,): the threshold of each class that serves `goal` best, rare classes leaning on all of them.
 
     For "precision" the lowest that gives at least `wanted`, for "recall" the highest; where none does, the nearest.
     """
-    if goal not in GOALS:
-        raise ValueError(f"goal={goal} is unknown; take {', '.join(GOALS)}")
-    if not 0 < wanted <= 1:
-        raise ValueError(f"wanted={wanted} must be above 0 and at most 1")
+    check_goal(goal, wanted)
     shrunk = table.shrunk()
     if goal == "f1":
         return GRID[_middle_of_best(np.nan_to_num(shrunk.f1, nan=-1.0))]

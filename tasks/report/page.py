@@ -65,13 +65,13 @@ TEMPLATE = """<!doctype html>
 {% if s.numbers %}<ul class="numbers">{% for n in s.numbers %}<li><small>{{ n.name }}</small><b>{{ n.value }}</b>
 <small>{{ n.detail }}</small></li>{% endfor %}</ul>{% endif %}
 {% if s.charts %}<div class="charts">{% for c in s.charts %}{{ c }}{% endfor %}</div>{% endif %}
+{% if s.pictures %}<div class="pictures">{% for p in s.pictures %}<figure>
+<img alt="{{ p.words }}" src="data:image/jpeg;base64,{{ p.jpeg }}" width="{{ p.width }}" height="{{ p.height }}"
+ loading="lazy"><figcaption>{{ p.words }}</figcaption></figure>{% endfor %}</div>{% endif %}
 {% for t in s.tables %}<div class="scroll" tabindex="0" role="region" aria-label="{{ t.title }}"><table>
 <caption>{{ t.title }}</caption><thead><tr>{% for c in t.header %}<th scope="col">{{ c }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in t.rows %}<tr>{% for c in row %}{% if loop.first %}<th scope="row">{{ c }}</th>{% else %}<td>{{ c }}
 </td>{% endif %}{% endfor %}</tr>{% endfor %}</tbody></table></div>{% endfor %}
-{% if s.pictures %}<div class="pictures">{% for p in s.pictures %}<figure>
-<img alt="{{ p.words }}" src="data:image/jpeg;base64,{{ p.jpeg }}" width="{{ p.width }}" height="{{ p.height }}"
- loading="lazy"><figcaption>{{ p.words }}</figcaption></figure>{% endfor %}</div>{% endif %}
 {% for d in s.details %}<details><summary>{{ d.title }}</summary><pre tabindex="0">{{ d.text }}</pre></details>
 {% endfor %}</section>
 {% endfor %}</main></body></html>

@@ -2,7 +2,6 @@
 
 import base64
 import io
-from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -32,11 +31,6 @@ def encoded(image: np.ndarray, words: str) -> Picture:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=80)
     return Picture(base64.b64encode(buffer.getvalue()).decode(), image.shape[1], image.shape[0], words)
-
-
-def spread(num: int, count: int) -> Sequence[int]:
-    """`count` places, or all, evenly over 0 … `num` - 1."""
-    return np.unique(np.linspace(0, num - 1, min(num, count)).round().astype(int)).tolist() if num else []
 
 
 def _shrunk(image: np.ndarray) -> np.ndarray:

@@ -63,7 +63,7 @@ class ClassMap:
 
     def to_fiftyone(self) -> Any:
         """`fiftyone.Segmentation`; its numbers are the labels."""
-        from fiftyone import Segmentation
+        from fiftyone import Segmentation  # pyright: ignore[reportMissingImports]
 
         return Segmentation(mask=self.class_map)
 

@@ -63,4 +63,4 @@ def iou_table(
     cells = [f"{cell:<{widest}}" for cell in cells]
     num_rows = -(-len(cells) // max(1, (width - 1) // (widest + 3)))
     lines += ["", " IoU by class"]
-    return "\n".join(lines + [(" " + "   ".join(cells[row::num_rows])).rstrip() for row in range(num_rows)])
+    return "\n".join(lines + [" " + "   ".join(cells[row::num_rows]) for row in range(num_rows)])

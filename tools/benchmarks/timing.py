@@ -69,10 +69,14 @@ def full_precision() -> Iterator[None]:
 
 
 def in_turns(
-    variants: Mapping[str, Callable[[], Any]], repeats: int, device: str = "cpu"
+    variants: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    device: str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Seconds of each run of each variant, all taking turns after one run that does not count, so that a busy
-    moment of the machine meets all of them; and, on a GPU, the most bytes that each held at a time."""
+    moment of the machine meets all of them; and, on a GPU, the most bytes that each held at a time. `clock` is for a
+    CPU."""
     peaks = {}
     for name, run in variants.items():
         if device == "cuda":
@@ -84,11 +88,11 @@ def in_turns(
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(repeats):
         for name, run in variants.items():
-            seconds[name].append(_seconds(run, device))
+            seconds[name].append(_seconds(run, device, clock))
     return seconds, peaks
 
 
-def _seconds(run: Callable[[], Any], device: str) -> float:
+def _seconds(run: Callable[[], Any], device: str, clock: Callable[[], float]) -> float:
     if device == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
@@ -97,6 +101,6 @@ def _seconds(run: Callable[[], Any], device: str) -> float:
         end.record()
         torch.cuda.synchronize()
         return start.elapsed_time(end) / 1e3
-    began = time.perf_counter()
+    began = clock()
     run()
-    return time.perf_counter() - began
+    return clock() - began

@@ -18,6 +18,8 @@ Rings = list[list[float]]
 def unwrap(segmentation: Any) -> Any:
     """What COCO's field `segmentation` holds, without the slips of tools that write it: a list of rings, none of them
     empty; run lengths; None for no mask at all. Nothing inside is checked."""
+    if type(segmentation) is list and segmentation and type(segmentation[0]) is list and all(segmentation):
+        return segmentation  # the usual case
     if isinstance(segmentation, dict):
         return segmentation or None
     if not isinstance(segmentation, list):

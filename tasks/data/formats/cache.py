@@ -252,6 +252,12 @@ class Messages(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.kept.append((record.name, record.levelno, record.getMessage()))
+        # Where nobody handles messages Python prints warnings, but for this handler, which is one.
+        names = ("tasks.data", "tasks", None)
+        handlers = [handler for name in names for handler in logging.getLogger(name).handlers]
+        last = logging.lastResort
+        if last is not None and handlers == [self] and record.levelno >= last.level:
+            last.handle(record)
 
     def __enter__(self) -> "Messages":
         logging.getLogger("tasks.data").addHandler(self)

@@ -1,12 +1,12 @@
 """A data set in COCO's format: image folders and JSON annotation files below one root."""
 
 import contextlib
-import gc
 import inspect
 import json
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Unpack
+from urllib.parse import urlsplit
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -19,11 +19,14 @@ from tasks.data.formats.split_files import SplitFiles, no_annotations
 from tasks.data.formats.values import Ids, to_boxes, to_flag, to_integer, to_number
 from tasks.data.loading.images import DEFAULT_READING, ImageError, Reading, one_line
 from tasks.data.loading.storage import ImageStorage, open_images, read_file
+from tasks.data.progress import step, without_collection
 from tasks.data.quality.image_checks import image_sizes
 from tasks.data.quality.issues import BAD_CROWD, ODD_POLYGON
 from tasks.data.quality.segmentation_checks import read_masks
 from tasks.data.splits import SplitName
 
+LARGE_FILE = 20_000_000
+"""Bytes of annotations, of which reading them takes long enough to be shown."""
 MAX_SIDE = 1_000_000
 """Pixels; no image is wider, and what declares so is read from its file."""
 Records = list[dict[str, Any]]
@@ -85,10 +88,15 @@ def read_coco_json(
 
 def load_json(path: Path, option: str) -> dict[str, Any]:
     """The object in the file, or an error that says which file, why, and which option named it."""
-    was_enabled = gc.isenabled()
-    gc.disable()  # parsing makes millions of objects and no cycle; looking for some takes two thirds of the time
+    size = path.stat().st_size if path.is_file() else 0
+    what = f"reading {path.name}, {size / 1e6:.0f} MB"
     try:
-        content = json.loads(read_file(path))
+        with without_collection():
+            if size >= LARGE_FILE:
+                step(what, 0, 10)
+            content = json.loads(read_file(path))
+            if size >= LARGE_FILE:
+                step(what, 10, 10)
     except FileNotFoundError:
         raise FileNotFoundError(no_annotations(path, option)) from None
     except IsADirectoryError:
@@ -101,9 +109,6 @@ def load_json(path: Path, option: str) -> dict[str, Any]:
         raise ValueError(
             f"'{path}' is not JSON ({one_line(error)}); {option}= wants an annotation file in COCO's JSON format"
         ) from None
-    finally:
-        if was_enabled:
-            gc.enable()
     missing = [
         key
         for key in ("images", "annotations", "categories")
@@ -119,7 +124,7 @@ def load_json(path: Path, option: str) -> dict[str, Any]:
 
 def records(content: dict[str, Any], key: str, path: Path) -> Records:
     """The list under `key`, all of whose items are objects."""
-    for row, item in enumerate(content[key]):
+    for row, item in enumerate(content[key]) if set(map(type, content[key])) - {dict} else ():
         if not isinstance(item, dict):
             raise ValueError(f"'{path}': {key}[{row}] is {item!r:.40}; wanted an object as COCO writes it")
     return content[key]
@@ -163,7 +168,11 @@ def show(value: Any) -> str:
 
 
 def read_file_names(images: Records, path: Path) -> list[str]:
-    """Names of all image files."""
+    """Names of all image files; of the last folder and file of `coco_url` where there is no other, as in LVIS."""
+    if images and all(
+        "file_name" not in image and isinstance(image.get("coco_url"), str) for image in images
+    ):
+        return ["/".join(PurePosixPath(urlsplit(image["coco_url"]).path).parts[-2:]) for image in images]
     names = column(images, "file_name", "images", path)
     for row, name in enumerate(names):
         if not is_file_name(name):
@@ -175,9 +184,12 @@ def read_file_names(images: Records, path: Path) -> list[str]:
 
 def read_sizes(images: Records, file_names: list[str], store: ImageStorage, notes: list[str]) -> np.ndarray:
     """(I, 2) int64 (height, width); of the file where a record has none that can be one."""
-    sizes = np.array(
-        [[to_integer(image.get(side)) or 0 for side in ("height", "width")] for image in images], np.int64
-    ).reshape(-1, 2)
+    columns = [[image.get(side) for image in images] for side in ("height", "width")]
+    for place, column in enumerate(columns):
+        if not set(map(type, column)) <= {int}:
+            column = [to_integer(side) or 0 for side in column]
+        columns[place] = [max(0, min(side, MAX_SIDE + 1)) for side in column]
+    sizes = np.array(columns, np.int64).T.copy()
     is_none = (sizes < 1).any(axis=1) | (sizes > MAX_SIDE).any(axis=1)
     if (rows := np.flatnonzero(is_none)).size:
         sizes[rows] = image_sizes(store, [file_names[row] for row in rows])
@@ -197,14 +209,9 @@ def read_boxes(
     """
     written = [annotation.get("bbox") for annotation in annotations]
     boxes = to_boxes(written)
-    missing = np.array(
-        [
-            box in (None, []) and bool(a.get("segmentation"))
-            for box, a in zip(written, annotations, strict=True)
-        ],
-        bool,
-    )
-    rows, odd = np.flatnonzero(missing), {}
+    empty = [row for row, box in enumerate(written) if box is None or box == []]
+    rows = np.array([row for row in empty if annotations[row].get("segmentation")], np.int64)
+    odd: dict[int, str] = {}
     if rows.size:
         masks = read_masks([annotations[row]["segmentation"] for row in rows], images[rows], sizes)
         for place, (row, mask) in enumerate(zip(rows.tolist(), masks.objects, strict=True)):

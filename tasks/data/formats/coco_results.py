@@ -1,8 +1,5 @@
-"""Detections in COCO's format of results, `[{"image_id", "category_id", "bbox" xywh, "segmentation", "score"}, …]`.
-
-`to_result` makes one of what a model finds; `read_results` reads a file of anybody's against the annotations that it is
-to be scored on.
-"""
+"""Files of detections in COCO's format of results, `[{"image_id", "category_id", "bbox", "segmentation", "score"}, …]`,
+whoever wrote them, read against the annotations that they are to be scored on."""
 
 import json
 import os
@@ -15,21 +12,14 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from tasks.data.annotations.objects import Annotations
+from tasks.data.formats.coco import CocoData, load_json
 from tasks.data.formats.values import to_boxes, to_key, to_number
 from tasks.data.loading.images import one_line, read_regular
 from tasks.data.quality.segmentation_checks import read_masks
+from tasks.data.splits import SplitName
 
-
-def to_result(item: Mapping[str, Any], image_id: int, category_id: int) -> dict[str, Any]:
-    """An object of a prediction (`Objects.to_dict`) as a result; its box is xywh, unrounded."""
-    x1, y1, x2, y2 = item["box"]
-    result = {
-        "image_id": image_id,
-        "category_id": category_id,
-        "bbox": [x1, y1, x2 - x1, y2 - y1],
-        "score": item["score"],
-    }
-    return {**result, "segmentation": item["segmentation"]} if "segmentation" in item else result
+FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
+"""Keys of LVIS's images: classes that are known to be absent, and those that are not annotated exhaustively."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +36,26 @@ class Results:
     """(N,) float64."""
     masks: list[bytes] | None
     """N compressed run lengths; None where the file has no masks."""
+
+    def records(self, annotations: Annotations, *, masks: bool = False) -> list[dict[str, Any]]:
+        """The detections in COCO's format, with masks in place of boxes where those are asked for."""
+        image_ids, sizes = (
+            annotations.image_ids[self.images].tolist(),
+            annotations.sizes[self.images].tolist(),
+        )
+        category_ids = annotations.category_ids[self.labels].tolist()
+        places: list[dict[str, Any]] = [{"bbox": box} for box in self.boxes.tolist()]
+        if masks and self.masks is not None:
+            places = [
+                {"segmentation": {"size": size, "counts": counts.decode()}}
+                for size, counts in zip(sizes, self.masks, strict=True)
+            ]
+        return [
+            {"image_id": image_id, "category_id": category_id, "score": score, **place}
+            for image_id, category_id, score, place in zip(
+                image_ids, category_ids, self.scores.tolist(), places, strict=True
+            )
+        ]
 
 
 def read_results(path: Path, annotations: Annotations) -> Results:
@@ -70,7 +80,7 @@ def read_results(path: Path, annotations: Annotations) -> Results:
     masks = _masks(records, images, annotations, path) if _all_have(records, "segmentation", path) else None
     if _all_have(records, "bbox", path):
         boxes = to_boxes([record["bbox"] for record in records])
-        bad = ~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:] < 0).any(axis=1)
+        bad = np.asarray(~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:] < 0).any(axis=1))
         _check(
             path,
             bad,
@@ -206,7 +216,7 @@ def _masks(
         if isinstance(mask, bytes):
             masks.append(mask)
         else:
-            rings = coco_mask.frPyObjects(mask or [[0.0] * 6], height, width)
+            rings = coco_mask.frPyObjects(mask or [[0.0] * 6], height, width)  # type: ignore[call-overload]
             masks.append(coco_mask.merge(rings)["counts"])
     return masks
 
@@ -226,3 +236,22 @@ def _check(path: Path, bad: np.ndarray, what: Callable[[int], str]) -> None:
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise ValueError(f"'{path}': item {row} {what(row)}")
+
+
+def federated_truth(source: Any, split: SplitName, annotations: Annotations) -> dict[str, Any] | None:
+    """The annotations as LVIS's files have them, with the classes that are known to be absent from each image and those
+    that are not annotated exhaustively on it; None where the files of `source` say nothing of that."""
+    if not isinstance(source, CocoData):
+        return None
+    path = source.made_of(split).path
+    content = load_json(path, f"data.{split}_annotations")
+    about = {to_key(image["id"]): image for image in content["images"]}
+    if not any(key in image for image in about.values() for key in FEDERATED):
+        return None
+    frequency = {to_key(category["id"]): category.get("frequency", "f") for category in content["categories"]}
+    truth = annotations.to_coco()
+    for image in truth["images"]:
+        image |= {key: about[to_key(image["id"])].get(key, []) for key in FEDERATED}
+    for category in truth["categories"]:
+        category["frequency"] = frequency[to_key(category["id"])]
+    return truth

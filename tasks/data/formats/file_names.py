@@ -48,7 +48,7 @@ def fit_file_names(names: Sequence[str], store: ImageStorage, notes: list[str]) 
 
     No two names are read as one file.
     """
-    absent = set(store.missing(names)) | {name for name in set(names) if not store.is_inside(name)}
+    absent = set(store.missing(names)) | set(store.outside(names))
     if not absent:
         return list(names)
     candidates = {

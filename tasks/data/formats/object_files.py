@@ -5,7 +5,6 @@ A new format is a subclass: a constructor with the names of its files, and `has_
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self, Unpack
 
@@ -17,6 +16,7 @@ from tasks.data.formats.raw import RawSplit
 from tasks.data.formats.splitting import parse_splitting
 from tasks.data.loading.images import ReadingOptions, reading_of
 from tasks.data.loading.storage import open_images
+from tasks.data.progress import without_collection
 from tasks.data.quality.image_checks import CheckImages, check_check_images
 from tasks.data.quality.policy import OnInvalid, check_on_invalid, usable_annotations
 from tasks.data.sources import ObjectSource
@@ -163,7 +163,11 @@ class ObjectFiles(ObjectSource):
     def usable(self, name: SplitName) -> Annotations:
         """The annotations of the split, checked, and fixed or dropped as `on_invalid` says; from the cache where they
         are in there."""
-        read = partial(usable_annotations, self, name, self.on_invalid, self.check_images)
+
+        def read() -> Annotations:
+            with without_collection():
+                return usable_annotations(self, name, self.on_invalid, self.check_images)
+
         made_of = self.made_of(name)
         if made_of is None:
             return read()

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 Workers = Literal["process", "thread"]
 Sampling = Literal["all", "repeat_factor", "class_balanced"]
-MOST_WORKERS = 16
+MOST_WORKERS = 8
 """That auto takes for one GPU: a batch for each is held in memory."""
 
 

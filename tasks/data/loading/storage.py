@@ -62,7 +62,11 @@ class ImageStorage(Protocol):
         ...
 
     def missing(self, names: Sequence[str]) -> list[str]:
-        """Those of `names` that are not there, in their order."""
+        """Those of `names` that are not there, in their order; of files outside the data set nothing is said."""
+        ...
+
+    def outside(self, names: Sequence[str]) -> list[str]:
+        """Those of `names` that are not in the data set, in their order."""
         ...
 
     def source(self, name: str) -> Path | bytes:
@@ -151,23 +155,39 @@ class FolderStorage:
         return sorted(found)
 
     def missing(self, names: Sequence[str]) -> list[str]:
+        return self._look_for(names)[0]
+
+    def outside(self, names: Sequence[str]) -> list[str]:
+        return self._look_for(names)[1]
+
+    def _look_for(self, names: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Names of no file, and those of files outside the data set, of which no more is said."""
         # Lists each folder once: asking for every file by itself takes minutes on a network disk.
-        listed: dict[str, set[str]] = {}
-        absent = []
+        listed: dict[str, dict[str, bool]] = {}
+        absent: list[str] = []
+        beyond: list[str] = []
         for name in names:
-            if not self.is_inside(name):
-                continue  # nothing is said of files elsewhere
-            path = PurePosixPath(name)
-            parent = str(path.parent)
+            parent, _, last = name.rpartition("/")
+            if last in ("", ".", ".."):
+                parent, last = str(PurePosixPath(name).parent), PurePosixPath(name).name
             if parent not in listed:
-                try:
-                    with os.scandir(self.folder / parent) as entries:
-                        listed[parent] = {entry.name for entry in entries}
-                except OSError:
-                    listed[parent] = set()
-            if path.name not in listed[parent]:
+                listed[parent] = self._list(parent)
+            is_plain = listed[parent].get(last)  # not a link, whose place counts
+            if is_plain is not True and not self.is_inside(name):
+                beyond.append(name)
+            elif is_plain is None:
                 absent.append(name)
-        return absent
+        return absent, beyond
+
+    def _list(self, parent: str) -> dict[str, bool]:
+        """The files of a folder, and whether each is known to be in the data set."""
+        path = os.path.join(self.folder, parent)
+        try:
+            is_ours = self.reading.allow_outside or self._holds(path)
+            with os.scandir(path) as entries:
+                return {entry.name: is_ours and not entry.is_symlink() for entry in entries}
+        except (OSError, ValueError):
+            return {}
 
 
 class ArchiveStorage:
@@ -225,6 +245,9 @@ class ArchiveStorage:
 
     def missing(self, names: Sequence[str]) -> list[str]:
         return [name for name in names if self._row(name) is None]
+
+    def outside(self, names: Sequence[str]) -> list[str]:
+        return []  # no name leads out of an archive
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_file": None}  # an open file stays in its process

@@ -135,10 +135,7 @@ def find_issues(raw: RawSplit, masks: ReadMasks | None, alive: np.ndarray) -> Ro
             BAD_AREA: raw.areas <= 0,
         }
         if masks is not None:
-            is_bad |= {
-                issue: masks.issues[issue] | is_bad.get(issue, np.zeros(len(raw.ids), bool))
-                for issue in MASK_FAULTS
-            }
+            is_bad |= {issue: masks.issues[issue] | written(raw, issue) for issue in MASK_FAULTS}
             low, high = start - masks.bounds[:, :2], masks.bounds[:, 2:] - stop
             is_bad[POLYGON_OUTSIDE] = (low > TOLERANCE).any(axis=1) | (high > TOLERANCE).any(axis=1)
     seen = ~alive
@@ -251,8 +248,10 @@ def fix(issue: Issue, raw: RawSplit, masks: ReadMasks | None, rows: np.ndarray) 
         for row in rows.tolist():
             if masks.objects[row] is None:
                 masks.bounds[row] = np.nan
-        is_of_box = np.isin(rows, list(raw.row_issues.get(issue, {})))
-        return ~is_of_box
+        if issue is ODD_POLYGON:
+            return ~np.isin(rows, list(raw.row_issues.get(issue, {})))  # whose box would come from it
+        raw.row_issues[issue] = {}
+        return np.ones(len(rows), bool)
     if issue is REVERSED:
         boxes = np.concatenate(
             [np.minimum(boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), np.abs(boxes[:, 2:])], axis=1

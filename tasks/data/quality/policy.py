@@ -10,6 +10,7 @@ import numpy as np
 
 from tasks.data.annotations.objects import Annotations
 from tasks.data.formats.raw import RawSplit
+from tasks.data.progress import step
 from tasks.data.quality.annotation_checks import MASK_FAULTS, AnnotationDiagnosis, diagnose_annotations
 from tasks.data.quality.image_checks import CheckImages, ImageFile, check_image_files, file_lengths
 from tasks.data.quality.issues import (
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 OnInvalid = Literal["error", "fix", "drop", "fix_few"]
 NUM_EXAMPLES = 5
+MANY = 50_000
+"""Annotations, of which checking them takes long enough to be shown."""
 FEW = 0.05
 """Share of the images or annotations of a split that may be bad where `fix_few` fixes them; or one of each."""
 
@@ -232,7 +235,12 @@ def diagnose_beside(
     source: "ObjectFiles", name: SplitName, check_images: CheckImages, **options: bool
 ) -> Diagnosis:
     """`diagnose`, and files that are also in a split that comes later: training loses what is tested on."""
-    diagnosis = diagnose(source.raw(name), check_images, **options)
+    raw = source.raw(name)
+    if len(raw.ids) >= MANY:
+        step("checking annotations", 0, 10)
+    diagnosis = diagnose(raw, check_images, **options)
+    if len(raw.ids) >= MANY:
+        step("checking annotations", 10, 10)
     later = [source.raw(other) for other in SPLITS[SPLITS.index(name) + 1 :] if source.has_split(other)]
     # One annotation file for two splits is meant: whether a network can learn a few images by heart.
     later = [other for other in later if other.source != diagnosis.raw.source]

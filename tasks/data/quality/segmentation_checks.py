@@ -45,12 +45,12 @@ def read_masks(segmentations: list[Any], images: np.ndarray, sizes: np.ndarray) 
     issues = {issue: np.zeros(num_rows, bool) for issue in kinds}
     bounds = np.full((num_rows, 4), np.nan)
     sides = sizes.tolist()
-    unwrapped = list(map(unwrap, segmentations))
-    is_sound = sound_polygons(unwrapped, bounds)
-    for row, (segmentation, image) in enumerate(zip(unwrapped, images.tolist(), strict=True)):
+    is_sound = sound_polygons(segmentations, bounds)
+    for row, (segmentation, image) in enumerate(zip(segmentations, images.tolist(), strict=True)):
         if is_sound[row]:
             objects.append(segmentation)
             continue
+        segmentation = unwrap(segmentation)
         usable: Rings | bytes | None = None
         try:
             if isinstance(segmentation, list):
@@ -77,13 +77,7 @@ def read_masks(segmentations: list[Any], images: np.ndarray, sizes: np.ndarray) 
 def sound_polygons(segmentations: Sequence[Any], bounds: np.ndarray) -> list[bool]:
     """Which of the segmentations are polygons without a fault, whose `bounds` (M, 4) are filled in: all at once, for
     looking at each of millions takes minutes."""
-    rows = [
-        row
-        for row, item in enumerate(segmentations)
-        if type(item) is list
-        and item
-        and all(type(ring) is list and len(ring) >= 6 and len(ring) % 2 == 0 for ring in item)
-    ]
+    rows = [row for row, item in enumerate(segmentations) if type(item) is list and item and are_rings(item)]
     is_sound = np.zeros(len(segmentations), bool)
     for start in range(0, len(rows), CHUNK):
         part = rows[start : start + CHUNK]
@@ -104,6 +98,11 @@ def sound_polygons(segmentations: Sequence[Any], bounds: np.ndarray) -> list[boo
         bounds[place] = np.concatenate([low, high], axis=1)[finite]
         is_sound[place] = True
     return is_sound.tolist()
+
+
+def are_rings(items: list[Any]) -> bool:
+    """Whether all are lists of at least three points."""
+    return all(type(item) is list and len(item) >= 6 and len(item) % 2 == 0 for item in items)
 
 
 def usable_rings(rings: list[Any]) -> tuple[Rings, Issue | None]:

@@ -179,7 +179,7 @@ def test_boxes_are_no_way_back_for_gradients_and_masks_learn_from_the_last_head(
     features = model.features(batch)
     losses, samples = model.box_losses(features, batch)
     assert not samples.boxes.requires_grad
-    losses["loss_box_3"].backward()
+    losses["loss_box_3"].total.backward()
     gradients = [head.deltas.weight.grad for head in model.roi_head.heads]  # type: ignore[union-attr]
     assert gradients[0] is None and gradients[1] is None and gradients[2] is not None
     assert model.losses(features, batch).keys() == losses.keys() | {"loss_mask"}

@@ -122,7 +122,7 @@ def test_workers_are_as_many_as_cores_where_a_gpu_computes(monkeypatch) -> None:
     monkeypatch.setattr("tasks.harness.auto.num_cores", lambda: 16)
     gpu, cpu, usual = torch.device("cuda"), torch.device("cpu"), LoaderSettings()
     assert workers(usual, cpu, 1) == (0, [])
-    assert workers(usual, gpu, 1) == (15, ["loader.num_workers=auto: 15 of 16 cores"])
+    assert workers(usual, gpu, 1) == (8, ["loader.num_workers=auto: 8 of 16 cores"])
     assert workers(usual, gpu, 4) == (3, ["loader.num_workers=auto: 3 for each of 4 GPUs of 16 cores"])
     assert workers(usual, gpu, 16)[0] == 1
     assert workers(LoaderSettings(num_workers=2), gpu, 1) == (2, [])

@@ -182,3 +182,18 @@ def test_small_files_are_not_cached(coco_root: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(annotation_cache, "SMALLEST_FILE", 1_000_000)
     CocoData(coco_root).split("train")
     assert not (coco_root / "annotations/.vertebra").exists()
+
+
+def test_what_was_changed_is_printed_the_first_time_too(
+    coco_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = train_content()
+    content["annotations"][0]["bbox"][2] = 0
+    write_json(coco_root / FILE, content)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as in a program that sets up no logging
+    printed = []
+    for _ in range(2):
+        assert len(CocoData(coco_root, on_invalid="drop").split("train").annotations.ids) == 3
+        printed.append(capsys.readouterr().err)
+    assert printed[0] == printed[1]
+    assert "data.on_invalid=drop fixed 0 and dropped 1 of 4 annotations" in printed[0]

@@ -205,3 +205,62 @@ def test_files_that_are_none(root: Path, tmp_path: Path, content: str | None) ->
         score_results(path, tasks.data.open("coco", root=root))
     with pytest.raises(ValueError, match="is a folder"):
         score_results(tmp_path, tasks.data.open("coco", root=root))
+
+
+def lvis_files(folder: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """Two images, as LVIS writes them; class 1 is annotated on the first, not exhaustively, and absent from the
+    second; class 2 is annotated on the second, and nothing is known of it on the first."""
+    images = []
+    for number in (1, 2):
+        (folder / "val2017").mkdir(exist_ok=True)
+        Image.new("RGB", (100, 100)).save(folder / "val2017" / f"{number}.png")
+        url = f"http://images.cocodataset.org/val2017/{number}.png"
+        images.append({"id": number, "coco_url": url, "height": 100, "width": 100})
+    images[0] |= {"neg_category_ids": [], "not_exhaustive_category_ids": [1]}
+    images[1] |= {"neg_category_ids": [1], "not_exhaustive_category_ids": []}
+    square = [10.0, 10.0, 50.0, 50.0]
+    ring = [10.0, 10.0, 60.0, 10.0, 60.0, 60.0, 10.0, 60.0]
+    annotations = [
+        {"id": i, "image_id": i, "category_id": i, "bbox": square, "area": 2500.0, "segmentation": [ring]}
+        for i in (1, 2)
+    ]
+    categories = [{"id": i, "name": f"c{i}", "frequency": f} for i, f in ((1, "r"), (2, "f"))]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "lvis.json").write_text(json.dumps(content))
+    far = [70.0, 70.0, 20.0, 20.0]
+    found = [(1, 1, square, 0.5), (2, 2, square, 0.5), (1, 1, far, 0.9), (1, 2, far, 0.9)]
+    keys = ("image_id", "category_id", "bbox", "score")
+    return folder / "lvis.json", [dict(zip(keys, item, strict=True)) for item in found]
+
+
+def test_federated_rules(tmp_path: Path, capsys) -> None:
+    """By hand: what is found beside the objects of the first image is no mistake of class 1 (not exhaustive) nor of
+    class 2 (nothing is known); of class 1 on the second, where it is absent, it halves the precision at each recall."""
+    path, found = lvis_files(tmp_path)
+    data = tasks.data.open("coco", root=tmp_path, val_images=".", val_annotations=path.name)
+    assert data.split("val").annotations.file_name(0) == "val2017/1.png"
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    numbers = score_results(tmp_path / "found.json", data).numbers
+    assert (numbers["AP"], numbers["AP_rare"], numbers["AP_frequent"]) == pytest.approx((1, 1, 1))
+    assert np.isnan(numbers["AP_common"]) and "mask_AP" not in numbers
+    mistake = {"image_id": 2, "category_id": 1, "bbox": [70.0, 70.0, 20.0, 20.0], "score": 0.9}
+    (tmp_path / "found.json").write_text(json.dumps([*found, mistake]))
+    words = [
+        f"detections={tmp_path / 'found.json'}",
+        "data=coco",
+        f"data.root={tmp_path}",
+        "data.val_images=.",
+    ]
+    evaluate(compose("evaluate", [*words, "data.val_annotations=lvis.json", f"run_dir={tmp_path / 'out'}"]))
+    numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (numbers["AP"], numbers["AP_rare"], numbers["AP/c1"]) == pytest.approx((0.75, 0.5, 0.5))
+    assert "AP_rare        0.500" in capsys.readouterr().out
+    items = [{key: value for key, value in item.items() if key != "bbox"} for item in found[:2]]
+    for item in items:
+        bitmap = np.zeros((100, 100), np.uint8, order="F")
+        bitmap[10:60, 10:60] = 1
+        mask = coco_mask.encode(bitmap)
+        item["segmentation"] = {"size": [100, 100], "counts": mask["counts"].decode()}
+    (tmp_path / "found.json").write_text(json.dumps(items))
+    numbers = score_results(tmp_path / "found.json", data).numbers
+    assert (numbers["AP"], numbers["mask_AP"], numbers["mask_AP_rare"]) == pytest.approx((1, 1, 1))

@@ -1,0 +1,24 @@
+"""`vertebra export`: a trained model for other programs."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from tasks.cli.data import data_of
+from tasks.cli.settings import settings_of
+from tasks.cli.terminal import Terminal, prepare
+from tasks.export.settings import ExportSettings
+from tasks.export.write import export as export_model
+from tasks.folders import new_folder
+
+
+def export(config: DictConfig) -> None:
+    """Writes the model in `config.checkpoint` into the folder `config.output`."""
+    settings = settings_of(ExportSettings, config)
+    prepare("cpu")
+    data = None if config.get("data") is None else data_of(config)
+    output = new_folder("export") if config.output is None else Path(config.output)
+    exported = export_model(config.checkpoint, output, settings=settings, data=data, reporter=Terminal())
+    size = exported.file.stat().st_size / 1e6
+    beside = "" if exported.predict is None else f", and {exported.predict.name}, which runs it without torch"
+    print(f"{exported.file}: {size:.1f} MB{beside}")
