@@ -291,9 +291,9 @@ def rate(known: Known) -> Known:
         why = "fine-tuning: AdamW's rate for 16 images a step"
         known = known.choose(why, optimizer__lr=2e-4, reference_batch_size=16)
     elif known.origin == "backbone":
-        known = known.choose("heads are new, the backbone is not", optimizer__lr=0.0005)
+        known = known.choose("heads are new, the backbone is not", optimizer__lr=0.001)
     else:
-        known = known.choose("from random weights", optimizer__lr=0.001)
+        known = known.choose("from random weights", optimizer__lr=0.002 if known.has_boxes else 0.001)
     return known
 
 

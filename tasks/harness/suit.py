@@ -58,6 +58,7 @@ def suited(
     if (size := values.get("size", "auto")) not in ("auto", *SIZES):
         raise ValueError(f"size={size} is unknown; wanted auto, {', '.join(SIZES)}")
     device = resolve_device(str(values.get("trainer.accelerator") or "auto").replace("gpu", "cuda"))
+    start = values.get("init_from")
     known = Known(
         task=task,
         on_gpu=device.type == "cuda",
@@ -65,7 +66,7 @@ def suited(
         given=given,
         has_weights=backbones.has_published_weights,
         pixels=_pixels,
-        file=flat(read(values["init_from"])[0].model) if values.get("init_from") else {},
+        file={} if start is None or values.get("pretrained") else flat(read(start)[0].model),
     )
     known = run(NETWORK, known)
     if fetch:

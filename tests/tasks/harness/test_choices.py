@@ -71,7 +71,7 @@ def test_a_gpu_gets_the_large_network_with_all_of_its_weights() -> None:
         ("detection", {"size": "medium"}, {"backbone.name": "resnet34", "backbone.pretrained": True}),
         ("detection", {"size": "large"}, {"backbone.name": "resnet50", "pretrained": "COCO_V2"}),
         ("detection", {"backbone.name": "resnet50"}, {"pretrained": "COCO_V2"}),
-        ("detection", {"backbone.name": "resnet200"}, {"pretrained": False, "optimizer.lr": 0.001}),
+        ("detection", {"backbone.name": "resnet200"}, {"pretrained": False, "optimizer.lr": 0.002}),
         ("detection", {"backbone.name": "resnet50", "pyramid.name": "pafpn"}, {"backbone.pretrained": True}),
         ("detection", {"pretrained": "COCO_V1"}, {"backbone.name": "resnet50", "optimizer.lr": 2e-4}),
         ("detection", {"model.name": "yolox", "size": "large"}, {"backbone.pretrained": True}),
@@ -88,7 +88,7 @@ def test_weights_are_those_that_there_are(task: str, said: dict[str, Any], expec
 def test_random_weights_or_a_file_are_nobody_elses_choice(said: dict[str, Any]) -> None:
     values = chosen(said=said)
     assert "pretrained" not in values and "backbone.pretrained" not in values
-    assert values["optimizer.lr"] == (2e-4 if "init_from" in said else 0.001)
+    assert values["optimizer.lr"] == (2e-4 if "init_from" in said else 0.002)
 
 
 def test_a_file_brings_its_network() -> None:
@@ -199,7 +199,7 @@ def test_the_printed_words_say_all_that_was_chosen(coco: Path) -> None:
     assert not nothing
     assert plain(again) == plain(suited)
     settings = settings_of(TrainSettings, suited)
-    assert settings.trainer.max_steps == 1000 and settings.ema == 0.99 and settings.optimizer.lr == 0.001
+    assert settings.trainer.max_steps == 1000 and settings.ema == 0.99 and settings.optimizer.lr == 0.002
 
 
 @pytest.mark.parametrize(
