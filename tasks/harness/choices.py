@@ -214,8 +214,7 @@ def proposals(known: Known) -> Known:
                 model__box_samples=128,
             )
     return known.choose(
-        "objects that touch keep a box each (Soft-NMS); files for other programs want model.soft_nms_sigma=null",
-        model__soft_nms_sigma=0.3,
+        "weak detections count for AP",
         model__score_threshold=LEAST_SCORE[known.task == "instance_segmentation"],
     )
 
