@@ -139,7 +139,7 @@ def write(
 def _picture(suspect: Suspect, results: ObjectResults, image: np.ndarray, words: str) -> Picture:
     truth, found = results.truth, results.found
     objects = np.flatnonzero(truth.images == suspect.image)
-    names = [results.class_names[k] for k in truth.categories[objects]]
+    names = [str(results.class_names[k]) for k in truth.categories[objects].tolist()]
     left = draw_outcomes(
         image, _corners(truth.boxes[objects]), names, objects != suspect.object, np.zeros((0, 4))
     )

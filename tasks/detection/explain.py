@@ -141,14 +141,16 @@ def trace(model: Model, batch: Batch) -> Trace:
         keep = valid[0]
         boxes = clip(boxes.flatten(1, 2), sizes).view_as(boxes)
         parts = (said.anchors, decoded[0], proposals[0, keep], scores[0, keep], boxes[0, keep])
-        return Trace(*map(_array, parts), model.roi_head.detection)
+        anchors, decoded, kept, scores, boxes = map(_array, parts)
+        return Trace(anchors, decoded, kept, scores, boxes, model.roi_head.detection)
     if isinstance(model, DenseDetector):
         boxes = clip(model.decode(features.deltas, features.anchors[None].expand(len(batch), -1, -1)), sizes)[
             0
         ]
         scores = model.scores(features)[0]
         every = boxes[:, None].expand(-1, scores.shape[1], -1)
-        return Trace(*map(_array, (features.anchors, boxes, boxes, scores, every)), model.settings)
+        boxes = _array(boxes)
+        return Trace(_array(features.anchors), boxes, boxes, _array(scores), _array(every), model.settings)
     raise ValueError(
         f"the stages of a {model.header.model['name']} cannot be followed; faster_rcnn, mask_rcnn, retinanet, fcos and "
         "yolox can"

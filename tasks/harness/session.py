@@ -2,7 +2,7 @@
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -46,7 +46,7 @@ class Unprofiled(PassThroughProfiler):
 
 
 @contextlib.contextmanager
-def interruptible(trainer: pl.Trainer) -> Iterator[None]:
+def interruptible(trainer: pl.Trainer) -> Generator[None, None, None]:
     """Ctrl-C in what the trainer does inside is a KeyboardInterrupt, as anywhere else: Lightning ends the program as if
     by an error, and leaves the signal ignored."""
     handler = signal.getsignal(signal.SIGINT)

@@ -244,9 +244,9 @@ def _match_groups(
         # What counts goes before what does not; of equal overlaps the last object is taken.
         is_ignored_object = np.broadcast_to(ignored[:, :, some], is_candidate.shape)
         counting = is_candidate & ~is_ignored_object
-        chosen = np.where(counting.any(axis=-1)[..., None], counting, is_candidate)
+        chosen = np.where(np.any(counting, axis=-1, keepdims=True), counting, is_candidate)
         best = last - np.where(chosen, overlap, -1.0)[..., ::-1].argmax(axis=-1)
-        is_matched = is_candidate.any(axis=-1)
+        is_matched = np.any(is_candidate, axis=-1, keepdims=True)[..., 0]
         target = rows[some, rank]
         places = np.broadcast_to(np.arange(len(target)), best.shape)
         matched[..., target] = np.where(is_matched, objects[some][places, best], -1)
