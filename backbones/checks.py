@@ -3,14 +3,16 @@
 import difflib
 import inspect
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, Literal, TypeGuard, Union, cast, get_args, get_origin
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint, ", did you mean 'x' or 'y'?", of the words of `known` most like `word`; empty if none is."""
+def nearest(word: str, known: Iterable[str], *, first: Container[str] = ()) -> str:
+    """A hint, ", did you mean 'x' or 'y'?", of the words of `known` most like `word`, those in `first` before others;
+    empty if none is."""
     found = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    found.sort(key=lambda name: name not in first)
     return f", did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 

@@ -190,8 +190,9 @@ def find_builder(name: object) -> Callable[..., FeatureExtractor]:
     if isinstance(name, str) and timm_adapter.has_model(name):
         return partial(TimmBackbone, model=name)
     known = [*BUILDERS, *torchvision_adapter.names(), *timm_adapter.names()]
+    hint = nearest(str(name), dict.fromkeys(known), first=BUILDERS)
     raise ValueError(
-        f"no backbone is called {name!r}{nearest(str(name), dict.fromkeys(known))}; backbones.available() lists ours, "
+        f"no backbone is called {name!r}{hint}; backbones.available() lists ours, "
         "and the classifiers of torchvision and timm go by their names"
     )
 

@@ -151,7 +151,8 @@ def _folded(conv: nn.Conv2d, norm: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     """Weight and bias of the convolution with its norm in them."""
     kept = None if torch.is_grad_enabled() or torch.compiler.is_compiling() else conv.__dict__.get(_KEPT)
     device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    is_autocast = device != "meta" and torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if is_autocast else x.dtype
     if kept is not None and (found := kept.get((x.device, dtype))) is not None:
         return found
     scale, shift = _scale_and_shift(norm)

@@ -140,7 +140,7 @@ def test_table_and_json_say_the_same(tmp_path: Path) -> None:
         (["resnet18", "--json", "nowhere/x.json"], "cannot write nowhere/x.json"),
         (["resnet18,pretrained=true"], "leave it out"),
         (["networks=resnet18", "siez=224"], "unknown setting 'siez'; did you mean size"),
-        (["size=224"], "networks is not set; give networks="),
+        (["size=224"], "nothing to summarize; give networks=[resnet50,vgg16] or models="),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(

@@ -121,7 +121,7 @@ class DataModule(LightningDataModule):
             ranks = f" on each of {num_ranks} devices" if num_ranks > 1 else ""
             raise ValueError(
                 f"the train split has {len(self.split('train'))} images, too few for one batch of "
-                f"data.batch_size={self.batch_size}{ranks}; lower data.batch_size or add images"
+                f"loader.batch_size={self.batch_size}{ranks}; lower it or add images"
             )
         return loader
 

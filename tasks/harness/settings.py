@@ -412,6 +412,7 @@ class PredictSettings(TypedSettings):
     """bf16 where the device computes in it; or 32-true, bf16-mixed, 16-mixed."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if type(self.every) is not int or self.every < 1:
             raise ValueError(f"every={self.every} must be a whole number of frames, at least 1")
         for name in ("draw", "masks", "download"):

@@ -34,8 +34,8 @@ def _cast_at_first_call(layer: nn.Module) -> None:
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
             with torch.inference_mode(False):  # what is made inside it cannot be a parameter's
-                for parameter in layer.parameters(recurse=False):
-                    parameter.data = parameter.data.to(dtype)
+                for name, parameter in list(layer.named_parameters(recurse=False)):
+                    setattr(layer, name, nn.Parameter(parameter.to(dtype), requires_grad=False))
         handle.remove()
 
     handle = layer.register_forward_pre_hook(cast)

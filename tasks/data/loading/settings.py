@@ -63,9 +63,9 @@ class LoaderSettings(TypedSettings):
             )
         size, workers = self.batch_size, self.num_workers
         if size != "auto" and (not isinstance(size, int) or size < 1):
-            raise ValueError(f"data.batch_size={size} must be at least 1, or auto")
+            raise ValueError(f"loader.batch_size={size!r} must be a whole number, at least 1, or auto")
         if workers != "auto" and (not isinstance(workers, int) or workers < 0):
-            raise ValueError(f"data.num_workers={workers} must be at least 0, or auto")
+            raise ValueError(f"loader.num_workers={workers!r} must be a whole number, at least 0, or auto")
 
     def workers_for(self, device: str, num_ranks: int) -> int:
         """How many workers each of `num_ranks` on this machine takes, whose network is on a `device` of that kind."""

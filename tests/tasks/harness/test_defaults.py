@@ -99,7 +99,7 @@ def test_recipes_keep_their_norm_and_others_say_what_was_chosen(tmp_path, capsys
         ("checkpointing.keep_best=0", "checkpointing.keep_best=0"),
         ("checkpointing.every_steps=0", "every_steps=0"),
         ("trainer=gpu", "trainer.accelerator=gpu: torch sees no GPU on this machine; trainer=cpu"),
-        ("loader.batch_size=0", "data.batch_size=0 must be at least 1"),
+        ("loader.batch_size=0", "loader.batch_size=0 must be a whole number, at least 1"),
     ],
 )
 def test_settings_that_mean_nothing(setting: str, message: str, tmp_path, monkeypatch) -> None:
@@ -127,7 +127,9 @@ def test_workers_are_as_many_as_cores_where_a_gpu_computes(monkeypatch) -> None:
     assert workers(usual, gpu, 16)[0] == 1
     assert workers(LoaderSettings(num_workers=2), gpu, 1) == (2, [])
     for value in (-1, "many"):
-        with pytest.raises(ValueError, match="data.num_workers=.* must be at least 0, or auto"):
+        with pytest.raises(
+            ValueError, match="loader.num_workers=.* must be a whole number, at least 0, or auto"
+        ):
             LoaderSettings(num_workers=value)
 
 

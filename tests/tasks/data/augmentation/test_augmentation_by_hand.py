@@ -264,7 +264,7 @@ def test_the_data_module_knows_how_many_epochs_are_left() -> None:
         }
         strategy = SimpleNamespace(root_device=torch.device("cpu"))
         module.trainer = SimpleNamespace(  # type: ignore[assignment]
-            global_rank=0, world_size=1, strategy=strategy, **{**standard, **settings}
+            global_rank=0, world_size=1, num_devices=1, strategy=strategy, **{**standard, **settings}
         )
         return module.train_dataloader().dataset.num_epochs  # type: ignore[attr-defined]
 

@@ -265,7 +265,7 @@ def test_ranks_share_the_images() -> None:
     for rank in range(2):
         module = module_over(source)
         strategy = SimpleNamespace(root_device=torch.device("cpu"))
-        module.trainer = SimpleNamespace(global_rank=rank, world_size=2, strategy=strategy)  # type: ignore[assignment]
+        module.trainer = SimpleNamespace(global_rank=rank, world_size=2, num_devices=2, strategy=strategy)  # type: ignore[assignment]
         seen += [i for batch in module.val_dataloader() for i in batch.image_ids.tolist()]
         assert len(list(module.train_dataloader())) == 1
     assert sorted(seen) == [0, 1, 2, 3, 4]
