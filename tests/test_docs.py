@@ -74,9 +74,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for copy in ("photo.jpg", "aerial.png"):
         Image.open(root / "photos" / "0.jpg").save(root / copy)
     quiet_lightning()
+    for name in ("train", "val"):
+        (root / "MASKS" / "masks" / name).mkdir(parents=True)
+        shutil.copytree(root / "DIR" / f"{name}2017", root / "MASKS" / "images" / name)
+        for picture in sorted((root / "MASKS" / "images" / name).iterdir()):
+            dark = Image.open(picture).convert("L").point(lambda value: int(value < 128))
+            dark.save(root / "MASKS" / "masks" / name / picture.name)
     with contextlib.redirect_stdout(io.StringIO()):
         tiny_run("detection", root / "runs" / "…", steps=1)
-    shutil.copytree(root / "runs" / "…", root / "runs" / "first")
+        tiny_run("instance_segmentation", root / "made" / "masks", steps=1)
     return root
 
 
@@ -133,6 +139,9 @@ def test_commands(page: Path, here: Path) -> None:
 def test_snippets(page: Path, here: Path) -> None:
     if page.parent.name in ("extend", "backbones"):
         pytest.skip("tests/test_examples.py and tests/backbones/test_backbones_readme.py run them")
+    shutil.copytree(here / "runs" / "…", here / "runs" / "first")
+    shutil.copytree(here / "made" / "masks", here / "runs" / "masks")
+    quiet_lightning()
     spoken: dict[str, object] = {}
     with few_steps():
         for block in blocks(page, "python"):
@@ -150,7 +159,8 @@ def few_steps() -> Iterator[None]:
         settings = settings if isinstance(settings, tasks.TrainSettings) else tasks.TrainSettings()
         trainer = replace(settings.trainer, max_steps=1, accelerator="cpu", val_check_interval="max_steps")
         trainer = replace(trainer, check_val_every_n_epoch=None)
-        settings = replace(settings, trainer=trainer, precision="32-true", pretrained=False)
+        loader = replace(settings.loader, batch_size=2)
+        settings = replace(settings, trainer=trainer, loader=loader, precision="32-true", pretrained=False)
         backbone = {"name": "resnet", "block": "basic", "blocks": [1, 1, 1, 1], "widths": [16, 32, 64, 128]}
         return train(task, data, **{**more, "backbone": backbone}, settings=settings)
 

@@ -36,7 +36,7 @@ class ThresholdTable:
     def precision(self) -> np.ndarray:
         """(K, S); 1 where nothing is left to be wrong."""
         every = self.right + self.false
-        return np.divide(self.right, every, out=np.ones_like(every), where=every > 0)
+        return np.divide(self.right, every, out=np.ones(every.shape), where=every > 0)
 
     @property
     def recall(self) -> np.ndarray:
