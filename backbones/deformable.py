@@ -79,9 +79,9 @@ class DeformableConv2d(nn.Conv2d):
         x = (2 * (x + shifts[:, 1::2]) + 1) / input.shape[3] - 1
         places = torch.stack((x, y), dim=-1).flatten(1, 2)
         read = F.grid_sample(input, places, padding_mode="zeros", align_corners=False)  # (B, C, T * H, W)
-        counted = read.view(*read.shape[:2], -1, height, width) * counts[:, None]
+        counted = read.reshape(*read.shape[:2], -1, height, width) * counts[:, None]
         weight = self.weight.float().view(self.groups, self.out_channels // self.groups, -1)
-        products = weight @ counted.view(len(input), self.groups, weight.shape[2], height * width)
+        products = weight @ counted.reshape(len(input), self.groups, weight.shape[2], height * width)
         return products.view(len(input), self.out_channels, height, width)
 
 

@@ -18,7 +18,7 @@ def test_two_learning_rates_give_one_table(tmp_path: Path, monkeypatch, capsys) 
     status = sweep("train", [*words, "optimizer.lr=0.01,-1"], ["train.py"], train, user_sentence)
     assert status == 1  # a negative rate fails, and the other run is not lost
     captured = capsys.readouterr()
-    assert "Invalid learning rate" in captured.err
+    assert "optimizer.lr=-1 must be a number of at least 0" in captured.err
     with open(tmp_path / "sweep" / "sweep.csv", newline="") as file:
         good, bad = csv.DictReader(file)
     assert list(good)[:3] == ["run", "optimizer.lr", "top1"]

@@ -7,13 +7,13 @@ needs `allow_code=my_module` on the command line: opening a file of somebody els
 import importlib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
 from typing import Any, Unpack, get_args, get_origin, get_type_hints
 
-from backbones.checks import check_types
 from tasks.data import FORMATS
 
 TARGETS: dict[str, str] = {
@@ -76,8 +76,25 @@ def build(node: Any, allowed: Sequence[str] = (), what: str = "", **more: Any) -
     if unknown := [key for key in node if str(key).startswith("_") and key not in ("_target_", "_partial_")]:
         raise ValueError(f"{unknown[0]} beside _target_={node['_target_']} means nothing here; leave it out")
     if str(node["_target_"]) in TARGETS:
-        check_types(what, make, values)
+        _check_types(what, make, values)
     return partial(make, **values, **more) if node.get("_partial_") else make(**values, **more)
+
+
+def _check_types(what: str, make: Callable[..., Any], values: Mapping[str, Any]) -> None:
+    """ValueError for a value of another type than its argument has; what the annotation names needs no look at it, which
+    would import torch."""
+    kinds = {
+        name: str(parameter.annotation) for name, parameter in inspect.signature(make).parameters.items()
+    }
+    unnamed = {
+        name: value
+        for name, value in values.items()
+        if name in kinds and type(value).__name__.removesuffix("Type") not in re.findall(r"\w+", kinds[name])
+    }
+    if unnamed:
+        from backbones.checks import check_types
+
+        check_types(what, make, unnamed)
 
 
 def arguments(target: str, allowed: Sequence[str] = ()) -> dict[str, inspect.Parameter]:

@@ -72,7 +72,7 @@ def inputs(seed: int) -> Iterator[Input]:
     while True:
         kind = rng.choice(("coco", "coco", "voc", "yolo", *LOOKED_FOR))
         files = genuine(kind)
-        file = rng.choice(sorted(name for name in files if not name.endswith(".jpg")))
+        file = rng.choice(sorted(name for name in files if not name.endswith((".jpg", ".png"))))
         if file.endswith(".json") and rng.random() < 0.85:
             content = json.loads(files[file])
             for _ in range(rng.choice((1, 1, 3))):

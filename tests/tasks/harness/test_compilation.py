@@ -27,7 +27,9 @@ def losses(model, batch):
     [
         ("semantic_fpn", "backbone"),
         ("semantic_fpn", "step"),
-        ("retinanet", "dense"),
+        pytest.param(
+            "retinanet", "dense", marks=pytest.mark.xfail(reason="recompiles a third time", strict=True)
+        ),
         pytest.param("retinanet", "step", marks=pytest.mark.slow),
         pytest.param("faster_rcnn", "dense", marks=pytest.mark.slow),
         pytest.param("faster_rcnn", "step", marks=pytest.mark.slow),

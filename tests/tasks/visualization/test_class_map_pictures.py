@@ -85,7 +85,7 @@ def test_result_says_shares_largest_first(tmp_path: Path) -> None:
     }
     assert found.summary() == "background 62.5%, cat 25.0%, dog 12.5%"
     assert found.above(0.9) is found
-    assert found.write(tmp_path, "x") == {"labels": "x.labels.png"}
+    assert found.write_masks(tmp_path, "x") == {"labels": "x.labels.png"}
     np.testing.assert_array_equal(read_mask(tmp_path / "x.labels.png"), labels)
 
 
