@@ -5,7 +5,7 @@ import logging
 import traceback
 from collections.abc import Generator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, Self, TextIO
 
 from lightning.pytorch.callbacks import ProgressBar
 
@@ -19,6 +19,9 @@ class Reporter:
     """Says everything to the logger "vertebra" at level INFO, and into `log.txt` of the run's folder."""
 
     _file: TextIO | None = None
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Self:
+        return self  # a copy of what says something, such as a module that is averaged, says it to the same place
 
     def say(self, text: str) -> None:
         """One or several lines for a person; those of other ranks than the first are dropped."""
