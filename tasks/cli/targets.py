@@ -81,8 +81,8 @@ def build(node: Any, allowed: Sequence[str] = (), what: str = "", **more: Any) -
 
 
 def _check_types(what: str, make: Callable[..., Any], values: Mapping[str, Any]) -> None:
-    """ValueError for a value of another type than its argument has; what the annotation names is not looked at, which would
-    import torch."""
+    """ValueError for a value of another type than its argument has. Values of a type that the annotation names are not
+    looked at, which would import torch."""
     kinds = {
         name: str(parameter.annotation) for name, parameter in inspect.signature(make).parameters.items()
     }
