@@ -97,6 +97,7 @@ def checkpoints(
         mode="max",
         save_top_k=settings.keep_best,
         enable_version_counter=False,
+        save_on_train_epoch_end=False,  # a validation that a resumed run makes up for ends no epoch
     )
     last = LastCheckpoint(
         folder, every_minutes=settings.every_minutes, every_steps=settings.every_steps, say=say
