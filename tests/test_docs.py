@@ -110,6 +110,7 @@ def small(tool: str, words: list[str]) -> list[str]:
     return [*words, *more]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if commands(p) and p.name not in FIGURES], ids=name)
 def test_commands(page: Path, here: Path) -> None:
     for words in commands(page):
