@@ -61,12 +61,16 @@ class SemanticSegmentationMetric:
         """What happened on each image, for intervals and comparisons; after `compute`."""
         return self.iou.outcomes() if self._outcomes is None else self._outcomes
 
+    def confusion_matrix(self) -> np.ndarray:
+        """int64 (K, K): pixels, a row for each true class; after `compute` on all ranks, also on one of them."""
+        return self.iou.confusion_matrix() if self._confusion is None else self._confusion
+
     def write_results(self, folder: Path) -> None:
         """`iou.csv`, a row for each class, and `confusion.csv`, pixels with a row for each true class.
 
         In a distributed run call this on one rank, after `compute` on all.
         """
-        matrix = self.iou.confusion_matrix() if self._confusion is None else self._confusion
+        matrix = self.confusion_matrix()
         names = self.annotations.class_names
         right, true, found = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
         columns = (shares(right, true + found - right), shares(right, true), shares(right, found), true)

@@ -24,7 +24,7 @@ def results_of(metric: Any) -> dict[str, Any]:
     if isinstance(metric, ClassificationMetric):
         return {"labels": metric.outcomes()}
     if isinstance(metric, SemanticSegmentationMetric):
-        return {"pixels": metric.outcomes(), "confusion": metric.iou.confusion_matrix()}
+        return {"pixels": metric.outcomes(), "confusion": metric.confusion_matrix()}
     return {}
 
 
