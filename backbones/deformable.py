@@ -80,9 +80,9 @@ class DeformableConv2d(nn.Conv2d):
         places = torch.stack((x, y), dim=-1).flatten(1, 2)
         read = F.grid_sample(input, places, padding_mode="zeros", align_corners=False)  # (B, C, T * H, W)
         counted = read.reshape(*read.shape[:2], -1, height, width) * counts[:, None]
-        weight = self.weight.float().view(self.groups, self.out_channels // self.groups, -1)
+        weight = self.weight.float().reshape(self.groups, self.out_channels // self.groups, -1)
         products = weight @ counted.reshape(len(input), self.groups, weight.shape[2], height * width)
-        return products.view(len(input), self.out_channels, height, width)
+        return products.reshape(len(input), self.out_channels, height, width)
 
 
 @cache
