@@ -7,7 +7,6 @@ needs `allow_code=my_module` on the command line: opening a file of somebody els
 import importlib
 import inspect
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
@@ -15,6 +14,7 @@ from functools import partial
 from typing import Any, Unpack, get_args, get_origin, get_type_hints
 
 from tasks.data import FORMATS
+from tasks.typed_settings import is_named
 
 TARGETS: dict[str, str] = {
     **{address.replace(":", "."): address for address in FORMATS.values()},
@@ -81,16 +81,11 @@ def build(node: Any, allowed: Sequence[str] = (), what: str = "", **more: Any) -
 
 
 def _check_types(what: str, make: Callable[..., Any], values: Mapping[str, Any]) -> None:
-    """ValueError for a value of another type than its argument has. Values of a type that the annotation names are not
-    looked at, which would import torch."""
+    """ValueError for a value of another type than its argument has."""
     kinds = {
         name: str(parameter.annotation) for name, parameter in inspect.signature(make).parameters.items()
     }
-    unnamed = {
-        name: value
-        for name, value in values.items()
-        if name in kinds and type(value).__name__.removesuffix("Type") not in re.findall(r"\w+", kinds[name])
-    }
+    unnamed = {k: v for k, v in values.items() if k in kinds and not is_named(v, kinds[k])}
     if unnamed:
         from backbones.checks import check_types
 

@@ -194,7 +194,7 @@ def geometric(low: float, high: float, count: int) -> list[int]:
 
 
 def proposals(known: Known) -> Known:
-    """As many proposals and detections as images hold objects, and how detections of one object are told apart."""
+    """As many proposals and detections as images hold objects, and how weak they may be."""
     if not known.has_boxes:
         return known
     most = known.facts.most_objects
@@ -231,11 +231,8 @@ def batch(known: Known) -> Known:
             "images of a step" + ("" if known.on_gpu else ", many small steps"), loader__batch_size=size
         )
     if known.origin == "nothing" and known.is_open("backbone.norm") and known.get("norm") == "auto":
-        if (known.get("loader.batch_size") or 1) in (2, 3) or not isinstance(
-            known.get("loader.batch_size"), int
-        ):
-            return known
-        if known.get("loader.batch_size") >= 4:
+        images = known.get("loader.batch_size")
+        if isinstance(images, int) and images >= 4:
             known = known.choose("learned better than group norm on small sets", norm="batch")
     return known
 
