@@ -19,6 +19,7 @@ def to_list(tensor: Tensor) -> list[Any]:
     return tensor.tolist()  # pyright: ignore[reportUnknownMemberType]
 
 
+@torch.compiler.disable  # each list of numbers would be a graph of its own
 def send(values: Any, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """The tensor of `values` (numbers, lists of them, an array, or a tensor on the CPU) on `device`.
 

@@ -26,6 +26,7 @@ def valid_targets(boxes: Tensor, labels: Tensor, is_crowd: Tensor) -> Tensor:
     return (labels >= 0) & ~is_crowd & (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
 
 
+@torch.compiler.disable  # blocks of as many boxes as memory is meant for would be a graph each
 @torch.no_grad()
 def match(
     boxes: Tensor,

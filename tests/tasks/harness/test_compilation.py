@@ -11,7 +11,8 @@ from tasks.harness.compilation import compile_model
 from tasks.harness.settings import TrainSettings
 from tests.device.small_models import make_batch, small_model
 
-SIZES = ((2, 96, 128), (2, 128, 96), (2, 64, 192), (3, 96, 160), (2, 160, 160), (4, 128, 192))
+# The last map of a pyramid, of stride 128, has more than one row: torch makes another graph for one.
+SIZES = ((2, 160, 192), (2, 192, 160), (2, 160, 288), (4, 192, 160), (2, 256, 256), (4, 160, 192))
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Dynamo detected a call to a `functools.lru_cache`", "ignore:.*non-leaf Tensor.*"
 )
@@ -27,9 +28,7 @@ def losses(model, batch):
     [
         ("semantic_fpn", "backbone"),
         ("semantic_fpn", "step"),
-        pytest.param(
-            "retinanet", "dense", marks=pytest.mark.xfail(reason="recompiles a third time", strict=True)
-        ),
+        ("retinanet", "dense"),
         pytest.param("retinanet", "step", marks=pytest.mark.slow),
         pytest.param("faster_rcnn", "dense", marks=pytest.mark.slow),
         pytest.param("faster_rcnn", "step", marks=pytest.mark.slow),
