@@ -147,8 +147,9 @@ TASK_SPECS = {
             "digits_gfl": {
                 "pyramid": {"levels": ["c3", "c4", "c5"], "extra": "none", "norm": "batch"},
                 "model": {"head_layers": 2},
-                "optimizer": {"lr": 0.002},
-                "trainer": {"max_steps": 400},
+                "loader": {"batch_size": 4},
+                "optimizer": {"lr": 0.0015},
+                "trainer": {"max_steps": 700},
             },
             "digits_yolox": {
                 "model": {"width": 0.375, "score_threshold": 0.05},  # 96 channels, as the pyramid has
