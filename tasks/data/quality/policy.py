@@ -145,7 +145,7 @@ class Diagnosis:
             detail += f", polygons from {numbers(self.annotations.bounds[row].tolist())}"
         if issue is BAD_AREA:
             detail += f", area {raw.areas[row]:g}"
-        if text := raw.row_issues.get(issue, {}).get(row):
+        if text := next((of_issue[row] for of_issue in raw.row_issues.values() if row in of_issue), ""):
             detail += f", {text}"
         return IssueReport(
             issue,
