@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.cli.values import whole_number
 from tasks.files import write_json
 
 if TYPE_CHECKING:
@@ -45,12 +46,17 @@ def compare(config: DictConfig) -> None:
     """Measures the models of `config.runs` and prints a table of them, then whether they differ by more than their
     images let them, and writes `config.json` if it is set. Folders of evaluations have no costs."""
     runs = [Path(str(run)) for run in ([config.runs] if isinstance(config.runs, str) else config.runs)]
+    if not runs:
+        raise ValueError("runs=[] names no runs; give their folders")
+    batch = whole_number(config, "batch", least=1)
+    if type(config.costs) is not bool:
+        raise ValueError(f"costs={config.costs} must be true or false")
     are_evaluations = all((run / OUTCOMES).is_file() and not (run / "config.yaml").is_file() for run in runs)
     rows: list[dict[str, Any]] = []
     if config.costs and not are_evaluations:
         for run in runs:
             check_run(run)
-        rows = [in_own_process(run, str(config.device), int(config.batch)) for run in runs]
+        rows = [in_own_process(run, str(config.device), batch) for run in runs]
         print(f"{table(rows)}\n\n{NOTES.format(repeats=REPEATS)}")
     found = differences(runs)
     if found:

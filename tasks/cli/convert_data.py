@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from tasks.cli.data import told_data_of
 from tasks.data.formats.convert import Crowd, Format, Split, convert
+from tasks.data.layouts.auto import ON_INVALID
 
 READ_WITH = {
     "coco": "data=coco data.root={out}",
@@ -20,7 +21,7 @@ def convert_data(config: DictConfig) -> int:
     """Writes `config.data` into the folder `config.out` as format `config.to`, and says what that cannot hold.
 
     The exit status is 1 where objects were lost that no setting said to lose: `crowd=drop` or `crowd=keep` says what
-    becomes of crowds, `allow_loss=true` that anything may be lost.
+    becomes of crowds, `data.on_invalid` what becomes of bad objects, `allow_loss=true` that anything may be lost.
     """
     if config.to not in get_args(Format):
         raise ValueError(f"to={config.to} is unknown; wanted one of {', '.join(get_args(Format))}")
@@ -47,11 +48,14 @@ def convert_data(config: DictConfig) -> int:
         f"read it with {READ_WITH[config.to].format(out=out)}{extra if config.to == 'coco' and 'test' in names else ''}"
     )
     lost = 0 if config.crowd is not None else losses.dropped.total()
+    if source.on_invalid == ON_INVALID:  # which nobody has said
+        lost += sum(len(source.raw(split.name).ids) - len(split.annotations.ids) for split in splits)
     if (lost or losses.unread) and not config.allow_loss:
-        total = sum(len(split.annotations.ids) for split in splits)
+        total = sum(len(source.raw(split.name).ids) for split in splits)
         print(
             f"lost: {lost} of {total} objects are not written and {losses.unread} are not as their reader wants them; "
-            "crowd=drop or crowd=keep says what becomes of crowds, allow_loss=true that this is meant"
+            "crowd=drop or crowd=keep says what becomes of crowds, data.on_invalid=fix what becomes of bad objects, "
+            "allow_loss=true that this is meant"
         )
         return 1
     return 0

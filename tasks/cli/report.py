@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from tasks.cli.compose import load_config
 from tasks.cli.data import data_of
+from tasks.cli.values import whole_number
 from tasks.data.datamodule import DataModule
 from tasks.harness.environment import fingerprint
 from tasks.harness.reporting import findings_of
@@ -34,10 +35,11 @@ from tasks.zoo.registry import TASKS, lookup
 
 def report(config: DictConfig) -> None:
     """Writes report.html and report.json into each of `config.runs`."""
+    pictures = whole_number(config, "pictures")
     for run in [config.runs] if isinstance(config.runs, str) else config.runs:
         started = time.perf_counter()
         folder = Path(str(run))
-        report_of(folder, int(config.pictures))
+        report_of(folder, pictures)
         print(f"{folder}: report.html, report.json; took {time.perf_counter() - started:.1f} s")
 
 

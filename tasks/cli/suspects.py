@@ -10,8 +10,10 @@ from omegaconf import DictConfig
 from tasks.cli.data import data_of
 from tasks.cli.settings import settings_of
 from tasks.cli.terminal import Terminal, folder_of_run, prepare
+from tasks.cli.values import whole_number
 from tasks.data.sources import Source
 from tasks.files import write_csv, write_json, write_text
+from tasks.folders import check_free
 from tasks.harness.evaluate import evaluate
 from tasks.harness.session import run_folder
 from tasks.harness.settings import EvaluateSettings
@@ -34,7 +36,10 @@ def suspects(config: DictConfig) -> None:
             "split=train: a model repeats the errors that it has learnt; judge the train split by a model that was "
             "trained on the val split, and give data.train_… and data.val_… the other way round"
         )
+    number, pictures = whole_number(config, "number", least=1), whole_number(config, "pictures")
     settings = settings_of(EvaluateSettings, config)
+    if config.run_dir is not None:
+        check_free(Path(str(config.run_dir)), "run_dir")  # before minutes of evaluation
     prepare(settings.trainer.device)
     source = data_of(config)
     found = evaluate(config.checkpoint, source, split=config.split, settings=settings, reporter=Terminal())
@@ -43,10 +48,10 @@ def suspects(config: DictConfig) -> None:
         raise ValueError(
             "suspects are looked for where objects are annotated (task=detection and its relatives)"
         )
-    ranked = rank(results[0])[: int(config.number)]
+    ranked = rank(results[0])[:number]
     with folder_of_run(config, "suspects") as folder:
         place = run_folder(folder, "suspects")
-    write(place, ranked, results[0], source, config.split, int(config.pictures))
+    write(place, ranked, results[0], source, config.split, pictures)
     counts = ", ".join(f"{sum(s.way == way for s in ranked)} {way}" for way in WAYS)
     print(
         f"\nthe {len(ranked)} most doubtful: {counts}\n{place}: {', '.join(sorted(p.name for p in place.iterdir()))}"
