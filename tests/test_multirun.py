@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tasks.cli.main import user_sentence
-from tasks.cli.sweep import aligned, split_words, sweep, table_rows
+from tasks.cli.sweep import split_words, sweep, table_rows
+from tasks.cli.tables import Column, table
 from tasks.cli.train import train
 from tests.tiny_runs import TINY
 
@@ -61,4 +62,7 @@ def test_table() -> None:
         ["0", "1", "0.2500", "0.5000", "done"],
         ["1", "2", "-", "-", "failed (1)"],
     ]
-    assert aligned(rows).splitlines()[1] == "  0     1  0.2500  0.5000        done"
+    assert (
+        table([Column(title, right=True) for title in rows[0]], rows[1:]).splitlines()[1]
+        == "  0     1  0.2500  0.5000        done"
+    )

@@ -9,8 +9,9 @@ if TYPE_CHECKING:
 
 NUM_CLASSES = 80
 SIZE = (800, 1344)
-NOTES = """As the last published weights have it, else on a ResNet-50, for 80 classes. Multiply-adds are of convolutions
-and matrix products from one picture to detections or class maps; of a mask head, for as many objects as it may find."""
+NOTES = """As the last published weights have it, else on a ResNet-50, for 80 classes.
+Multiply-adds are of convolutions and matrix products from one picture to
+detections or class maps; of a mask head, for as many objects as it may find."""
 
 
 def model_costs(name: str, size: tuple[int, int]) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def study(
         results[name] = train_network(settings, data, name, reporter)
         write_json(folder / JSON_NAME, {"settings": record, "networks": results})
         draw(results, folder / PICTURE_NAME)
-    reporter.say(f"\n{error_table(results)}\n\n{folder / PICTURE_NAME}, {JSON_NAME}")
+    reporter.result(f"\n{error_table(results)}\n\n{folder / PICTURE_NAME}, {JSON_NAME}")
     return results
 
 
