@@ -1,9 +1,8 @@
 """`vertebra COMMAND key=value …`: the commands, their help, and errors as one sentence.
 
 `--traceback` shows where an error came from, `--help` what can be set, `--multirun` runs several values,
-`--json` prints an object for programs, `--quiet` results alone, `--config-dir DIR` puts a folder of configuration files on
-top of the project's own. Help imports nothing
-heavy, so that it comes at once.
+`--json` prints an object for programs, `--quiet` results alone, `--config-dir DIR` puts a folder of configuration files
+on top of the project's own. Help imports nothing heavy, so that it comes at once.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """What a command prints: words for a person, and with `--json` one object for a program.
 
 A command prints its words as it goes, what it was asked for by `say_result`, and returns a `Found`. With `--quiet` only
-results are printed, beside warnings and errors. With `--json` standard output gets the `Found` alone, at the end, and words
-go to standard error; both together leave warnings, errors and the object.
+results are printed, beside warnings and errors. With `--json` standard output gets the `Found` alone, at the end, and
+words go to standard error; both together leave warnings, errors and the object.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -73,7 +74,7 @@ def take_flags(words: Sequence[str]) -> tuple[list[str], Output]:
 
     `--json=FILE` and `json=FILE` are settings of some commands.
     """
-    for flag, word in zip(words, words[1:], strict=False):
+    for flag, word in itertools.pairwise(words):
         if flag == JSON and word.endswith(".json") and "=" not in word:
             raise ValueError(f"{JSON} prints what is found on standard output; give json={word} for a file")
     return [word for word in words if word not in (JSON, QUIET)], Output(JSON in words, QUIET in words)
