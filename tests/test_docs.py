@@ -237,6 +237,23 @@ def test_messages_that_are_explained_exist() -> None:
     assert [part for part in parts if part not in said] == []
 
 
+def test_the_figure_of_speeds_has_the_figures_of_the_table() -> None:
+    spec = importlib.util.spec_from_file_location("draw_figures", ROOT / "tools" / "draw_figures.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = {(s.work, s.model): s for s in module.speeds((ROOT / "docs" / "results.md").read_text())}
+    assert set(found) == {
+        *(("train-step", name) for name in module.NAMES),
+        *(("infer", name) for name in module.NAMES if name != "fcos"),
+    }
+    one = found["train-step", "mask_rcnn"]
+    assert (round(one.ours), round(one.theirs), round(one.ap, 1)) == (123, 49, 37.9)
+    for picture in ("speed_and_ap", "residual_study"):
+        with Image.open(ROOT / "docs" / "images" / f"{picture}.png") as image:
+            assert image.width > 1200
+
+
 @pytest.mark.parametrize("version", ["pyproject.toml", "CITATION.cff", "CHANGELOG.md"])
 def test_one_version(version: str) -> None:
     current = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tasks.cli.main import user_sentence
-from tasks.cli.sweep import aligned, split_words, sweep, table_rows
+from tasks.cli.sweep import split_words, sweep, table_rows
+from tasks.cli.tables import Column, table
 from tasks.cli.train import train
 from tests.tiny_runs import TINY
 
@@ -15,7 +16,7 @@ from tests.tiny_runs import TINY
 def test_two_learning_rates_give_one_table(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     words = [*TINY["classification"], "trainer.max_steps=2", "model.dropout=0.1", "hydra.sweep.dir=sweep"]
-    status = sweep("train", [*words, "optimizer.lr=0.01,-1"], ["train.py"], train, user_sentence)
+    status = sweep("train", [*words, "optimizer.lr=0.01,-1"], ["train.py"], train, user_sentence).status
     assert status == 1  # a negative rate fails, and the other run is not lost
     captured = capsys.readouterr()
     assert "optimizer.lr=-1 must be a number of at least 0" in captured.err
@@ -61,4 +62,5 @@ def test_table() -> None:
         ["0", "1", "0.2500", "0.5000", "done"],
         ["1", "2", "-", "-", "failed (1)"],
     ]
-    assert aligned(rows).splitlines()[1] == "  0     1  0.2500  0.5000        done"
+    text = table([Column(title, right=True) for title in rows[0]], rows[1:])
+    assert text.splitlines()[1] == "  0     1  0.2500  0.5000        done"

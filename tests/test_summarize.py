@@ -117,7 +117,7 @@ def run(*words: object) -> subprocess.CompletedProcess[str]:
 
 def test_table_and_json_say_the_same(tmp_path: Path) -> None:
     file = tmp_path / "costs.json"
-    result = run("resnet50", "vgg16", "--size", "224", "64x96", "--json", file)
+    result = run("resnet50", "vgg16", "--size", "224", "64x96", f"json={file}")
     assert result.returncode == 0, result.stderr
     rows = json.loads(file.read_text())
     assert [(r["network"], r["height"], r["width"]) for r in rows] == [
@@ -137,7 +137,7 @@ def test_table_and_json_say_the_same(tmp_path: Path) -> None:
         (["resnet50,foo"], "option=value"),
         (["resnet50", "--size", "0"], "size=0 is not a size"),
         (["resnet50", "--size", "16"], "smaller than"),
-        (["resnet18", "--json", "nowhere/x.json"], "cannot write nowhere/x.json"),
+        (["resnet18", "json=nowhere/x.json"], "cannot write nowhere/x.json"),
         (["resnet18,pretrained=true"], "leave it out"),
         (["networks=resnet18", "siez=224"], "unknown setting 'siez'; did you mean size"),
         (["size=224"], "nothing to summarize; give networks=[resnet50,vgg16] or models="),

@@ -177,7 +177,7 @@ def test_train_predict_and_check_data_in_an_empty_folder(command: Path, tmp_path
         command, "predict", f"checkpoint={folder / 'model.safetensors'}", f"source={folder / 'predictions.jpg'}",
         "device=cpu", "output=found", cwd=tmp_path,
     )  # fmt: skip
-    assert "1 pictures and predictions.json" in output
+    assert "1 picture and predictions.json" in output
     (picture,) = json.loads((tmp_path / "found" / "predictions.json").read_text())["pictures"]
     assert (tmp_path / "found" / picture["annotated"]).is_file()
     write_coco(tmp_path / "data")

@@ -15,6 +15,11 @@ class Bar:
         self._done = 0
         self._start = self._last = time.monotonic()
 
+    def say(self, text: str) -> None:
+        """A line above the one that is rewritten."""
+        if not self._silent:
+            print(f"\r\x1b[K{text}" if self._is_terminal else text, flush=True)
+
     def start(self, total: int | None) -> None:
         """`total` pictures are to be done; None where nobody knows."""
         self._total, self._done = total, 0

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from backbones.untrusted import find_model
+from tasks.cli.output import Found, say_result
 from tasks.files import write_text
 from tasks.zoo.card import MARK, Beside, write_card
 from tasks.zoo.model_file import Header, read
@@ -18,15 +19,16 @@ MAX_PICTURES = 6
 """On the sheet of `source`."""
 
 
-def card(config: DictConfig) -> None:
+def card(config: DictConfig) -> Found:
     """Writes README.md, and a picture where there is one, into `config.output`, or beside the model."""
     model = find_model(Path(config.checkpoint))
     header, _ = read(model)
     folder = model.parent if config.output is None else Path(config.output)
     written = make_card(config, model, header, folder)
-    print(f"{folder}: {', '.join(written)}")
+    say_result(f"{folder}: {', '.join(written)}")
     if config.licence is None:
         print("note: the card states no licence; licence=Apache-2.0, or another of SPDX's identifiers, does")
+    return Found({"folder": folder, "files": written, "licence": config.licence})
 
 
 def make_card(

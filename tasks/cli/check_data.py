@@ -2,17 +2,16 @@
 
 import json
 import math
-import os
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.table import Table
 
 from tasks.cli.data import told_data_of
+from tasks.cli.output import Found, say_result
+from tasks.cli.tables import Column, table
 from tasks.data.quality.html_report import page
 from tasks.data.quality.issues import ISSUES, IssueReport
 from tasks.data.quality.report import Report, examine
@@ -20,16 +19,16 @@ from tasks.files import write_text
 from tasks.preprocessing import Preprocessing
 
 
-def check_data(config: DictConfig) -> int:
-    """Examines `config.data` and leaves a report; the exit status, 1 where there is an error."""
+def check_data(config: DictConfig) -> Found:
+    """Examines `config.data` and leaves a report; the exit status is 1 where there is an error."""
     report = examine(told_data_of(config).with_files(), Preprocessing(**config.preprocessing))
     folder = Path(config.run_dir or Path("runs") / f"check_data-{time.strftime('%Y%m%d-%H%M%S')}")
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "report.json", json.dumps(to_json(report), indent=1, ensure_ascii=False) + "\n")
     write_text(folder / "report.html", page(report, config.pictures))
-    print_report(report)
-    print(f"\n{folder}: report.html, report.json")
-    return int(report.has_errors)
+    say_result(f"{in_words(report)}\n\n{folder}: report.html, report.json")
+    files = {"folder": str(folder), "files": ["report.html", "report.json"]}
+    return Found({**to_json(report), **files}, int(report.has_errors))
 
 
 def summary(report: Report) -> list[dict[str, Any]]:
@@ -74,23 +73,42 @@ def finding_to_json(finding: IssueReport) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def print_report(report: Report) -> None:
-    """The table, and the first findings in words."""
-    console = Console(width=None if os.isatty(1) else 160, highlight=False, markup=False, emoji=False)
+def in_words(report: Report) -> str:
+    """What is there, and a line for each kind of issue with the first of them."""
+    lines = []
     for name, raw in report.splits.items():
-        print(f"{name}: {len(raw)} images, {len(raw.ids)} annotations, {len(raw.class_names)} categories")
-        for note in raw.notes:
-            print(f"note: {name}: {note}")
+        lines.append(
+            f"{name}: {len(raw)} images, {len(raw.ids)} annotations, {len(raw.class_names)} categories"
+        )
+        lines += [f"note: {name}: {note}" for note in raw.notes]
     rows = summary(report)
     if not rows:
-        print("no issue found")
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("issue", "", "count", "on_invalid=fix", "the first"):
-        table.add_column(title, justify="right" if title == "count" else "left", no_wrap=title != "the first")
+        return "\n".join([*lines, "no issue found"])
+    cells = []
     for row in rows:
         remedy = ", ".join(f"{row[key]} {key}" for key in ("fixed", "dropped") if row[key])
-        table.add_row(row["issue"], row["severity"], str(row["count"]), remedy or "unchanged", row["example"])
-    console.print(table)
+        cells.append(
+            (row["issue"], row["severity"], str(row["count"]), remedy or "unchanged", row["example"])
+        )
     num_errors = sum(row["count"] for row in rows if row["severity"] == "error")
-    print(f"\n{num_errors} errors, {sum(row['count'] for row in rows) - num_errors} warnings")
+    num_warnings = sum(row["count"] for row in rows) - num_errors
+    columns = [
+        Column("issue"),
+        Column(""),
+        Column("count", right=True),
+        Column("on_invalid=fix"),
+        Column("the first"),
+    ]
+    return "\n".join(
+        [
+            *lines,
+            table(columns, cells),
+            "",
+            f"{counted(num_errors, 'error')}, {counted(num_warnings, 'warning')}",
+        ]
+    )
+
+
+def counted(number: int, what: str) -> str:
+    """`1 error`, `2 errors`."""
+    return f"{number} {what}{'s' * (number != 1)}"

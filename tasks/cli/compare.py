@@ -11,6 +11,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.cli.output import Found, say_result
+from tasks.cli.tables import Column, table
 from tasks.cli.values import whole_number
 from tasks.files import write_json
 
@@ -22,10 +24,11 @@ if TYPE_CHECKING:
 
     from tasks.contracts import Batch
 
-NOTES = """AP and other figures are those that training ended with. The rest is measured here, each model in a process
-of its own, with the images and precision of its run: multiply-adds of convolutions and matrix products of one
-image's prediction; images a second from batch to predictions, the median of {repeats} batches; memory beyond the
-model itself, of predicting a batch and of a training step."""
+NOTES = """AP and other figures are those that training ended with. The rest is measured here,
+each model in a process of its own, with the images and precision of its run:
+multiply-adds of convolutions and matrix products of one image's prediction;
+images a second from batch to predictions, the median of {repeats} batches; memory
+beyond the model itself, of predicting a batch and of a training step."""
 REPEATS = 9
 OUTCOMES = "outcomes.npz"
 MAIN_NUMBERS = ("AP", "AP50", "mask_AP", "top1", "mean_class_accuracy", "mean_iou")
@@ -34,15 +37,20 @@ COLUMNS = (
     "model",
     "backbone",
     "figure",
-    "parameters, M",
-    "multiply-adds, G",
-    "images a second",
-    "predicting, MiB",
-    "training, MiB",
+    *(
+        Column(title, right=True)
+        for title in (
+            "param-\neters,\nM",
+            "multiply-\nadds,\nG",
+            "images\na second",
+            "predict-\ning,\nMiB",
+            "train-\ning,\nMiB",
+        )
+    ),
 )
 
 
-def compare(config: DictConfig) -> None:
+def compare(config: DictConfig) -> Found:
     """Measures the models of `config.runs` and prints a table of them, then whether they differ by more than their
     images let them, and writes `config.json` if it is set. Folders of evaluations have no costs."""
     runs = [Path(str(run)) for run in ([config.runs] if isinstance(config.runs, str) else config.runs)]
@@ -57,28 +65,29 @@ def compare(config: DictConfig) -> None:
         for run in runs:
             check_run(run)
         rows = [in_own_process(run, str(config.device), batch) for run in runs]
-        print(f"{table(rows)}\n\n{NOTES.format(repeats=REPEATS)}")
-    found = differences(runs)
-    if found:
-        print("\n" * bool(rows) + "\n".join(found))
+        say_result(f"{cost_table(rows)}\n\n{NOTES.format(repeats=REPEATS)}")
+    lines, found = differences(runs)
+    if lines:
+        say_result("\n" * bool(rows) + "\n".join(lines))
     if config.json is not None:
         write_json(Path(str(config.json)), rows)
+    return Found({"costs": rows, "differences": found, "words": lines})
 
 
-def differences(runs: list[Path]) -> list[str]:
-    """A line for each two settings of which all `runs` left what happened on each image."""
+def differences(runs: list[Path]) -> tuple[list[str], list[dict[str, Any]]]:
+    """A line for each two settings of which all `runs` left what happened on each image, and the same as numbers."""
     from tasks.metrics.comparison import compare as compare_outcomes
     from tasks.metrics.comparison import verdict
     from tasks.metrics.outcomes import read_outcomes
 
     if len(runs) < 2:
-        return []
+        return [], []
     lacking = [str(run) for run in runs if not (run / OUTCOMES).is_file()]
     if lacking:
         return [
             f"Whether one is better cannot be said: {', '.join(lacking)} lacks {OUTCOMES}, which `vertebra report RUN` "
             "makes for runs of earlier versions"
-        ]
+        ], []
     settings: dict[str, list[Path]] = {}
     for run in runs:
         settings.setdefault(setting(run), []).append(run)
@@ -88,9 +97,22 @@ def differences(runs: list[Path]) -> list[str]:
         for group in settings.values()
         if len(group) > 1
     ]
+    numbers: list[dict[str, Any]] = []
     for first, second in itertools.combinations(settings.values(), 2):
         found = compare_outcomes([scored[run] for run in first], [scored[run] for run in second])
         names = [name for name in MAIN_NUMBERS if name in found] or list(found)[:1]
+        numbers += [
+            {
+                **{"name": name, "first": {"runs": first, "value": difference.first}},
+                **{"second": {"runs": second, "value": difference.second}, "difference": difference.value},
+                **{
+                    "interval": difference.ends,
+                    "images": difference.num_images,
+                    "is_clear": difference.is_clear,
+                },
+            }
+            for name, difference in found.items()
+        ]
         titles = [
             str(group[0]) if len(group) == 1 else f"{group[0]} and its seeds" for group in (first, second)
         ]
@@ -101,7 +123,7 @@ def differences(runs: list[Path]) -> list[str]:
         lines.append(
             "Intervals are for other images of the kind, not for other seeds: runs that differ in seed alone are joined"
         )
-    return lines
+    return lines, numbers
 
 
 def setting(run: Path) -> str:
@@ -227,14 +249,10 @@ def _kilobytes(status: str, name: str) -> int:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{name}:"))
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """A line for each model, as Markdown."""
-    lines = [
-        f"| {' | '.join(COLUMNS)} |",
-        f"|{'---|' * len(COLUMNS)}",
-    ]
-    for row in rows:
-        cells = [
+def cost_table(rows: list[dict[str, Any]]) -> str:
+    """A line for each model."""
+    cells = [
+        (
             row["model"],
             row["backbone"],
             f"{row['monitor']} {row['metrics'][row['monitor']]:.3f}",
@@ -243,11 +261,11 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{row['images_a_second']:.1f}",
             f"{row['predicting_bytes'] / 2**20:.0f}",
             f"{row['training_bytes'] / 2**20:.0f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+        )
+        for row in rows
+    ]
     row = rows[0]
-    lines.append(
-        f"\nBatches of {row['batch']} at {row['height']}x{row['width']}, {row['precision']}, "
+    return (
+        f"{table(COLUMNS, cells)}\n\nBatches of {row['batch']} at {row['height']}x{row['width']}, {row['precision']}, "
         f"{row['device']}, torch {row['torch']}."
     )
-    return "\n".join(lines)

@@ -6,6 +6,7 @@ from typing import get_args
 from omegaconf import DictConfig
 
 from tasks.cli.data import told_data_of
+from tasks.cli.output import Found, say_result
 from tasks.data.formats.convert import Crowd, Format, Split, convert
 from tasks.data.layouts.auto import ON_INVALID
 
@@ -17,7 +18,7 @@ READ_WITH = {
 """How each format is read again."""
 
 
-def convert_data(config: DictConfig) -> int:
+def convert_data(config: DictConfig) -> Found:
     """Writes `config.data` into the folder `config.out` as format `config.to`, and says what that cannot hold.
 
     The exit status is 1 where objects were lost that no setting said to lose: `crowd=drop` or `crowd=keep` says what
@@ -39,23 +40,24 @@ def convert_data(config: DictConfig) -> int:
     ]
     out = Path(config.out)
     losses = convert(splits, config.to, out, crowd=config.crowd or "drop")
-    for split in splits:
-        print(f"{split.name}: {len(split.annotations)} images, {len(split.annotations.ids)} annotations")
+    counts = {s.name: {"images": len(s.annotations), "annotations": len(s.annotations.ids)} for s in splits}
+    for name, count in counts.items():
+        say_result(f"{name}: {count['images']} images, {count['annotations']} annotations")
     for line in losses.lines():
-        print(f"note: {line}")
+        say_result(f"note: {line}")
     extra = " data.test_images=test2017 data.test_annotations=annotations/instances_test2017.json"
-    print(
-        f"read it with {READ_WITH[config.to].format(out=out)}{extra if config.to == 'coco' and 'test' in names else ''}"
-    )
+    read_with = READ_WITH[config.to].format(out=out) + extra * (config.to == "coco" and "test" in names)
+    say_result(f"read it with {read_with}")
     lost = 0 if config.crowd is not None else losses.dropped.total()
     if source.on_invalid == ON_INVALID:  # which nobody has said
         lost += sum(len(source.raw(split.name).ids) - len(split.annotations.ids) for split in splits)
-    if (lost or losses.unread) and not config.allow_loss:
+    is_lossy = bool(lost or losses.unread) and not config.allow_loss
+    if is_lossy:
         total = sum(len(source.raw(split.name).ids) for split in splits)
-        print(
+        say_result(
             f"lost: {lost} of {total} objects are not written and {losses.unread} are not as their reader wants them; "
             "crowd=drop or crowd=keep says what becomes of crowds, data.on_invalid=fix what becomes of bad objects, "
             "allow_loss=true that this is meant"
         )
-        return 1
-    return 0
+    values = {"folder": out, "splits": counts, "notes": losses.lines(), "lost": lost, "unread": losses.unread}
+    return Found({**values, "read_with": read_with}, int(is_lossy))

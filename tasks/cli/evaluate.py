@@ -6,11 +6,13 @@ from omegaconf import DictConfig
 
 from tasks.cli.compose import plain
 from tasks.cli.data import data_of
+from tasks.cli.output import Found, files_of
 from tasks.cli.published import published_model_of, published_on_backbone
 from tasks.cli.settings import settings_of
 from tasks.cli.terminal import Terminal, folder_of_run, prepare
 from tasks.contracts import Model
 from tasks.data.sources import Source
+from tasks.harness.evaluate import Evaluation
 from tasks.harness.evaluate import evaluate as evaluate_model
 from tasks.harness.score import score_results
 from tasks.harness.settings import EvaluateSettings
@@ -20,15 +22,14 @@ from tasks.zoo.registry import task_of
 from tasks.zoo.task_specs import TASK_SPECS
 
 
-def evaluate(config: DictConfig) -> None:
+def evaluate(config: DictConfig) -> Found:
     """Scores the model in `config.checkpoint`, or published weights, on a split of `config.data`, and writes
     what it found."""
     settings = settings_of(EvaluateSettings, config)
     prepare(settings.trainer.device)
     source = data_of(config)
     if config.detections is not None:
-        score(config, source, settings)
-        return
+        return to_found(score(config, source, settings), config.split)
     task = config.task.name if "task" in config else None
     if config.checkpoint is not None:
         if config.backbone.pretrained:
@@ -41,12 +42,26 @@ def evaluate(config: DictConfig) -> None:
     model = config.checkpoint if config.checkpoint is not None else _published(config, source, task)
     name = f"evaluate-{Path(config.checkpoint or config.backbone.name).stem}"
     with folder_of_run(config, name) as folder:
-        evaluate_model(
+        found = evaluate_model(
             model, source, split=config.split, settings=settings, folder=folder, reporter=Terminal()
         )
+    return to_found(found, config.split)
 
 
-def score(config: DictConfig, source: Source, settings: EvaluateSettings) -> None:
+def to_found(found: Evaluation, split: str) -> Found:
+    """What `--json` prints of an evaluation."""
+    assert found.folder is not None
+    return Found(
+        {
+            "split": split,
+            "numbers": found.numbers,
+            "intervals": found.intervals,
+            **files_of(found.folder),
+        }
+    )
+
+
+def score(config: DictConfig, source: Source, settings: EvaluateSettings) -> Evaluation:
     """Scores the file in `config.detections`, for which no model is needed."""
     if config.checkpoint is not None or config.backbone.pretrained:
         raise ValueError(
@@ -54,7 +69,7 @@ def score(config: DictConfig, source: Source, settings: EvaluateSettings) -> Non
         )
     backend = settings.metric.backend or "auto"
     with folder_of_run(config, f"evaluate-{Path(config.detections).stem}") as folder:
-        score_results(
+        return score_results(
             config.detections, source, split=config.split, backend=backend, folder=folder, reporter=Terminal()
         )
 

@@ -6,13 +6,14 @@ import numpy as np
 from omegaconf import DictConfig
 
 from tasks.cli.data import data_of
+from tasks.cli.output import Found, say_result
 from tasks.data.annotations.objects import Annotations
 from tasks.data.loading.collate import batch_images
 from tasks.detection.explain import STAGES, lost_at, trace
 from tasks.zoo.model_file import load_model
 
 
-def explain(config: DictConfig) -> None:
+def explain(config: DictConfig) -> Found:
     """Prints a line for each object of `config.image`, the lost ones first, and how many each stage lost."""
     if config.checkpoint is None:
         raise ValueError("checkpoint is not set; give checkpoint=FILE, a model file or checkpoint")
@@ -35,17 +36,22 @@ def explain(config: DictConfig) -> None:
         if not is_crowd
     ]
     if not found:
-        print(f"{config.image} has no objects")
-        return
+        say_result(f"{config.image} has no objects")
+        return Found({"image": config.image, "objects": [], "counts": {}})
     order = list(STAGES)
     found.sort(key=lambda row: -order.index(row[2].stage) if row[2].stage != "found" else 1)
     names = annotations.class_names
     width = max(len(names[label]) for label, *_ in found)
     for label, box, explanation in found:
         at = " ".join(f"{value:.0f}" for value in box)
-        print(f"{names[label]:<{width}}  at {at:<20}  {explanation.stage:<11}  {explanation.words}")
+        say_result(f"{names[label]:<{width}}  at {at:<20}  {explanation.stage:<11}  {explanation.words}")
     counts = [(words, sum(row[2].stage == stage for row in found)) for stage, words in STAGES.items()]
-    print("\n" + "\n".join(f"{count:4d}  {words}" for words, count in counts if count))
+    say_result("\n" + "\n".join(f"{count:4d}  {words}" for words, count in counts if count))
+    objects = [
+        {"class": names[label], "box": box, "stage": explanation.stage, "words": explanation.words}
+        for label, box, explanation in found
+    ]
+    return Found({"image": config.image, "objects": objects, "counts": dict(counts)})
 
 
 def place_of(annotations: Annotations, name: str, split: str) -> int:

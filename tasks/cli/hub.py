@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from backbones.untrusted import find_model
 from tasks.cli.card import make_card
+from tasks.cli.output import Found, say_result
 from tasks.files import write_whole
 from tasks.folders import claim_folder
 from tasks.zoo.model_file import load_model, read, save_model
@@ -21,7 +22,7 @@ from tasks.zoo.model_file import load_model, read, save_model
 FILE = "model.safetensors"
 
 
-def push(config: DictConfig) -> None:
+def push(config: DictConfig) -> Found:
     """Uploads the model in `config.checkpoint` with its card to the repository `config.repo`."""
     client = hub_client()
     model = find_model(Path(config.checkpoint))
@@ -39,10 +40,11 @@ def push(config: DictConfig) -> None:
             api.create_repo(config.repo, private=config.private, exist_ok=True)
             message = config.message or f"{header.model['name']} for {header.task}"
             done = api.upload_folder(repo_id=config.repo, folder_path=folder, commit_message=message)
-    print(f"{config.repo}: {FILE} and README.md ({done.commit_url})")
+    say_result(f"{config.repo}: {FILE} and README.md ({done.commit_url})")
+    return Found({"repo": config.repo, "files": [FILE, "README.md"], "commit": done.commit_url})
 
 
-def pull(config: DictConfig) -> None:
+def pull(config: DictConfig) -> Found:
     """Downloads the model file of the repository `config.repo` into the folder `config.output`."""
     client = hub_client()
     output = claim_folder(Path(config.output or str(config.repo).rpartition("/")[2]), "output")
@@ -58,10 +60,12 @@ def pull(config: DictConfig) -> None:
     except BaseException:
         output.rmdir()
         raise
-    print(
+    say_result(
         f"{path}: {header.model['name']} for {header.task}, {len(header.class_names)} classes\n"
         f"predict with it: vertebra predict checkpoint={path} source=photo.jpg"
     )
+    about = {"model": header.model["name"], "task": header.task, "classes": header.class_names}
+    return Found({"file": path, **about})
 
 
 def hub_client() -> Any:

@@ -1,8 +1,8 @@
 """`vertebra COMMAND key=value …`: the commands, their help, and errors as one sentence.
 
 `--traceback` shows where an error came from, `--help` what can be set, `--multirun` runs several values,
-`--config-dir DIR` puts a folder of configuration files on top of the project's own. Help imports nothing
-heavy, so that it comes at once.
+`--json` prints an object for programs, `--quiet` results alone, `--config-dir DIR` puts a folder of configuration files
+on top of the project's own. Help imports nothing heavy, so that it comes at once.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 from tasks.cli.compose import compose
 from tasks.cli.folders import CONFIGS, config_groups, put_on_top, take_config_dirs
 from tasks.cli.groups import NETWORK_COMMANDS, backbones_text, settings_text
+from tasks.cli.output import ABOUT, Found, take_flags
 from tasks.cli.startup import import_less
 
 EXIT_USER_ERROR = 2
@@ -33,7 +34,7 @@ class Command:
     """One command: what it does, how it is called, and the function that does it.
 
     Attributes:
-        run: "module:function", which gets the configuration; what it returns is the exit status (None is 0).
+        run: "module:function", which gets the configuration and returns what it `Found`.
         about: one sentence.
         examples: words that follow the command.
         words_are: the setting that words without `key=` are values of, if there is one.
@@ -236,6 +237,7 @@ def _run(name: str, words: list[str], program: str, script: list[str]) -> None:
     warnings.formatwarning = one_line  # without the line of source that it came from
     import_less()
     try:
+        words, output = take_flags(words)
         words, folders = take_config_dirs(words)
         put_on_top(folders)
         if {"--help", "-h"} & set(words):
@@ -245,13 +247,20 @@ def _run(name: str, words: list[str], program: str, script: list[str]) -> None:
             words = list(as_settings(words, command.words_are, command.lists))
         if command.first_is is not None and words and "=" not in words[0] and not words[0].startswith("-"):
             words = [f"{command.first_is}={words[0]}", *words[1:]]
-        if {"--multirun", "-m"} & set(words):
-            from tasks.cli.sweep import sweep
+        with output.sorted_out():
+            if {"--multirun", "-m"} & set(words):
+                from tasks.cli.sweep import sweep
 
-            words = [word for word in words if word not in ("--multirun", "-m")]
-            script += [f"--config-dir={folder}" for folder in folders]
-            sys.exit(sweep(config_name, words, script, lambda config: _call(command, config), user_sentence))
-        sys.exit(_call(command, compose(config_name, words)))
+                words = [word for word in words if word not in ("--multirun", "-m")]
+                script += [f"--config-dir={folder}" for folder in folders]
+                found = sweep(
+                    config_name, words, script, lambda config: _call(command, config), user_sentence
+                )
+            else:
+                found = _call(command, compose(config_name, words))
+        if output.json and _is_rank_zero():
+            _say(lambda: output.text_of(found))
+        sys.exit(found.status)
     except KeyboardInterrupt:
         if traceback:
             raise
@@ -270,13 +279,19 @@ def one_line(message: Warning | str, *_: object, **__: object) -> str:
     return f"warning: {message}\n"
 
 
-def _call(command: Command, config: Any) -> int | None:
+def _call(command: Command, config: Any) -> Found:
     from tasks.cli.reading_bar import ReadingBar
     from tasks.data.progress import showing
 
     module, function = command.run.split(":")
     with showing(ReadingBar()):
         return getattr(__import__(module, fromlist=[function]), function)(config)
+
+
+def _is_rank_zero() -> bool:
+    """Whether this process is the only one of a run, or the first."""
+    session = sys.modules.get("tasks.harness.session")  # of commands that train and evaluate
+    return session is None or session.is_rank_zero()
 
 
 def _say(text: Callable[[], str]) -> None:
@@ -297,6 +312,7 @@ def overview() -> str:
         "vertebra COMMAND --help lists what can be set.\n"
         "--config-dir DIR puts a folder of configuration files (DIR/experiment/mine.yaml, …) on top of those "
         "that come with it.\n"
+        f"{ABOUT}\n"
         "--version prints the version."
     )
 
@@ -323,7 +339,7 @@ def help_text(config_name: str, usage: str) -> str:
             if listed
             else ""
         )
-        + "--traceback shows where an error came from."
+        + f"{ABOUT}\n--traceback shows where an error came from."
     )
 
 

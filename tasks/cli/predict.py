@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from tasks.cli.bar import Bar
 from tasks.cli.compose import plain
+from tasks.cli.output import Found, say_result
 from tasks.cli.published import published_model_of
 from tasks.cli.settings import settings_of
 from tasks.devices import keep_freed_memory
@@ -35,8 +36,8 @@ USUAL_THRESHOLD = 0.5
 """Of a model file that knows no better."""
 
 
-def predict(config: DictConfig) -> int:
-    """Applies a model to `config.source`; the exit status, 1 when some picture could not be read.
+def predict(config: DictConfig) -> Found:
+    """Applies a model to `config.source`; the exit status is 1 when some picture could not be read.
 
     Under torchrun the processes share the pictures.
     """
@@ -52,20 +53,25 @@ def predict(config: DictConfig) -> int:
         outputs = Outputs(
             folder, settings.format or ("jsonl" if video else "json"), settings.draw, settings.masks
         )
-        say = print if rank == 0 else _nothing
-        job = Job(predictor, name, outputs, say, Bar(silent=rank != 0))
+        bar = Bar(silent=rank != 0)
+        job = Job(predictor, name, outputs, bar.say, bar)
         if video is not None:
-            errors = predict_video(job, video, every=settings.every)
+            written = predict_video(job, video, every=settings.every)
         else:
             try:
                 run = identity(config, settings)
-                errors = predict_pictures(job, pictures, run, rank=rank, num_ranks=num_ranks)
+                written = predict_pictures(job, pictures, run, rank=rank, num_ranks=num_ranks)
             except KeyboardInterrupt:
-                say(f"stopped; the same command with output={folder} goes on")
-                return INTERRUPTED
-    for error in errors:
+                bar.say(f"stopped; the same command with output={folder} goes on")
+                return Found({"folder": str(folder), "stopped": True}, INTERRUPTED)
+    if rank == 0:
+        what = f"{'frame' if video else 'picture'}{'s' * (written.num_pictures != 1)}"
+        say_result(f"{folder}: {written.num_pictures} {what} and {', '.join(written.files)}")
+    for error in written.errors:
         print(f"error: {error}", file=sys.stderr)
-    return 1 if errors else 0
+    kind = "frames" if video else "pictures"
+    values = {kind: written.num_pictures, "files": written.files, "errors": written.errors, "stopped": False}
+    return Found({"folder": str(folder), **values}, 1 if written.errors else 0)
 
 
 def check(config: DictConfig, settings: PredictSettings, video: Video | None) -> None:
@@ -155,7 +161,3 @@ def ranks() -> Iterator[tuple[int, int]]:
         yield torch.distributed.get_rank(), torch.distributed.get_world_size()
     finally:
         torch.distributed.destroy_process_group()
-
-
-def _nothing(text: str) -> None:
-    pass

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from tasks.cli.compose import load_config
 from tasks.cli.data import data_of
+from tasks.cli.output import Found, say_result
 from tasks.cli.values import whole_number
 from tasks.data.datamodule import DataModule
 from tasks.harness.environment import fingerprint
@@ -33,14 +34,15 @@ from tasks.zoo.model_file import load_model
 from tasks.zoo.registry import TASKS, lookup
 
 
-def report(config: DictConfig) -> None:
+def report(config: DictConfig) -> Found:
     """Writes report.html and report.json into each of `config.runs`."""
     pictures = whole_number(config, "pictures")
-    for run in [config.runs] if isinstance(config.runs, str) else config.runs:
+    folders = [Path(str(run)) for run in ([config.runs] if isinstance(config.runs, str) else config.runs)]
+    for folder in folders:
         started = time.perf_counter()
-        folder = Path(str(run))
         report_of(folder, pictures)
-        print(f"{folder}: report.html, report.json; took {time.perf_counter() - started:.1f} s")
+        say_result(f"{folder}: report.html, report.json; took {time.perf_counter() - started:.1f} s")
+    return Found({"reports": [folder / "report.json" for folder in folders]})
 
 
 def report_of(folder: Path, num_pictures: int) -> None:

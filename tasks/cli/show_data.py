@@ -11,6 +11,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from tasks.cli.data import told_data_of, transforms_of
+from tasks.cli.output import Found, files_of, say_result
 from tasks.cli.suit import suited_config
 from tasks.cli.terminal import run_folder
 from tasks.cli.values import whole_number
@@ -20,6 +21,7 @@ from tasks.data.annotations.objects import Annotations
 from tasks.data.datamodule import DataModule
 from tasks.data.splits import check_split
 from tasks.files import write_json
+from tasks.harness.session import files_in
 from tasks.harness.session import run_folder as make_folder
 from tasks.preprocessing import Preprocessing
 from tasks.visualization.boxes import picture_sheet
@@ -28,7 +30,7 @@ from tasks.visualization.targets import draw_target
 from tasks.zoo.registry import TASKS, lookup
 
 
-def show_data(config: DictConfig) -> None:
+def show_data(config: DictConfig) -> Found:
     """Draws `config.num_images` images of `config.split` and counts what is in all of it, into a folder of its own."""
     whole_number(config, "num_images", least=1)
     check_split(config.split)
@@ -58,8 +60,8 @@ def show_data(config: DictConfig) -> None:
     plot(numbers, folder / "counts.png")
     summary = {key: value for key, value in numbers.items() if not isinstance(value, np.ndarray)}
     write_json(folder / "counts.json", summary)
-    print(table(numbers))
-    print(f"\n{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
+    say_result(f"{table(numbers)}\n\n{files_in(folder)}")
+    return Found({"split": config.split, **summary, **files_of(folder)})
 
 
 def counts(

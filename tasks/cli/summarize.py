@@ -9,6 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.cli.output import Found, say_result
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
     from torch import nn
@@ -17,17 +19,17 @@ if TYPE_CHECKING:
 
 BATCH = 2  # batch norm in training refuses a map of one number; all that is told is of one image
 IMAGENET_SIZE, CIFAR_SIZE = (224, 224), (32, 32)
-NOTES = """Multiply-adds are those of convolutions and matrix products. Memory is what training keeps of one image
-for the backward pass, in float32. "Whole" is with a classifier: for VGG the paper's three layers (4096, 4096,
-1000), for all others one on the mean of the last map (1000 classes; for CIFAR's networks 10)."""
+NOTES = """Multiply-adds are those of convolutions and matrix products. Memory is what
+training keeps of one image for the backward pass, in float32. "Whole" is with a
+classifier: for VGG the paper's three layers (4096, 4096, 1000), for all others one
+on the mean of the last map (1000 classes; for CIFAR's networks 10)."""
 
 
-def summarize_networks(config: DictConfig) -> None:
+def summarize_networks(config: DictConfig) -> Found:
     """Prints what `config.networks` or `config.models` cost at `config.size`, and writes `config.json` if it is set."""
     names, sizes = ([str(v) for v in as_list(value)] for value in (config.networks, config.size))
     if models := [str(name) for name in as_list(config.models)]:
-        summarize_models(models, sizes, config.json)
-        return
+        return Found({"models": summarize_models(models, sizes, config.json)})
     if not names:
         raise ValueError("nothing to summarize; give networks=[resnet50,vgg16] or models=[faster_rcnn,fcos]")
     networks = [parse_network(name) for name in names]
@@ -38,10 +40,11 @@ def summarize_networks(config: DictConfig) -> None:
     ]
     if config.json is not None:
         write_json(Path(str(config.json)), rows)
-    print(f"{cost_table(rows)}\n\n{NOTES}\n\n{feature_table(rows)}")
+    say_result(f"{cost_table(rows)}\n\n{NOTES}\n\n{feature_table(rows)}")
+    return Found({"networks": rows})
 
 
-def summarize_models(names: list[str], sizes: list[str], json_file: Any) -> None:
+def summarize_models(names: list[str], sizes: list[str], json_file: Any) -> list[dict[str, Any]]:
     """The same for whole models."""
     from tasks.cli.model_costs import NOTES, SIZE, model_costs, model_table
 
@@ -51,7 +54,8 @@ def summarize_models(names: list[str], sizes: list[str], json_file: Any) -> None
     rows = [{**model_costs(name, size), "height": size[0], "width": size[1]} for name in names]
     if json_file is not None:
         write_json(Path(str(json_file)), rows)
-    print(f"At {size[0]}x{size[1]}:\n\n{model_table(rows)}\n\n{NOTES}")
+    say_result(f"At {size[0]}x{size[1]}:\n\n{model_table(rows)}\n\n{NOTES}")
+    return rows
 
 
 def as_list(value: Any) -> list[Any]:

@@ -8,6 +8,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from tasks.cli.data import data_of
+from tasks.cli.output import Found, files_of, say_result
 from tasks.cli.settings import settings_of
 from tasks.cli.terminal import Terminal, folder_of_run, prepare
 from tasks.cli.values import whole_number
@@ -15,7 +16,7 @@ from tasks.data.sources import Source
 from tasks.files import write_csv, write_json, write_text
 from tasks.folders import check_free
 from tasks.harness.evaluate import evaluate
-from tasks.harness.session import run_folder
+from tasks.harness.session import files_in, run_folder
 from tasks.harness.settings import EvaluateSettings
 from tasks.metrics.calibration import fit_calibration
 from tasks.metrics.error_split import IGNORED, RIGHT, error_split
@@ -27,7 +28,7 @@ from tasks.report.results import results_of
 from tasks.visualization.boxes import draw_detections, draw_outcomes
 
 
-def suspects(config: DictConfig) -> None:
+def suspects(config: DictConfig) -> Found:
     """Ranks the annotations of a split that the model has not learnt from; changes none of them."""
     if config.checkpoint is None:
         raise ValueError("checkpoint is not set; give checkpoint=FILE, a model file or checkpoint")
@@ -51,11 +52,12 @@ def suspects(config: DictConfig) -> None:
     ranked = rank(results[0])[:number]
     with folder_of_run(config, "suspects") as folder:
         place = run_folder(folder, "suspects")
-    write(place, ranked, results[0], source, config.split, pictures)
-    counts = ", ".join(f"{sum(s.way == way for s in ranked)} {way}" for way in WAYS)
-    print(
-        f"\nthe {len(ranked)} most doubtful: {counts}\n{place}: {', '.join(sorted(p.name for p in place.iterdir()))}"
-    )
+        write(place, ranked, results[0], source, config.split, pictures)
+        counts = {way: sum(suspect.way == way for suspect in ranked) for way in WAYS}
+        words = ", ".join(f"{count} {way}" for way, count in counts.items())
+        say_result(f"\nthe {len(ranked)} most doubtful: {words}\n{files_in(place)}")
+        listed = json.loads((place / "suspects.json").read_text(encoding="utf-8"))
+        return Found({"split": config.split, "counts": counts, "suspects": listed, **files_of(place)})
 
 
 def rank(results: ObjectResults) -> list[Suspect]:

@@ -19,6 +19,8 @@ from omegaconf import DictConfig
 
 from tasks.cli.compose import compose, first_values, has_text, register
 from tasks.cli.folders import CONFIGS, config_groups
+from tasks.cli.output import Found, say_result
+from tasks.cli.tables import Column, table
 from tasks.files import write_text
 from tasks.zoo.registry import TASKS, lookup
 
@@ -30,11 +32,11 @@ def sweep(
     config_name: str,
     overrides: list[str],
     script: list[str],
-    run: Callable[[DictConfig], Any],
+    run: Callable[[DictConfig], Found],
     user_sentence: Callable[[BaseException], str | None],
-) -> int:
+) -> Found:
     """Calls `run` for every combination of the values in `overrides` (`optimizer.lr=0.01,0.02`), prints one table and
-    writes it; the exit status, 1 where a run failed.
+    writes it; the exit status is 1 where a run failed.
 
     `script` is what a Python interpreter runs for the command, as each run keeps it; `run` gets the configuration;
     `user_sentence` says what it raised if that is a mistake of the user's.
@@ -70,13 +72,12 @@ def sweep(
         try:
             config = compose(config_name, overrides)
             monitor = lookup(TASKS, "task", config.task.name).monitor
-            run(config)
+            if stopped := run(config).status:
+                status = f"stopped ({stopped})"
         except Exception as error:
             status = f"failed ({type(error).__name__})"
             told = user_sentence(error)
             print(f"error: {told}" if told is not None else traceback.format_exc(), file=sys.stderr)
-        except SystemExit as stopped:
-            status = f"stopped ({stopped.code})"
         finally:
             sys.argv = of_sweep
         numbers = json.loads((place / "metrics.json").read_text()) if status == "done" else {}
@@ -98,8 +99,10 @@ def sweep(
     rows = table_rows(results)
     with open(folder / "sweep.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
-    print(f"\n{aligned(rows)}\n\n{folder}: sweep.csv and a folder for each run")
-    return int(any(result["status"] != "done" for result in results))
+    columns = [Column(title, right=True) for title in rows[0]]
+    say_result(f"\n{table(columns, rows[1:])}\n\n{folder}: sweep.csv and a folder for each run")
+    has_failed = any(result["status"] != "done" for result in results)
+    return Found({"folder": folder, "runs": results}, int(has_failed))
 
 
 def split_words(config_name: str, overrides: list[str]) -> tuple[list[str], list[str]]:
@@ -140,11 +143,3 @@ def table_rows(results: list[dict[str, Any]], *, num_metrics: int = 4) -> list[l
         for r in results
     ]
     return [header, *body]
-
-
-def aligned(rows: list[list[str]]) -> str:
-    """The rows as a table for the terminal."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
-    )

@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 
+from tasks.cli.output import say_result
+from tasks.cli.tee import Tee
+from tasks.cli.training_bar import TrainingBar
 from tasks.devices import keep_freed_memory, resolve_device
 from tasks.folders import new_folder
 from tasks.harness.reporter import Reporter
@@ -39,19 +42,28 @@ QUIET = (
 class Terminal(Reporter):
     """Prints; other ranks than the first say nothing."""
 
+    _log: TextIO | None = None
+
     def say(self, text: str) -> None:
         if is_rank_zero():
             print(text, flush=True)
 
+    def result(self, text: str) -> None:
+        if is_rank_zero():
+            say_result(text)
+
     def progress(self) -> ProgressBar:
         """A bar on a terminal, a line every ten seconds in a log file."""
-        return RichProgressBar(refresh_rate=5) if sys.stdout.isatty() else super().progress()
+        return TrainingBar(self._log) if sys.stdout.isatty() else super().progress()
 
     @contextlib.contextmanager
     def writing(self, path: Path) -> Iterator[None]:
         """Everything printed inside, by whomever, goes into `path` as well."""
-        with rank_zero_output(), logged(path) if is_rank_zero() else contextlib.nullcontext():
-            yield
+        with rank_zero_output(), logged(path) if is_rank_zero() else contextlib.nullcontext() as self._log:
+            try:
+                yield
+            finally:
+                self._log = None
 
 
 def prepare(device: str) -> None:
@@ -108,32 +120,15 @@ def rank_zero_output() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def logged(path: Path) -> Iterator[None]:
-    """Everything printed inside goes into `path` as well, behind what is there."""
+def logged(path: Path) -> Iterator[TextIO]:
+    """Everything printed inside goes into `path` as well, behind what is there; the open file."""
     with (
         open(path, "a", encoding="utf-8") as file,
-        contextlib.redirect_stdout(_Tee(sys.stdout, file)),  # type: ignore[type-var]
-        contextlib.redirect_stderr(_Tee(sys.stderr, file)),  # type: ignore[type-var]
+        contextlib.redirect_stdout(Tee(sys.stdout, file)),  # type: ignore[type-var]
+        contextlib.redirect_stderr(Tee(sys.stderr, file)),  # type: ignore[type-var]
     ):
         try:
-            yield
+            yield file
         except Exception:
             file.write(traceback.format_exc())
             raise
-
-
-class _Tee:
-    """A stream that a file keeps a copy of, without the lines that a terminal redraws."""
-
-    def __init__(self, stream: TextIO, file: TextIO) -> None:
-        self._stream = stream
-        self._file = file
-
-    def write(self, text: str) -> int:
-        if not self._file.closed and "\x1b" not in text and "\r" not in text:
-            self._file.write(text)
-            self._file.flush()
-        return self._stream.write(text)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._stream, name)

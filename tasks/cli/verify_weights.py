@@ -14,6 +14,7 @@ from tasks.classification.published import published_classifier
 from tasks.cli.compose import plain
 from tasks.cli.data import data_of
 from tasks.cli.main import user_sentence
+from tasks.cli.output import Found, say_result
 from tasks.cli.settings import settings_of
 from tasks.cli.terminal import Terminal, prepare
 from tasks.data.annotations.objects import Annotations
@@ -39,8 +40,8 @@ class Verification:
     """Why there are none of ours."""
 
 
-def verify(config: DictConfig) -> int:
-    """Scores what `config` names and prints the table, which `verification.json` keeps; the exit status, 1 where
+def verify(config: DictConfig) -> Found:
+    """Scores what `config` names and prints the table, which `verification.json` keeps; the exit status is 1 where
     some weights could not be scored: the others are scored all the same."""
     folder = Path(config.run_dir or f"runs/verify_weights-{time.strftime('%Y%m%d-%H%M%S')}")
     prepare(settings_of(EvaluateSettings, config).trainer.device)
@@ -69,8 +70,9 @@ def verify(config: DictConfig) -> int:
                 raise
             print(f"error: {row.error}", file=sys.stderr)
         write_json(folder / "verification.json", [asdict(row) for row in rows])
-    print(f"\n{table(rows)}\n\n{folder}")
-    return int(any(row.error for row in rows))
+    say_result(f"\n{table(rows)}\n\n{folder}")
+    found = {"weights": [asdict(row) for row in rows], "folder": folder}
+    return Found(found, int(any(row.error for row in rows)))
 
 
 def detectors() -> Iterator[Verification]:

@@ -87,7 +87,8 @@ def evaluate(
     )
     with saying_layout(data_module.source, reporter):
         data_module.split(split)
-    reporter.say("\n".join(describe(data_module.source, (split,))))
+    if found := describe(data_module.source, (split,)):
+        reporter.say("\n".join(found))
     if is_file:
         check_classes(header, data_module.class_names, str(model))
     task = kind(views, metric=settings.metric.options())
@@ -111,13 +112,13 @@ def evaluate(
         trainer.test(task, datamodule=data_module, verbose=False)
     if is_rank_zero():
         task.find_intervals()
-        reporter.say(task.report(task.numbers))
+        reporter.result(task.report(task.numbers))
         if place is not None:
             # Of published weights there is no model file yet; it is of the model alone, without further views.
             write_outcome(place, task, split=split, model_file=not is_file and views is network)
             if not task.scores_some:
                 report(place, task, data_module.split(split), split)
-            reporter.say(f"\n{files_in(place)}")
+            reporter.result(f"\n{files_in(place)}")
     assert task.metric is not None
     return Evaluation(dict(task.numbers), task.metric, dict(task.intervals), place)
 

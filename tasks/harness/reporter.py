@@ -31,6 +31,10 @@ class Reporter:
         if self._file is not None:
             print(text, file=self._file, flush=True)
 
+    def result(self, text: str) -> None:
+        """What was asked for, such as the numbers of an evaluation and where they lie."""
+        self.say(text)
+
     def progress(self) -> ProgressBar:
         """How the progress of a training is shown."""
         return ProgressLines(say=self.say)

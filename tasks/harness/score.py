@@ -69,10 +69,10 @@ def score_results(
         words = federated_in_words(numbers)
     place = None if folder is None else claim_folder(Path(folder), "run_dir")
     reporter.say(f"{len(found.scores)} detections on {len(annotations)} images of the {split} split\n")
-    reporter.say(words or in_words(numbers, metric.backend_used))
+    reporter.result(words or in_words(numbers, metric.backend_used))
     if place is not None:
         write_json(place / "metrics.json", numbers)
-        reporter.say(f"\n{files_in(place)}")
+        reporter.result(f"\n{files_in(place)}")
     return Evaluation(numbers, metric, folder=place)
 
 

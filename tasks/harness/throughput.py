@@ -26,7 +26,7 @@ GIB = 2**30
 class ThroughputMonitor(Callback):
     """Logs the losses, the learning rates, `perf/images_per_second`, `perf/data_wait` (the share of the time that
     training waited for its next batch) and `perf/memory_gib` (most so far), and says a line at the end of each
-    epoch."""
+    epoch and of each validation."""
 
     def __init__(self, *, num_workers: int = 0, say: Callable[[str], None] = _LOG.info) -> None:
         """`say` gets the line."""
@@ -77,6 +77,9 @@ class ThroughputMonitor(Callback):
         if trainer.state.fn == "fit":  # the time of validation is none of training's
             seconds = self._now(trainer)[0] - self._paused[0]
             self._epoch, self._logged = ((t + seconds, n, w) for t, n, w in (self._epoch, self._logged))
+            numbers, monitor = getattr(pl_module, "numbers", {}), getattr(pl_module, "monitor", None)
+            if monitor in numbers and not trainer.sanity_checking:
+                self.say(f"step {trainer.global_step}: {monitor} {numbers[monitor]:.3f}")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         now = self._now(trainer)

@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from tasks.harness.session import files_in, is_rank_zero, run_folder, write_outc
 from tasks.harness.settings import TrainSettings
 from tasks.harness.suit import is_ones_own
 from tasks.harness.time_ahead import LONG, duration, seconds_of_an_image, shorter
+from tasks.metrics.bootstrap import Interval
 from tasks.preprocessing import Preprocessing
 
 
@@ -42,6 +43,8 @@ class Run:
     """Model file, numbers, checkpoints, log and all that says how they came about."""
     model_file: Path
     """What `tasks.load_model` and `tasks.load_predictor` take."""
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    """Lower and upper end of the numbers by name, at 95 %."""
     stopped_by: int | None = None
     """The signal that ended the run, whose `last.ckpt` can be resumed from; None where nothing did."""
 
@@ -139,9 +142,10 @@ def train(
             if module.numbers and not module.scores_some:
                 report(place, module, plan.data.split("val"), "val")
             scores = module.report(module.numbers) if module.numbers else "not validated: there are no scores"
-            reporter.say(f"{scores}\n\n{files_in(place)}")
+            reporter.result(f"{scores}\n\n{files_in(place)}")
             reporter.say(f"took {time.perf_counter() - started:.0f} s")
-    return Run(module.model, dict(module.numbers), place, place / "model.safetensors", stopped_by)
+    numbers, intervals = dict(module.numbers), dict(module.intervals)
+    return Run(module.model, numbers, place, place / "model.safetensors", intervals, stopped_by)
 
 
 @dataclass(frozen=True)

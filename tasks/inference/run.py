@@ -64,6 +64,18 @@ class Outputs:
 
 
 @dataclass(frozen=True)
+class Written:
+    """What a run has left."""
+
+    num_pictures: int
+    """That could be read; of a video, frames."""
+    files: list[str]
+    """Names of files and folders in the folder of outputs, beside drawn pictures and masks."""
+    errors: list[str]
+    """Of what could not be read, a sentence each."""
+
+
+@dataclass(frozen=True)
 class Job:
     """A predictor, what is written of its predictions, and who is told."""
 
@@ -83,22 +95,21 @@ class Job:
                 f"{' or '.join(sorted(MASK_TASKS))}"
             )
 
-    def finish(self, journal: Journal) -> list[str]:
-        """Writes the files of all pictures and removes the journal; the errors of those that could not be read."""
+    def finish(self, journal: Journal) -> Written:
+        """Writes the files of all pictures and removes the journal."""
         header, folder = self.predictor.header, self.outputs.folder
         form = check_format(self.outputs.format, header.task)
         names = form.write(journal.records, folder, header, self.model)
         errors = [r["entry"]["error"] for r in journal.records() if "error" in r["entry"]]
         journal.remove()
-        self.say(f"{folder}: {journal.num_pictures - len(errors)} pictures and {', '.join(names)}")
-        return errors
+        return Written(journal.num_pictures - len(errors), names, errors)
 
 
 def predict_pictures(
     job: Job, pictures: Iterable[Picture], run: Mapping[str, Any], *, rank: int = 0, num_ranks: int = 1
-) -> list[str]:
-    """Predicts all of `pictures`, or goes on with what an earlier call in the same folder has left; the errors of those
-    that could not be read, on the first rank.
+) -> Written:
+    """Predicts all of `pictures`, or goes on with what an earlier call in the same folder has left; what is written, on
+    the first rank.
 
     An unreadable picture is noted and passed over, so that the others are not lost.
 
@@ -128,7 +139,7 @@ def predict_pictures(
                 if done < journal.size_of(shard):
                     _predict_shard(job, journal, shard, done, pool, leave, say)
         all_gather_objects(None)  # every shard is whole
-        return job.finish(journal) if rank == 0 else []
+        return job.finish(journal) if rank == 0 else Written(0, [], [])
 
 
 def _begin(journal: Journal, pictures: Iterable[Picture], run: Mapping[str, Any], num_ranks: int) -> bool:
@@ -177,8 +188,8 @@ def _predict_shard(
             job.progress.add(len(group))
 
 
-def predict_video(job: Job, video: Video, *, every: int = 1) -> list[str]:
-    """Predicts every `every`th frame, a line each as they come; what is missing at the end of the file, in words.
+def predict_video(job: Job, video: Video, *, every: int = 1) -> Written:
+    """Predicts every `every`th frame, a line each as they come; what is missing at the end of the file is an error.
 
     A camera or a stream goes on until it ends or the user interrupts it (Ctrl-C), and then everything is whole. Of a
     killed run the lines stay, in the folder's journal.
@@ -225,10 +236,8 @@ def predict_video(job: Job, video: Video, *, every: int = 1) -> list[str]:
             _leave_nothing(journal)
             raise ValueError(missing or f"stopped before the first frame of '{video.place}'")
         journal.end_video(count)
-        job.finish(journal)
-        if drawing is not None:
-            job.say(f"{drawn_at}: {count} frames")
-    return [missing] if missing else []
+        files = job.finish(journal).files
+    return Written(count, files + [drawn_at.name] * (drawing is not None), [missing] if missing else [])
 
 
 def _frame_record(

@@ -1,4 +1,7 @@
-"""COCO's numbers as text for a terminal: the twelve lines that COCO's own code prints, then AP by class."""
+"""COCO's numbers as text for a terminal: the twelve lines that COCO's own code prints, then AP by class.
+
+Where numbers have intervals, the lines leave out "Average Precision", so that they fit into 80 characters.
+"""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +14,7 @@ def coco_table(
     intervals: Mapping[str, Interval] | None = None,
     *,
     digits: int = 3,
-    width: int = 100,
+    width: int = 80,
 ) -> str:
     """The numbers of `CocoMetric.compute` as lines of at most `width` characters where names allow, each with its
     interval where there is one.
@@ -21,7 +24,7 @@ def coco_table(
     limits = [int(name[3:]) for name in numbers if name.startswith("AR_") and name[3:].isdigit()]
     known = intervals or {}
     lines = [
-        _line(name, value, limits, digits) + bracket(known.get(name), digits)
+        _line(name, value, limits, digits, short=bool(known)) + bracket(known.get(name), digits)
         for name, value in numbers.items()
         if "/" not in name
     ]
@@ -41,9 +44,12 @@ def coco_table(
     return "\n".join(lines)
 
 
-def _line(name: str, value: float, limits: list[int], digits: int) -> str:
+def _line(name: str, value: float, limits: list[int], digits: int, *, short: bool) -> str:
     """One line in COCO's wording; `limits` are the metric's three limits of detections, ascending."""
-    title = "Average Precision  (AP)" if name.startswith("AP") else "Average Recall     (AR)"
+    long, title = (
+        ("Average Precision  ", "(AP)") if name.startswith("AP") else ("Average Recall     ", "(AR)")
+    )
+    title = title if short else long + title
     iou = {"AP50": "0.50", "AP75": "0.75"}.get(name, "0.50:0.95")
     kind = name[3:]  # of AP_small, AR_10, …
     area = kind if kind in ("small", "medium", "large") else "all"

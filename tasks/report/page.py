@@ -9,11 +9,11 @@ from markupsafe import Markup
 
 STYLE = """
 :root{color-scheme:light dark;--back:#fff;--text:#1d2126;--soft:#5b6470;--rule:#d5dae0;--panel:#f5f7f9;--accent:#0b61c4;
---bad:#b3261e;--good:#1b7f3b;--k0:#0b61c4;--k1:#b3261e;--k2:#1b7f3b;--k3:#8a4b00;--k4:#6b2fb3;--k5:#007a7a;--k6:#a3195b;
+--bad:#b3261e;--good:#1b7f3b;--k0:#0072b2;--k1:#c24e00;--k2:#00795a;--k3:#a8487c;--k4:#2a86bd;--k5:#9a6a00;--k6:#1d2126;
 --k7:#5b6470}
 @media (prefers-color-scheme:dark){:root{--back:#15181c;--text:#e6e9ed;--soft:#a3adb8;--rule:#3a424b;--panel:#1f242a;
---accent:#79b4ff;--bad:#ff8f85;--good:#6fd38d;--k0:#79b4ff;--k1:#ff8f85;--k2:#6fd38d;--k3:#f0b45a;--k4:#c7a0ff;
---k5:#5fd0d0;--k6:#ff8fc0;--k7:#a3adb8}}
+--accent:#79b4ff;--bad:#ff8f85;--good:#6fd38d;--k0:#4ba6e0;--k1:#f08a3c;--k2:#2fc79b;--k3:#e09bc0;--k4:#8ccbf2;
+--k5:#f0b93a;--k6:#e6e9ed;--k7:#a3adb8}}
 *{box-sizing:border-box}
 body{font:16px/1.5 system-ui,sans-serif;margin:0 auto;max-width:76rem;padding:1rem;background:var(--back);
 color:var(--text)}

@@ -9,6 +9,7 @@ the mean over the steps since the point before; the test error is that of the wh
 import importlib.util
 import json
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from tasks.classification.task import ClassificationTask
 from tasks.contracts import Batch
 from tasks.data.datamodule import DataModule
 from tasks.data.sources import Source
-from tasks.files import write_json, write_whole
+from tasks.files import write_json
 from tasks.harness.reporter import Reporter
 from tasks.harness.settings import (
     OPTIMIZERS,
@@ -36,6 +37,7 @@ from tasks.harness.settings import (
 )
 from tasks.harness.start import build
 from tasks.preprocessing import Preprocessing
+from tasks.visualization.plot_style import BLUE, ORANGE, figure
 from tasks.zoo.registry import build_model
 
 JSON_NAME, PICTURE_NAME = "residual_study.json", "residual_study.png"
@@ -115,7 +117,7 @@ def study(
         results[name] = train_network(settings, data, name, reporter)
         write_json(folder / JSON_NAME, {"settings": record, "networks": results})
         draw(results, folder / PICTURE_NAME)
-    reporter.say(f"\n{error_table(results)}\n\n{folder / PICTURE_NAME}, {JSON_NAME}")
+    reporter.result(f"\n{error_table(results)}\n\n{folder / PICTURE_NAME}, {JSON_NAME}")
     return results
 
 
@@ -260,39 +262,44 @@ def error_table(results: dict[str, Any]) -> str:
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Errors against steps, and the gradient norm by layer, a colour for each network, as a PNG."""
-    from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """Errors against steps and gradient norms by layer, as a PNG: a colour a family, dashes for shallower networks."""
+    looks: dict[str, dict[str, Any]] = {}
+    for is_plain, color in ((True, ORANGE), (False, BLUE)):
+        members = sorted((name for name in results if name.startswith("plain") is is_plain), key=_depth)
+        for place, name in enumerate(reversed(members)):
+            looks[name] = {"color": color, "linestyle": ("-", "--", ":", "-.")[place % 4]}
+    with figure(path, 17, 5.6) as drawn:
+        train, test, start, later = drawn.subplots(1, 4)
+        for name, result in results.items():
+            middle = [point["step"] - point["over"] / 2 for point in result["train"]]
+            train.plot(
+                middle,
+                [100 * point["error"] for point in result["train"]],
+                **looks[name],
+                label=title_of(name),
+            )
+            steps = [point["step"] for point in result["test"]]
+            test.plot(steps, [100 * point["error"] for point in result["test"]], **looks[name])
+            for axes, moment in ((start, "start"), (later, "later")):
+                norms = [math.nan if norm is None else norm for norm in result["gradient_norm"][moment]]
+                axes.plot(range(1, len(norms) + 1), norms, **looks[name])
+        train.set(title="Training error, %", xlabel="step", ylim=(0, None))
+        test.set(title="Test error, %", xlabel="step", ylim=(0, None))
+        start.set(title="Gradient at the first step", xlabel="layer", yscale="log")
+        later.set(title=f"… over the last {NUM_LATER} steps", xlabel="layer", yscale="log")
+        for axes in (start, later):
+            axes.yaxis.set_minor_formatter("")
+        drawn.legend(loc="outside lower center", ncols=min(4, len(results)), handlelength=3)
 
-    colors: dict[str, Any] = {}
-    for family, colormap in ((True, "Oranges"), (False, "Blues")):
-        members = [name for name in results if name.startswith("plain") is family]
-        for place, name in enumerate(members):
-            colors[name] = colormaps[colormap](0.5 + 0.45 * place / max(1, len(members) - 1))
-    figure = Figure(figsize=(15, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    errors, start, later = figure.subplots(1, 3, width_ratios=(1.4, 1, 1))
-    for name, result in results.items():
-        train, test = result["train"], result["test"]
-        middle = [point["step"] - point["over"] / 2 for point in train]
-        percent = [100 * point["error"] for point in train]
-        errors.plot(middle, percent, "--", color=colors[name], linewidth=1)
-        percent = [100 * point["error"] for point in test]
-        errors.plot([point["step"] for point in test], percent, color=colors[name], linewidth=2.5, label=name)
-        for axes, moment in ((start, "start"), (later, "later")):
-            norms = [math.nan if norm is None else norm for norm in result["gradient_norm"][moment]]
-            axes.plot(range(1, len(norms) + 1), norms, color=colors[name], linewidth=1.5)
-    errors.set(
-        title="test error bold, training error dashed", xlabel="step", ylabel="error (%)", ylim=(0, None)
-    )
-    errors.legend()
-    start.set(title="gradient norm at the first step", xlabel="layer", ylabel="norm", yscale="log")
-    later.set(title=f"gradient norm over the last {NUM_LATER} steps", xlabel="layer", yscale="log")
-    for axes in (errors, start, later):
-        axes.grid(alpha=0.3)
-    with write_whole(path) as partial:
-        figure.savefig(partial, format="png", dpi=110)
+
+def title_of(name: str) -> str:
+    """What people call a network: `plain, 56 layers`, `ResNet-56`."""
+    return f"plain, {_depth(name)} layers" if name.startswith("plain") else f"ResNet-{_depth(name)}"
+
+
+def _depth(name: str) -> int:
+    digits = re.search(r"\d+$", name)
+    return int(digits[0]) if digits else 0
 
 
 def _check(settings: StudySettings, names: list[str], num_classes: int) -> None:

@@ -40,7 +40,7 @@ def test_detectors_on_coco_with_one_file_missing(mirror: Path, monkeypatch, tmp_
         (mirror / PUBLISHED[name][tag].file).write_bytes(content)
     out = tmp_path / "out"
     words = ["data=coco", f"data.root={coco}", f"run_dir={out}", "only=[faster_rcnn,mask_rcnn]"]
-    assert verify(compose("verify_weights", [*words, *TINY])) == 1
+    assert verify(compose("verify_weights", [*words, *TINY])).status == 1
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     header = next(i for i, line in enumerate(lines) if line.split() == [
@@ -81,7 +81,7 @@ def test_classifiers_on_folders_of_classes(mirror: Path, monkeypatch, tmp_path: 
         Image.fromarray(pixels[:200, :240]).save(folder / "0.png")
     out = tmp_path / "out"
     words = ["data=image_folder", f"data.root={tmp_path / 'imagenet'}", f"run_dir={out}", "only=resnet18"]
-    assert verify(compose("verify_weights", [*words, "trainer.accelerator=cpu"])) == 0
+    assert verify(compose("verify_weights", [*words, "trainer.accelerator=cpu"])).status == 0
     row = json.loads((out / "verification.json").read_text())[0]
     assert row["published"] == {"top1": 0.69758}
     assert row["ours"]["top1"] in (0, 0.5, 1)

@@ -32,7 +32,7 @@ def run(checkpoint: Path, source: Path, output: Path, *words: str) -> int:
         "device=cpu",
         "precision=32-true",
     ]
-    return predict(compose("predict", [*given, "score_threshold=0", *words]))
+    return predict(compose("predict", [*given, "score_threshold=0", *words])).status
 
 
 @pytest.fixture(scope="module")

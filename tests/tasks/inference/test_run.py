@@ -34,7 +34,7 @@ def run(checkpoint: Path, source: object, output: Path, *words: str) -> int:
         compose(
             "predict", [f"checkpoint={checkpoint}", f"source={source}", f"output={output}", *OPTIONS, *words]
         )
-    )
+    ).status
 
 
 def entries(output: Path) -> list[dict[str, Any]]:

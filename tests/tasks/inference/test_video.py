@@ -26,7 +26,7 @@ NUM_FRAMES = 60
 
 def run(checkpoint: Path, source: object, output: Path, *words: str) -> int:
     given = [f"checkpoint={checkpoint}", f"source={source}", f"output={output}", *OPTIONS]
-    return predict(compose("predict", [*given, *words]))
+    return predict(compose("predict", [*given, *words])).status
 
 
 def frame(number: int) -> np.ndarray:

@@ -145,7 +145,7 @@ def test_prediction_with_nothing_but_the_name(
         f"output={out}",
         "device=cpu",
     ]
-    assert predict(compose("predict", [*words, "precision=32-true", "score_threshold=0.0"])) == 0
+    assert predict(compose("predict", [*words, "precision=32-true", "score_threshold=0.0"])).status == 0
     report = json.loads((out / "predictions.json").read_text())
     assert report["model"] == "faster_rcnn COCO_V1"
     objects = [entry for picture in report["pictures"] for entry in picture["objects"]]

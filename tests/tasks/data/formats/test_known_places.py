@@ -89,7 +89,7 @@ def test_the_converter_says_what_it_takes_from_outside(
         f"out={tmp_path / 'out'}",
         "data.allow_outside=true",
     ]
-    assert convert_data(compose("convert_data", words)) == 0
+    assert convert_data(compose("convert_data", words)).status == 0
     assert "note: 1 images copied from outside the data set" in capsys.readouterr().out
 
 

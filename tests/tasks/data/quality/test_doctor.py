@@ -155,7 +155,7 @@ def write_sound(root: Path) -> None:
 
 def test_a_sound_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_sound(tmp_path)
-    assert check_data(compose("check_data", words(tmp_path, tmp_path / "out"))) == 0
+    assert check_data(compose("check_data", words(tmp_path, tmp_path / "out"))).status == 0
     assert "no issue found" in capsys.readouterr().out
     assert "No issue found" in (tmp_path / "out/report.html").read_text()
 
@@ -166,9 +166,9 @@ def test_warnings_alone_are_no_failure(tmp_path: Path, capsys: pytest.CaptureFix
     for split in ("train", "val"):
         content["categories"] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
         (tmp_path / f"{split}.json").write_text(json.dumps(content))
-    assert check_data(compose("check_data", words(tmp_path, tmp_path / "out"))) == 0
+    assert check_data(compose("check_data", words(tmp_path, tmp_path / "out"))).status == 0
     printed = capsys.readouterr().out
-    assert "unused category" in printed and "0 errors, 1 warnings" in printed
+    assert "unused category" in printed and "0 errors, 1 warning" in printed
 
 
 def test_what_cannot_be_examined(tmp_path: Path) -> None:
