@@ -155,6 +155,16 @@ COMMANDS = {
             "checkpoint=F data=voc data.root=DIR split=test",
         ),
     ),
+    "next": Command(
+        "tasks.cli.next_pictures:next_pictures",
+        "Chooses which unlabelled pictures to label next, unsure and different ones, with the model's boxes as "
+        "pre-labels.",
+        (
+            "runs/…/model.safetensors source=photos number=100",
+            "F source=photos number=50 format=yolo labelled=train-photos output=round-2",
+        ),
+        first_is="checkpoint",
+    ),
     "tune": Command(
         "tasks.cli.tune:tune",
         "Fits a threshold for each class and the calibration of scores on a split, and stores them in the model file.",
