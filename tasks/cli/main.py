@@ -152,7 +152,7 @@ COMMANDS = {
         "Lists the annotations that are most probably wrong: missing, spurious, of the wrong class, shifted.",
         (
             "checkpoint=runs/…/model.safetensors data=coco data.root=DIR",
-            "checkpoint=F data=voc data.root=DIR split=test",
+            "checkpoint=F data=voc data.root=DIR split=train folds=5    by five models, none of which has learnt them",
         ),
     ),
     "next": Command(
