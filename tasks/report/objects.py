@@ -287,12 +287,17 @@ def confusion_section(matrix: np.ndarray, names: Sequence[str], note: str) -> Se
 def _calibration(results: ObjectResults, errors: ErrorSplit) -> Section:
     counted = errors.kinds != IGNORED
     return calibration_section(
-        results.matches.scores[counted], errors.kinds[counted] == RIGHT, "IoU 0.5 or more"
+        results.matches.scores[counted],
+        errors.kinds[counted] == RIGHT,
+        "IoU 0.5 or more",
+        " `vertebra tune` mends it, and stores the map in the model file.",
     )
 
 
-def calibration_section(scores: np.ndarray, is_right: np.ndarray, right_means: str) -> Section:
-    """Whether scores are probabilities."""
+def calibration_section(
+    scores: np.ndarray, is_right: np.ndarray, right_means: str, advice: str = ""
+) -> Section:
+    """Whether scores are probabilities; `advice` says what mends them."""
     if not len(scores):
         return Section("Are scores probabilities?")
     found = reliability(scores, is_right)
@@ -309,7 +314,7 @@ def calibration_section(scores: np.ndarray, is_right: np.ndarray, right_means: s
     ]
     note = (
         f"Right means {right_means}. Expected calibration error {found.expected_error:.3f}, largest of a bin "
-        f"{found.largest_error:.3f}. `vertebra tune` mends it, and stores the map in the model file."
+        f"{found.largest_error:.3f}.{advice}"
     )
     values = {"expected_error": found.expected_error, "largest_error": found.largest_error}
     return Section(
