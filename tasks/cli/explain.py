@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from tasks.cli.data import data_of
 from tasks.data.annotations.objects import Annotations
 from tasks.data.loading.collate import batch_images
-from tasks.detection.explain import STAGES, lost_at, trace
+from tasks.detection.explain import STAGES, lost_at, trace, with_names
 from tasks.zoo.model_file import load_model
 
 
@@ -43,7 +43,9 @@ def explain(config: DictConfig) -> None:
     width = max(len(names[label]) for label, *_ in found)
     for label, box, explanation in found:
         at = " ".join(f"{value:.0f}" for value in box)
-        print(f"{names[label]:<{width}}  at {at:<20}  {explanation.stage:<11}  {explanation.words}")
+        print(
+            f"{names[label]:<{width}}  at {at:<20}  {explanation.stage:<11}  {with_names(explanation.words, names)}"
+        )
     counts = [(words, sum(row[2].stage == stage for row in found)) for stage, words in STAGES.items()]
     print("\n" + "\n".join(f"{count:4d}  {words}" for words, count in counts if count))
 

@@ -20,13 +20,12 @@ from tasks.harness.evaluate import evaluate
 from tasks.harness.reporter import Reporter
 from tasks.harness.session import run_folder
 from tasks.harness.settings import EvaluateSettings, TrainSettings
-from tasks.metrics.calibration import fit_calibration
-from tasks.metrics.error_split import IGNORED, RIGHT, error_split
-from tasks.metrics.suspects import WAYS, Suspect, find_suspects
+from tasks.metrics.suspects import WAYS, Suspect
 from tasks.report.objects import ObjectResults
 from tasks.report.page import Picture, Section, Table, render
 from tasks.report.pictures import encoded, side_by_side
 from tasks.report.results import results_of
+from tasks.report.suspects import rank
 from tasks.visualization.boxes import draw_detections, draw_outcomes
 
 ONLY_OBJECTS = "suspects are looked for where objects are annotated (task=detection and its relatives)"
@@ -103,18 +102,6 @@ def recipe_of(checkpoint: str, steps: int | None) -> tuple[str, dict[str, Any], 
         )  # fmt: skip
         settings = replace(settings, trainer=trainer)
     return config.task.name, spec_of(config), settings
-
-
-def rank(results: ObjectResults) -> list[Suspect]:
-    """All suspects, by scores that were made probabilities first."""
-    errors = error_split(results.truth, results.found, results.matches)
-    counted = errors.kinds != IGNORED
-    calibration = fit_calibration(results.matches.scores[counted], errors.kinds[counted] == RIGHT)
-    found = results.found
-    calibrated = type(found)(
-        found.images, found.categories, found.boxes, calibration(found.scores), found.masks
-    )
-    return find_suspects(results.truth, calibrated)
 
 
 def write(

@@ -144,7 +144,7 @@ class Section:
     """What report.json says of it."""
 
     def __bool__(self) -> bool:
-        return any((self.numbers, self.charts, self.tables, self.pictures, self.details))
+        return any((self.numbers, any(self.charts), self.tables, self.pictures, self.details))
 
 
 def render(title: str, about: str, sections: Sequence[Section]) -> str:
