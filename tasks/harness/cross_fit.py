@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -45,7 +45,7 @@ def train_folds(
             f"folds={number} must be at least 2, and leave 2 images of the {len(annotations)} in each; give another "
             "number"
         )
-    files = []
+    files: list[Path] = []
     parts = folds(len(annotations), number)
     for place, held_out in enumerate(parts):
         rest = np.setdiff1d(np.arange(len(annotations)), held_out)
@@ -77,16 +77,16 @@ def check_folds(files: Sequence[str | Path], source: Source[Any], split: SplitNa
     """Raises ValueError unless file i is the model of fold i of as many, on this split of this data."""
     known = fingerprint(source.split(split).annotations)
     for place, file in enumerate(files):
-        said = read(file)[0].provenance.get(KEY)
+        said: Any = read(file)[0].provenance.get(KEY)
         wanted = {"place": place, "of": len(files), "split": split, "data": known}
         if said != wanted:
-            why = (
-                "does not say which images it has not learnt from"
-                if not isinstance(said, dict)
-                else "has learnt from other annotations, or another split"
-                if (said.get("data"), said.get("split")) != (known, split)
-                else f"is of fold {said.get('place', -1) + 1} of {said.get('of')}"
-            )
+            fold: Mapping[str, Any] = cast(Mapping[str, Any], said) if isinstance(said, Mapping) else {}
+            if not fold:
+                why = "does not say which images it has not learnt from"
+            elif (fold.get("data"), fold.get("split")) != (known, split):
+                why = "has learnt from other annotations, or another split"
+            else:
+                why = f"is of fold {fold.get('place', -1) + 1} of {fold.get('of')}"
             raise ValueError(
                 f"{file} {why}; models= takes the files of one `vertebra suspects folds=K`, in order: "
                 f"fold-1/model.safetensors … of {len(files)}"
@@ -123,8 +123,8 @@ def joined(parts: Sequence[Predictions]) -> Predictions:
     """The detections of all `parts`, by image."""
     images = np.concatenate([part.images for part in parts])
     order = np.argsort(images, kind="stable")
-    columns = (
+    categories, boxes, scores = (
         np.concatenate([getattr(part, name) for part in parts])[order]
-        for name in ("images", "categories", "boxes", "scores")
+        for name in ("categories", "boxes", "scores")
     )
-    return Predictions(*columns)
+    return Predictions(images[order], categories, boxes, scores)

@@ -430,7 +430,7 @@ def _lost(
         if not len(objects):
             continue
         assert read is not None and explain is not None
-        names = [results.class_names[k] for k in truth.categories[objects].tolist()]
+        names = [str(results.class_names[k]) for k in truth.categories[objects].tolist()]
         boxes = _corners(truth.boxes[objects])
         for name, box, (stage, words) in zip(names, boxes, explain(read(image), boxes, names), strict=True):
             rows.append((file_name(image), name, " ".join(f"{v:.0f}" for v in box), stage, words))

@@ -85,7 +85,7 @@ def simulated_annotations(rng: np.random.Generator, num_images: int, num_classes
 def simulated_predictions(rng: np.random.Generator, truth: Annotations, number: int) -> Predictions:
     """Three near each object, and false ones up to `number` an image."""
     near = np.repeat(np.arange(len(truth.labels)), 3)
-    images = np.repeat(np.arange(len(truth)), np.diff(truth.offsets))
+    of_object = np.repeat(np.arange(len(truth)), np.diff(truth.offsets))
     boxes = truth.boxes[near] + rng.normal(0, 0.1, (len(near), 4)) * truth.boxes[near][:, [2, 3, 2, 3]]
     boxes[:, 2:] = boxes[:, 2:].clip(1)
     false = max(0, len(truth) * number - len(near))
@@ -94,14 +94,15 @@ def simulated_predictions(rng: np.random.Generator, truth: Annotations, number: 
     columns = [
         np.concatenate(parts)
         for parts in (
-            (images[near], rng.integers(0, len(truth), false)),
+            (of_object[near], rng.integers(0, len(truth), false)),
             (truth.labels[near], rng.choice(num_classes, false, p=frequencies(num_classes))),
             (boxes, np.concatenate([rng.uniform(0, 400, (false, 2)), sides], axis=1)),
             (rng.beta(3, 2, len(near)), rng.beta(1, 5, false)),
         )
     ]
     order = np.argsort(columns[0], kind="stable")
-    return Predictions(*(column[order] for column in columns))
+    images, categories, boxes, scores = (column[order] for column in columns)
+    return Predictions(images, categories, boxes, scores)
 
 
 def frequencies(num_classes: int) -> np.ndarray:

@@ -90,11 +90,15 @@ def pictures(tmp_path_factory) -> Path:
 
 
 def run(checkpoint: Path, source: object, output: Path, *words: str) -> int:
-    return next_pictures(
+    found = next_pictures(
         compose(
             "next", [f"checkpoint={checkpoint}", f"source={source}", f"output={output}", *OPTIONS, *words]
         )
     )
+    assert found.values["folder"] == str(output) and all(
+        (output / name).exists() for name in found.values["files"]
+    )
+    return found.status
 
 
 @pytest.mark.parametrize("task", ["detection", "instance_segmentation"])
@@ -156,7 +160,7 @@ def test_the_command_takes_labelled_pictures(files, pictures: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["number=0"], "number=0 must be a whole number of pictures"),
+        (["number=0"], "number=0 must be a whole number, at least 1"),
         (["source=nowhere"], "source=nowhere is not a picture"),
         (["labelled=nowhere"], "nowhere is not a picture"),
         (["format=sheets"], "format=sheets is unknown"),
