@@ -157,6 +157,8 @@ def load_data(path: Path) -> Any:
             _check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds, by where the damage is
+        if "weights_only" in str(error):  # torch's advice would run the file's code
+            raise ValueError("it is damaged, or holds more than plain data") from None
         raise ValueError(first_line(error)) from None
 
 

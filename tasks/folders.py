@@ -18,6 +18,12 @@ def new_folder(name: str) -> Path:
             count += 1
 
 
+def check_free(folder: Path, setting: str) -> None:
+    """Raises FileExistsError, which names the `setting` that asked for it, where `folder` holds something."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{setting}={folder} is not empty; give another folder, or delete this one")
+
+
 def claim_folder(folder: Path, setting: str) -> Path:
     """Makes `folder`, or takes it where it is there and empty.
 
@@ -27,8 +33,5 @@ def claim_folder(folder: Path, setting: str) -> Path:
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
-        if not folder.is_dir() or any(folder.iterdir()):
-            raise FileExistsError(
-                f"{setting}={folder} is not empty; give another folder, or delete this one"
-            ) from None
+        check_free(folder, setting)
     return folder

@@ -1,9 +1,18 @@
-"""The plain loops of tests/peers run, on the embedded scenes."""
+"""The programs of tests/peers run: plain loops on embedded scenes, and TIDE's package beside our split of errors."""
 
+import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "tasks" / "metrics"))
+from simulated_detector import simulated_detections, simulated_truth
+
+from tasks.metrics.average_precision import Predictions
+from tests.peers import tide
 
 
 @pytest.mark.slow
@@ -21,3 +30,20 @@ def test_torchvision_rcnn(task: str) -> None:
     result = subprocess.run([*command, *settings], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "AP " in result.stdout.splitlines()[-1]
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tidecv") is None, reason="tests/peers/tide.py says how to install it"
+)
+def test_errors_cost_what_the_published_package_says() -> None:
+    rng = np.random.default_rng(3)
+    truth = simulated_truth(rng, 60, 3)
+    found = simulated_detections(rng, truth)
+    wrong = rng.random(len(found.categories)) < 0.1
+    found.categories[wrong] = (found.categories[wrong] + 1) % 3
+    twice = np.sort(np.concatenate([np.arange(len(wrong)), np.flatnonzero(rng.random(len(wrong)) < 0.2)]))
+    scores = found.scores[twice] * rng.uniform(0.5, 1, len(twice))
+    found = Predictions(found.images[twice], found.categories[twice], found.boxes[twice], scores)
+    ours, theirs = tide.ours(truth, found), tide.theirs(truth, found)
+    assert ours["AP50"] > 20 and min(ours.values()) > 0
+    assert ours == pytest.approx(theirs, abs=tide.LIMIT)

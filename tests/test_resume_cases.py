@@ -164,6 +164,7 @@ HOSTILE = [
     (["optimizer_states", 0, "state", 0, "exp_avg"], torch.zeros(3), "exp_avg of parameter 0 is not of this run"),
     (["optimizer_states", 0, "state", 0], {}, "has no exp_avg of parameter 0"),
     (["lr_schedulers", 0, "base_lrs"], "x", "schedule have x where"),
+    (["lr_schedulers", 0, "lr_lambdas", 0], -0.5, "does not hold what a run"),
     (["exact_resume", "random"], [{}], "does not hold what a run"),
     (["exact_resume", "place"], {"batches": "x"}, "place in the epoch"),
     (["exact_resume", "validation_due"], "x", "validation is not a count"),

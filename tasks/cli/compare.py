@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.cli.output import Found, say_result
 from tasks.cli.tables import Column, table
+from tasks.cli.values import whole_number
 from tasks.files import write_json
 
 if TYPE_CHECKING:
@@ -53,12 +54,17 @@ def compare(config: DictConfig) -> Found:
     """Measures the models of `config.runs` and prints a table of them, then whether they differ by more than their
     images let them, and writes `config.json` if it is set. Folders of evaluations have no costs."""
     runs = [Path(str(run)) for run in ([config.runs] if isinstance(config.runs, str) else config.runs)]
+    if not runs:
+        raise ValueError("runs=[] names no runs; give their folders")
+    batch = whole_number(config, "batch", least=1)
+    if type(config.costs) is not bool:
+        raise ValueError(f"costs={config.costs} must be true or false")
     are_evaluations = all((run / OUTCOMES).is_file() and not (run / "config.yaml").is_file() for run in runs)
     rows: list[dict[str, Any]] = []
     if config.costs and not are_evaluations:
         for run in runs:
             check_run(run)
-        rows = [in_own_process(run, str(config.device), int(config.batch)) for run in runs]
+        rows = [in_own_process(run, str(config.device), batch) for run in runs]
         say_result(f"{cost_table(rows)}\n\n{NOTES.format(repeats=REPEATS)}")
     lines, found = differences(runs)
     if lines:

@@ -46,8 +46,8 @@ MOVED = {
 }
 """Modules that a `_target_` of an earlier run's config.yaml may name, and where their content is now."""
 TEXT = {
-    "backbone.pretrained", "checkpoint", "dataset", "detections", "init_from", "out", "output", "pretrained", "repo",
-    "resume", "run_dir", "source",
+    "backbone.pretrained", "checkpoint", "dataset", "detections", "init_from", "licence", "out", "output", "pretrained",
+    "repo", "resume", "run_dir", "source",
 }  # fmt: skip
 """Keys whose text after the first `=` is taken as it stands, like that of the names and folders of `data`."""
 ALLOW_CODE = "allow_code"
@@ -298,7 +298,12 @@ def parsed(word: str) -> Any:
     try:
         return OverridesParser.create().parse_override(word)
     except HydraException:
-        raise ValueError(f"cannot read {word!r}; settings are given as key=value") from None
+        key, equals, value = word.partition("=")
+        raise ValueError(
+            f"cannot read the value of {key} in {word!r}; a text goes into two kinds of quotes: '{key}=\"…\"'"
+            if equals and value
+            else f"cannot read {word!r}; settings are given as key=value"
+        ) from None
 
 
 def first_values(word: str) -> str:
@@ -496,7 +501,7 @@ def _replace_pyramid(config: DictConfig, given: list[tuple[str, str]]) -> None:
 
 def _check_choice(group: str, value: Any, choices: list[str]) -> None:
     for choice in value if isinstance(value, list) else [value]:
-        if choice is not None and str(choice) not in choices:
+        if str(choice) not in choices and (choice is not None or isinstance(value, list)):
             from backbones.checks import suggest
 
             raise ValueError(f"{group}={choice} is not in configs/{group}/; {suggest(str(choice), choices)}")

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from tasks.cli.data import told_data_of
 from tasks.cli.output import Found, say_result
 from tasks.data.formats.convert import Crowd, Format, Split, convert
+from tasks.data.layouts.auto import ON_INVALID
 
 READ_WITH = {
     "coco": "data=coco data.root={out}",
@@ -21,7 +22,7 @@ def convert_data(config: DictConfig) -> Found:
     """Writes `config.data` into the folder `config.out` as format `config.to`, and says what that cannot hold.
 
     The exit status is 1 where objects were lost that no setting said to lose: `crowd=drop` or `crowd=keep` says what
-    becomes of crowds, `allow_loss=true` that anything may be lost.
+    becomes of crowds, `data.on_invalid` what becomes of bad objects, `allow_loss=true` that anything may be lost.
     """
     if config.to not in get_args(Format):
         raise ValueError(f"to={config.to} is unknown; wanted one of {', '.join(get_args(Format))}")
@@ -48,12 +49,15 @@ def convert_data(config: DictConfig) -> Found:
     read_with = READ_WITH[config.to].format(out=out) + extra * (config.to == "coco" and "test" in names)
     say_result(f"read it with {read_with}")
     lost = 0 if config.crowd is not None else losses.dropped.total()
+    if source.on_invalid == ON_INVALID:  # which nobody has said
+        lost += sum(len(source.raw(split.name).ids) - len(split.annotations.ids) for split in splits)
     is_lossy = bool(lost or losses.unread) and not config.allow_loss
     if is_lossy:
-        total = sum(count["annotations"] for count in counts.values())
+        total = sum(len(source.raw(split.name).ids) for split in splits)
         say_result(
             f"lost: {lost} of {total} objects are not written and {losses.unread} are not as their reader wants them; "
-            "crowd=drop or crowd=keep says what becomes of crowds, allow_loss=true that this is meant"
+            "crowd=drop or crowd=keep says what becomes of crowds, data.on_invalid=fix what becomes of bad objects, "
+            "allow_loss=true that this is meant"
         )
     values = {"folder": out, "splits": counts, "notes": losses.lines(), "lost": lost, "unread": losses.unread}
     return Found({**values, "read_with": read_with}, int(is_lossy))

@@ -9,7 +9,7 @@ from tasks.cli.data import data_of
 from tasks.cli.output import Found, say_result
 from tasks.data.annotations.objects import Annotations
 from tasks.data.loading.collate import batch_images
-from tasks.detection.explain import STAGES, lost_at, trace
+from tasks.detection.explain import STAGES, lost_at, trace, with_names
 from tasks.zoo.model_file import load_model
 
 
@@ -44,11 +44,17 @@ def explain(config: DictConfig) -> Found:
     width = max(len(names[label]) for label, *_ in found)
     for label, box, explanation in found:
         at = " ".join(f"{value:.0f}" for value in box)
-        say_result(f"{names[label]:<{width}}  at {at:<20}  {explanation.stage:<11}  {explanation.words}")
+        words = with_names(explanation.words, names)
+        say_result(f"{names[label]:<{width}}  at {at:<20}  {explanation.stage:<11}  {words}")
     counts = [(words, sum(row[2].stage == stage for row in found)) for stage, words in STAGES.items()]
     say_result("\n" + "\n".join(f"{count:4d}  {words}" for words, count in counts if count))
     objects = [
-        {"class": names[label], "box": box, "stage": explanation.stage, "words": explanation.words}
+        {
+            "class": names[label],
+            "box": box,
+            "stage": explanation.stage,
+            "words": with_names(explanation.words, names),
+        }
         for label, box, explanation in found
     ]
     return Found({"image": config.image, "objects": objects, "counts": dict(counts)})

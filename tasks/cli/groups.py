@@ -162,6 +162,7 @@ DOCUMENTED = {
     "evaluate": EvaluateSettings,
     "tune": EvaluateSettings,
     "predict": PredictSettings,
+    "next": PredictSettings,
     "export": ExportSettings,
 }
 """Commands and the settings that stand in Python."""

@@ -82,7 +82,6 @@ def hub_client() -> Any:
 @contextmanager
 def answers(repo: str) -> Iterator[None]:
     """What the hub refuses, or a network that does not reach it, becomes one sentence."""
-    import httpx
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
     try:
@@ -91,7 +90,10 @@ def answers(repo: str) -> Iterator[None]:
         raise ValueError(f"repo={repo} is not the name of a repository; give USER/NAME") from None
     except LocalTokenNotFoundError:
         raise ValueError("the hub does not know who you are; set HF_TOKEN, or run hf auth login") from None
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except Exception as error:
+        # The client's own errors, those of the system, and those of the package that it makes requests with.
+        if not isinstance(error, HfHubHTTPError | OSError) and "httpx" not in type(error).__module__:
+            raise
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(
             f"repo={repo}: the hub did not do it ({reason}); check the name, and HF_TOKEN"

@@ -153,8 +153,18 @@ COMMANDS = {
         "Lists the annotations that are most probably wrong: missing, spurious, of the wrong class, shifted.",
         (
             "checkpoint=runs/…/model.safetensors data=coco data.root=DIR",
-            "checkpoint=F data=voc data.root=DIR split=test",
+            "checkpoint=F data=voc data.root=DIR split=train folds=5    by five models, none of which has learnt them",
         ),
+    ),
+    "next": Command(
+        "tasks.cli.next_pictures:next_pictures",
+        "Chooses which unlabelled pictures to label next, unsure and different ones, with the model's boxes as "
+        "pre-labels.",
+        (
+            "runs/…/model.safetensors source=photos number=100",
+            "F source=photos number=50 format=yolo labelled=train-photos output=round-2",
+        ),
+        first_is="checkpoint",
     ),
     "tune": Command(
         "tasks.cli.tune:tune",

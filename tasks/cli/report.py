@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from tasks.cli.compose import load_config
 from tasks.cli.data import data_of
 from tasks.cli.output import Found, say_result
+from tasks.cli.values import whole_number
 from tasks.data.datamodule import DataModule
 from tasks.harness.environment import fingerprint
 from tasks.harness.reporting import findings_of
@@ -35,10 +36,11 @@ from tasks.zoo.registry import TASKS, lookup
 
 def report(config: DictConfig) -> Found:
     """Writes report.html and report.json into each of `config.runs`."""
+    pictures = whole_number(config, "pictures")
     folders = [Path(str(run)) for run in ([config.runs] if isinstance(config.runs, str) else config.runs)]
     for folder in folders:
         started = time.perf_counter()
-        report_of(folder, int(config.pictures))
+        report_of(folder, pictures)
         say_result(f"{folder}: report.html, report.json; took {time.perf_counter() - started:.1f} s")
     return Found({"reports": [folder / "report.json" for folder in folders]})
 

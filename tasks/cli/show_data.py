@@ -14,10 +14,12 @@ from tasks.cli.data import told_data_of, transforms_of
 from tasks.cli.output import Found, files_of, say_result
 from tasks.cli.suit import suited_config
 from tasks.cli.terminal import run_folder
+from tasks.cli.values import whole_number
 from tasks.data.annotations.class_maps import ClassMaps
 from tasks.data.annotations.image_labels import ImageLabels
 from tasks.data.annotations.objects import Annotations
 from tasks.data.datamodule import DataModule
+from tasks.data.splits import check_split
 from tasks.files import write_json
 from tasks.harness.session import files_in
 from tasks.harness.session import run_folder as make_folder
@@ -30,10 +32,8 @@ from tasks.zoo.registry import TASKS, lookup
 
 def show_data(config: DictConfig) -> Found:
     """Draws `config.num_images` images of `config.split` and counts what is in all of it, into a folder of its own."""
-    if config.num_images < 1:
-        raise ValueError(f"num_images={config.num_images} must be at least 1")
-    if config.split not in ("train", "val", "test"):
-        raise ValueError(f"split={config.split} is unknown; wanted train, val or test")
+    whole_number(config, "num_images", least=1)
+    check_split(config.split)
     source = told_data_of(config)
     config, _ = suited_config(config, source, fetch=False)
     preprocessing = Preprocessing(**config.preprocessing)

@@ -1,70 +1,116 @@
 """`vertebra suspects`: the annotations of a split that are most probably wrong, for a person to look at."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
 
+from tasks.cli.compose import load_config
 from tasks.cli.data import data_of
 from tasks.cli.output import Found, files_of, say_result
-from tasks.cli.settings import settings_of
+from tasks.cli.run_data import run_of
+from tasks.cli.settings import settings_of, spec_of
 from tasks.cli.terminal import Terminal, folder_of_run, prepare
+from tasks.cli.values import whole_number
 from tasks.data.sources import Source
 from tasks.files import write_csv, write_json, write_text
+from tasks.folders import check_free
+from tasks.harness.cross_fit import check_folds, judge, train_folds
 from tasks.harness.evaluate import evaluate
+from tasks.harness.reporter import Reporter
 from tasks.harness.session import files_in, run_folder
-from tasks.harness.settings import EvaluateSettings
-from tasks.metrics.calibration import fit_calibration
-from tasks.metrics.error_split import IGNORED, RIGHT, error_split
-from tasks.metrics.suspects import WAYS, Suspect, find_suspects
+from tasks.harness.settings import EvaluateSettings, TrainSettings
+from tasks.metrics.suspects import WAYS, Suspect
 from tasks.report.objects import ObjectResults
 from tasks.report.page import Picture, Section, Table, render
 from tasks.report.pictures import encoded, side_by_side
 from tasks.report.results import results_of
+from tasks.report.suspects import rank
 from tasks.visualization.boxes import draw_detections, draw_outcomes
+
+ONLY_OBJECTS = "suspects are looked for where objects are annotated (task=detection and its relatives)"
 
 
 def suspects(config: DictConfig) -> Found:
-    """Ranks the annotations of a split that the model has not learnt from; changes none of them."""
-    if config.checkpoint is None:
-        raise ValueError("checkpoint is not set; give checkpoint=FILE, a model file or checkpoint")
-    if config.split == "train":
-        raise ValueError(
-            "split=train: a model repeats the errors that it has learnt; judge the train split by a model that was "
-            "trained on the val split, and give data.train_… and data.val_… the other way round"
-        )
+    """Ranks the annotations of a split by models that have not learnt from them; changes none of them."""
+    number, pictures = whole_number(config, "number", least=1), whole_number(config, "pictures")
     settings = settings_of(EvaluateSettings, config)
+    if config.run_dir is not None:
+        check_free(Path(str(config.run_dir)), "run_dir")  # before minutes of evaluation
     prepare(settings.trainer.device)
     source = data_of(config)
-    found = evaluate(config.checkpoint, source, split=config.split, settings=settings, reporter=Terminal())
+    with folder_of_run(config, "suspects") as folder:
+        results, who = judged(config, source, settings, folder)
+        ranked = rank(results)[:number]
+        place = folder if config.folds is not None else run_folder(folder, "suspects")
+        about = f"The {len(ranked)} most doubtful annotations of {config.split}, judged by {who}."
+        write(place, ranked, results, source, config.split, pictures, about)
+        counts = {way: sum(suspect.way == way for suspect in ranked) for way in WAYS}
+        words = ", ".join(f"{count} {way}" for way, count in counts.items())
+        say_result(f"\njudged by {who}\nthe {len(ranked)} most doubtful: {words}\n{files_in(place)}")
+        listed = json.loads((place / "suspects.json").read_text(encoding="utf-8"))
+        found = {"split": config.split, "judged_by": who, "counts": counts, "suspects": listed}
+        return Found({**found, **files_of(place)})
+
+
+def judged(
+    config: DictConfig, source: Source, settings: EvaluateSettings, folder: Path
+) -> tuple[ObjectResults, str]:
+    """What is found on the split, and by whom in words: models of the folds, trained now or given, or one model."""
+    split, terminal = config.split, Terminal()
+    if config.models is not None:
+        if config.folds is not None or config.checkpoint is not None:
+            raise ValueError(
+                "give models=, those of the folds, or checkpoint=F (with folds=K or without), not both"
+            )
+        files = [str(file) for file in config.models]
+        check_folds(files, source, split)
+        return judge(
+            files, source, split, settings, terminal
+        ), f"{len(files)} given models, each on its own fold"
+    if config.checkpoint is None:
+        raise ValueError("checkpoint is not set; give checkpoint=FILE, a model file or checkpoint")
+    if config.folds is not None:
+        task, spec, recipe = recipe_of(str(config.checkpoint), config.steps)
+        run_folder(folder, "suspects")
+        files = train_folds(task, spec, recipe, source, split, config.folds, folder, terminal)
+        who = f"{len(files)} models of the recipe of {config.checkpoint}, trained now, each on its own fold"
+        return judge(files, source, split, settings, Reporter()), who
+    if split == "train":
+        raise ValueError(
+            "split=train: a model repeats the errors that it has learnt; give folds=5, which trains five models by "
+            "the recipe of this one, each on four fifths of the split, to judge the rest"
+        )
+    found = evaluate(config.checkpoint, source, split=split, settings=settings, reporter=terminal)
     results = results_of(found.results).get("objects")
     if results is None:
+        raise ValueError(ONLY_OBJECTS)
+    return results[0], f"{config.checkpoint} alone, which must not have learnt from them"
+
+
+def recipe_of(checkpoint: str, steps: int | None) -> tuple[str, dict[str, Any], TrainSettings]:
+    """Task, network and settings of the run that made a model file; `steps` are taken instead of its own."""
+    folder = run_of(Path(checkpoint))
+    if not (folder / "config.yaml").is_file():
         raise ValueError(
-            "suspects are looked for where objects are annotated (task=detection and its relatives)"
+            f"folds= repeats the training of {checkpoint}, and the config.yaml of its run does not lie in {folder}; "
+            "give the model file in the folder of its run"
         )
-    ranked = rank(results[0])[: int(config.number)]
-    with folder_of_run(config, "suspects") as folder:
-        place = run_folder(folder, "suspects")
-    write(place, ranked, results[0], source, config.split, int(config.pictures))
-    counts = {way: sum(suspect.way == way for suspect in ranked) for way in WAYS}
-    words = ", ".join(f"{count} {way}" for way, count in counts.items())
-    say_result(f"\nthe {len(ranked)} most doubtful: {words}\n{files_in(place)}")
-    listed = json.loads((place / "suspects.json").read_text(encoding="utf-8"))
-    return Found({"split": config.split, "counts": counts, "suspects": listed, **files_of(place)})
-
-
-def rank(results: ObjectResults) -> list[Suspect]:
-    """All suspects, by scores that were made probabilities first."""
-    errors = error_split(results.truth, results.found, results.matches)
-    counted = errors.kinds != IGNORED
-    calibration = fit_calibration(results.matches.scores[counted], errors.kinds[counted] == RIGHT)
-    found = results.found
-    calibrated = type(found)(
-        found.images, found.categories, found.boxes, calibration(found.scores), found.masks
-    )
-    return find_suspects(results.truth, calibrated)
+    config = load_config(folder / "config.yaml")
+    if config.task.name not in ("detection", "instance_segmentation"):
+        raise ValueError(ONLY_OBJECTS)
+    config.resume = config.run_dir = None
+    settings = replace(settings_of(TrainSettings, config), loggers=("csv",))
+    if steps is not None:
+        trainer = replace(
+            settings.trainer, max_steps=steps, max_epochs=-1, max_time=None, val_check_interval="max_steps",
+            check_val_every_n_epoch=None,
+        )  # fmt: skip
+        settings = replace(settings, trainer=trainer)
+    return config.task.name, spec_of(config), settings
 
 
 def write(
@@ -74,6 +120,7 @@ def write(
     source: Source,
     split_name: Any,
     num_pictures: int,
+    about: str,
 ) -> None:
     """The list, a page, and what the model would say in COCO's format, to load beside the annotations."""
     split = source.with_boxes().split(split_name)
@@ -130,7 +177,7 @@ def write(
         pictures=pictures,
         tables=[Table("The most doubtful first", header, rows)],
     )
-    about = f"The {len(ranked)} most doubtful annotations of {split_name}; corrections.json has the model's boxes."
+    about += " corrections.json has the models' boxes."
     write_text(folder / "suspects.html", render("Label suspects", about, [section]))
     write_text(
         folder / "suspects.json",

@@ -14,7 +14,7 @@ import numpy as np
 from tasks.data.annotations.class_maps import BACKGROUND, ClassMaps, paint, with_background
 from tasks.data.annotations.image_labels import ImageLabels
 from tasks.data.annotations.objects import Annotations
-from tasks.data.splits import SPLITS, A, Split, SplitName
+from tasks.data.splits import SPLITS, A, Split, SplitName, check_split
 
 if TYPE_CHECKING:
     from tasks.data.formats.object_files import ObjectFiles
@@ -76,6 +76,7 @@ class Source(Generic[A]):
 
         Raises FileNotFoundError or ValueError, with one sentence, for whatever is missing or malformed.
         """
+        check_split(name)
         if name not in self._splits:
             self._splits[name] = self.read_split(name)
         return self._splits[name]

@@ -17,6 +17,14 @@ from tasks.data.loading.storage import ShownAt, open_images
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+
+
+def check_split(name: object) -> None:
+    """Raises ValueError for what is no name of a split."""
+    if name not in SPLITS:
+        raise ValueError(f"split={name} is unknown; wanted {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
+
+
 A = TypeVar("A", Annotations, ImageLabels, ClassMaps)
 
 

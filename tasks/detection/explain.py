@@ -7,6 +7,8 @@ Legend:
     A  anchors     P  boxes that are scored (proposals, or the anchors themselves)     K  classes
 """
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 import torch
 
 from tasks.contracts import Batch, Model
+from tasks.data.loading.collate import batch_images
 
 from .boxes import clip, decode
 from .cascade import CascadeHead
@@ -155,6 +158,39 @@ def trace(model: Model, batch: Batch) -> Trace:
         f"the stages of a {model.header.model['name']} cannot be followed; faster_rcnn, mask_rcnn, retinanet, fcos and "
         "yolox can"
     )
+
+
+def explainer(model: Model) -> Callable[[np.ndarray, np.ndarray, list[str]], list[tuple[str, str]]] | None:
+    """A function of an image uint8 (H, W, 3), boxes (M, 4) xyxy in its pixels and the names of their classes, which
+    gives the stage of each and why in words; None for a detector whose stages are not known here."""
+    if not can_trace(model):
+        return None
+    names: list[str] = model.header.class_names
+
+    def explain(image: np.ndarray, boxes: np.ndarray, classes: list[str]) -> list[tuple[str, str]]:
+        was_training = model.training
+        batch = batch_images([image], model.preprocessing).to(next(model.parameters()).device)
+        followed = trace(model.eval(), batch)
+        model.train(was_training)
+        scale = (batch.sizes[0] / batch.original_sizes[0]).flip(0).repeat(2).double().cpu().numpy()
+        found = [
+            lost_at(followed, box * scale, names.index(name))
+            for box, name in zip(boxes, classes, strict=True)
+        ]
+        return [(one.stage, with_names(one.words, names)) for one in found]
+
+    return explain
+
+
+def with_names(words: str, class_names: list[str]) -> str:
+    """An explanation with the names of classes in the place of their labels."""
+    return re.sub(r"\bclass (\d+)\b", lambda label: f"class {class_names[int(label[1])]}", words)
+
+
+def can_trace(model: Model) -> bool:
+    """Whether `trace` knows the stages of this detector."""
+    is_two_stage = isinstance(model, FasterRCNN) and not isinstance(model.roi_head, CascadeHead)
+    return is_two_stage or isinstance(model, DenseDetector)
 
 
 def _suppressed(trace: Trace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

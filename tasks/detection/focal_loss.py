@@ -94,5 +94,7 @@ def _exact(logits: Tensor) -> torch.dtype:
 
 
 def _blocks(logits: Tensor) -> list[slice]:
-    rows = max(1, _BLOCK // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(logits))
+    if logits.device.type != "cpu" or torch.compiler.is_compiling():  # a graph would be for so many blocks
+        return [slice(None)]
+    rows = max(1, _BLOCK // logits.shape[1])
     return [slice(start, start + rows) for start in range(0, len(logits), rows)]

@@ -16,6 +16,9 @@ from tasks.preprocessing import Preprocessing
 from .postprocess import best_of_each_image
 from .suppression import suppress_images
 
+LARGEST = 8
+"""Times the model's own size that an image may be looked at; memory grows with the square."""
+
 
 class ManyViews(Model):
     """A detector whose predictions come from several views of each image, merged by non-maximum suppression.
@@ -31,9 +34,9 @@ class ManyViews(Model):
             ValueError: no scales, or one that is not positive.
         """
         super().__init__()
-        if not scales or min(scales) <= 0:
+        if not scales or not all(0 < scale <= LARGEST for scale in scales):
             raise ValueError(
-                f"scales={list(scales)} must be one or more positive numbers, 1 the model's own size"
+                f"scales={list(scales)} must be one or more numbers above 0 and up to {LARGEST}, 1 the model's own size"
             )
         self.model = model
         own, largest = model.preprocessing, max(scales)

@@ -293,7 +293,8 @@ class ExactResume(Callback):
         due = trainer.current_epoch if self._is_validation_due(trainer) else None
         checkpoint[EXACT_RESUME] = {
             "place": place,
-            "random": all_gather_objects(random_state()),
+            # Those to be taken up, while a validation is made up for and no batch has been asked for.
+            "random": all_gather_objects(random_state() if self._random is None else self._random),
             "validation_due": due,
         }
 
@@ -318,14 +319,8 @@ class ExactResume(Callback):
         if self._place is not None and isinstance(trainer.train_dataloader, ResumableLoader):
             trainer.train_dataloader.load_state_dict(self._place)
         if self._due is not None:
-            self._validate(trainer, self._due)
+            self._validate(trainer)
             self._due = None
-        loop = trainer.fit_loop
-        epochs: Any = loop.epoch_progress.total
-        if loop.restarted_mid_epoch and epochs.processed == epochs.started:
-            # The checkpoint was of the last step of an epoch, which Lightning has counted as done by now: what comes
-            # is a new one, which it would not count as begun.
-            loop.reset_restart_stage()
 
     def _is_validation_due(self, trainer: pl.Trainer) -> bool:
         """Whether the next thing after the step just taken is a validation."""
@@ -340,17 +335,17 @@ class ExactResume(Callback):
         )
 
     @staticmethod
-    def _validate(trainer: pl.Trainer, epoch: int) -> None:
+    def _validate(trainer: pl.Trainer) -> None:
         """The validation that the run was killed before or in: Lightning takes it for done."""
-        progress = trainer.fit_loop.epoch_progress.current
-        now, progress.completed = progress.completed, epoch  # the epoch that its numbers are logged with
+        batches = trainer.fit_loop.epoch_loop.batch_progress
+        for count in (batches.total, batches.current):  # the checkpoint is of the end of a batch
+            count.completed = count.processed
         trainer.validating = True
         loop: Any = trainer.fit_loop.epoch_loop.val_loop
         loop.restarting = False  # or it would go on behind the batches of the validation before
         loop.run()
         loop._has_run = False  # what is behind it in the epoch is still to be done
         trainer.training = True
-        progress.completed = now
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

@@ -3,9 +3,11 @@
 import functools
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from backbones.checks import suggest
@@ -69,9 +71,22 @@ def for_any_size(function: Callable[[Batch], Any]) -> Callable[[Batch], Any]:
 
 
 def any_size(batch: Batch) -> Batch:
-    """The batch itself; torch.compile is told which of its sizes change."""
+    """The batch with at least two rows of objects, since a graph for one would be another; torch.compile is told
+    which of its sizes change."""
     from torch._dynamo import maybe_mark_dynamic
 
+    missing = max(0, 2 - batch.boxes.shape[1])
+    batch = replace(
+        batch,
+        boxes=F.pad(batch.boxes, (0, 0, 0, missing)),
+        labels=F.pad(batch.labels, (0, missing), value=-1),
+        is_crowd=F.pad(batch.is_crowd, (0, missing)),
+        mask_places=None if batch.mask_places is None else F.pad(batch.mask_places, (0, 0, 0, missing)),
+    )
     for dimension in (0, 2, 3):
         maybe_mark_dynamic(batch.images, dimension)
+    maybe_mark_dynamic(batch.sizes, 0)
+    for rows in (batch.boxes, batch.labels, batch.is_crowd, batch.mask_places):
+        for dimension in (0, 1) if rows is not None else ():
+            maybe_mark_dynamic(rows, dimension)
     return batch

@@ -12,9 +12,16 @@ from tasks.data.datamodule import DataModule
 from tasks.files import write_json
 from tasks.harness import auto
 from tasks.harness.callbacks import PredictionPictures
-from tasks.harness.checkpoints import AtomicCheckpointIO, ExactResume, StoppedInValidationError, checkpoints
+from tasks.harness.checkpoints import (
+    EXACT_RESUME,
+    AtomicCheckpointIO,
+    ExactResume,
+    StoppedInValidationError,
+    checkpoints,
+)
 from tasks.harness.ema import MovingAverage
 from tasks.harness.environment import environment, write_yaml
+from tasks.harness.fit_loop import FitLoop, has_stopped_early
 from tasks.harness.guards import LossGuard, is_out_of_memory, memory_advice
 from tasks.harness.loggers import log_setup, open_logger
 from tasks.harness.record import Record
@@ -59,11 +66,20 @@ class Fit:
                     check_on_train_epoch_end=False,  # a run that resumes behind a validation has no numbers there
                 )
             )
-        step = load_checkpoint(checkpoint)["global_step"] if checkpoint is not None else 0
+        state = load_checkpoint(checkpoint) if checkpoint is not None else {}
+        self.step: int | None = state.get("global_step")
+        """Where a run goes on; None for a new one."""
         callbacks += [best, self.last]
         self.trainer, remarks = make_trainer(
-            settings, folder, callbacks, reporter, step=step, has_static_graph=task.model.has_static_graph
+            settings,
+            folder,
+            callbacks,
+            reporter,
+            step=self.step,
+            is_validation_due=state.get(EXACT_RESUME, {}).get("validation_due") is not None,
+            has_static_graph=task.model.has_static_graph,
         )
+        self.say = reporter.say
         counts = (data.batch_size, self.trainer.world_size, self.trainer.accumulate_grad_batches)
         optimizer, self.remarks = auto.with_rate(settings.optimizer, settings.reference_batch_size, *counts)
         self.remarks += remarks
@@ -117,6 +133,13 @@ class Fit:
                 checkpoints_stages=None if stages is False else bool(stages),
             )
             raise ValueError(advice) from error
+        if self.step is not None and self.step == self.trainer.global_step and self.last.stopped_by is None:
+            why = (
+                "early stopping ended the run"
+                if has_stopped_early(self.trainer)
+                else "the run has had all its steps"
+            )
+            self.say(f"nothing was left to train: {why} at step {self.step}")
         if self.last.stopped_by is None:
             if self.average is not None:
                 self.average.finish(self.task)
@@ -133,6 +156,8 @@ class Fit:
             self.task.load_state_dict(best["state_dict"])
         elif best and self.task.numbers:
             return  # validated at the last step, and nothing was better
+        elif best:  # the same in a run that was killed since, whose loggers have the numbers
+            trainer.loggers = []
         with interruptible(trainer):
             trainer.validate(self.task, datamodule=self.data, verbose=False)
 
@@ -143,11 +168,13 @@ def make_trainer(
     callbacks: list[Callback],
     reporter: Reporter,
     *,
-    step: int = 0,
+    step: int | None = None,
+    is_validation_due: bool = False,
     has_static_graph: bool = False,
 ) -> tuple[pl.Trainer, list[str]]:
     """The trainer of a run in `folder`, with `callbacks` behind those that every run has, and what was changed of its
-    settings, in words. `step` is where a run goes on, `has_static_graph` the model's."""
+    settings, in words. `step` is where a run goes on, with a validation where that is due; `has_static_graph` is the
+    model's."""
     options, remarks = auto.with_own_statistics(settings.trainer)
     keywords = options.keywords()
     keywords["profiler"] = keywords["profiler"] or Unprofiled()
@@ -159,7 +186,10 @@ def make_trainer(
     trainer = pl.Trainer(
         **keywords,
         precision=lightning_precision(settings.precision, options),  # type: ignore[arg-type]
-        logger=[open_logger(logger, folder, step=step) for logger in settings.loggers],
+        logger=[
+            open_logger(logger, folder, step=step, is_validation_due=is_validation_due)
+            for logger in settings.loggers
+        ],
         callbacks=[
             *([reporter.progress()] if options.enable_progress_bar else []),
             monitor := ThroughputMonitor(say=reporter.say),
@@ -174,6 +204,7 @@ def make_trainer(
         use_distributed_sampler=False,  # the data module's samplers show every image exactly once
         default_root_dir=str(folder),
     )
+    trainer.fit_loop = FitLoop.of(trainer)
     monitor.num_workers, more = auto.workers(
         settings.loader, trainer.strategy.root_device, trainer.num_devices
     )

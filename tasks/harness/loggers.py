@@ -7,17 +7,16 @@ import netrc
 import os
 import re
 import secrets
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from csv import DictReader as csv_reader
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from backbones.checks import suggest
 from tasks.data.loading.images import one_line
+from tasks.harness.metrics_csv import MetricsFile
 from tasks.visualization.result import DrawablePrediction
 
 PICTURES = "val/predictions"
@@ -25,9 +24,9 @@ WANDB_ID = "wandb_id.txt"
 MLFLOW_ID = "mlflow_id.txt"
 
 
-def csv(folder: str) -> CSVLogger:
+def csv(folder: str) -> MetricsFile:
     """`metrics.csv` in `folder`."""
-    return CSVLogger(folder, name="", version="")
+    return MetricsFile(folder)
 
 
 def tensorboard(folder: str) -> Logger:
@@ -148,28 +147,25 @@ LOGGERS: dict[str, Callable[..., Logger]] = {
 """Functions of a run's folder, by the name that settings give."""
 
 
-def open_logger(logger: str | Callable[[Path], Logger], folder: Path, *, step: int = 0) -> Logger:
-    """The logger that settings name, its files opened in `folder`, for a run that goes on after `step`."""
+def open_logger(
+    logger: str | Callable[[Path], Logger],
+    folder: Path,
+    *,
+    step: int | None = None,
+    is_validation_due: bool = False,
+) -> Logger:
+    """The logger that settings name, its files opened in `folder`, for a run that goes on after `step`, with the
+    validation there where that is due."""
     if isinstance(logger, str) and logger not in LOGGERS:
         raise ValueError(f"logger {logger!r} is unknown; {suggest(logger, LOGGERS)}")
     made = LOGGERS[logger](str(folder)) if isinstance(logger, str) else logger(folder)
-    return start(made, folder, step=step)
-
-
-def start(logger: Logger, folder: Path, *, step: int = 0) -> Logger:
-    """Opens the logger's files in `folder` now, while it is empty: CSVLogger warns about one that is not.
-
-    A run that goes on after `step` keeps the rows of `metrics.csv` up to there.
-    """
-    rows = _rows(folder / "metrics.csv", step) if isinstance(logger, CSVLogger) and step else []
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*Experiment logs directory .* exists and is not empty.*")
-        _ = logger.open() if isinstance(logger, MLflow) else logger.experiment  # type: ignore[attr-defined]
-    for row in rows:
-        logger.log_metrics({k: _number(v) for k, v in row.items() if v and k != "step"}, int(row["step"]))
-    if rows:
-        logger.save()
-    return logger
+    if isinstance(made, MLflow):
+        made.open()
+    elif isinstance(made, MetricsFile):
+        made.open(step, is_validation_due=is_validation_due)
+    else:
+        _ = made.experiment  # opens its files now
+    return made
 
 
 def log_setup(logger: Logger, config: dict[str, Any], environment: dict[str, Any]) -> None:
@@ -261,15 +257,3 @@ def _wandb_masks(shown: DrawablePrediction, class_names: Sequence[str]) -> dict[
         return None
     names = {0: "none", **dict(enumerate(class_names, start=1))}
     return {"predictions": {"mask_data": (shown.class_map + 1).astype(np.uint16), "class_labels": names}}
-
-
-def _number(text: str) -> float:
-    """What was logged: a count stays one."""
-    return int(text) if text.isdecimal() else float(text)
-
-
-def _rows(path: Path, last_step: int) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return [row for row in csv_reader(file) if int(row["step"]) < last_step]

@@ -11,6 +11,8 @@ from tasks.data.loading.collate import batch_images
 from tasks.harness.task import Task
 from tasks.report.build import Findings, write_report
 from tasks.report.results import results_of
+from tasks.zoo.registry import lookup
+from tasks.zoo.task_specs import TASK_SPECS
 
 
 def report(folder: Path, task: Task, split: Any, split_name: str) -> None:
@@ -26,7 +28,9 @@ def findings_of(
     header = task.header
     title = f"{header.model['name']} on {header.model['backbone']['name']}, {header.task.replace('_', ' ')}"
     predict = class_map_of(task) if "pixels" in found else None
-    return Findings(title, split_name, numbers, intervals, split, predict=predict, **found)
+    address = TASK_SPECS[header.task].explain if "objects" in found else None
+    explain = None if address is None else lookup({header.task: address}, "task", header.task)(task.model)
+    return Findings(title, split_name, numbers, intervals, split, predict=predict, explain=explain, **found)
 
 
 def class_map_of(task: Task) -> Callable[[np.ndarray], np.ndarray]:

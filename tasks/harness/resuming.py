@@ -111,6 +111,7 @@ def _check_optimizer(contents: Mapping[str, Any], task: Task) -> None:
             raise ValueError(f"the optimizer has no {min(kinds - values.keys())} of parameter {index}")
     optimizer.load_state_dict(state)
     _compare(contents["lr_schedulers"][0], schedule.state_dict(), "its schedule")
+    schedule.load_state_dict(contents["lr_schedulers"][0])
 
 
 def _state_of(task: Task) -> set[str]:

@@ -44,6 +44,11 @@ def tune(
             f"{path} is not a model file; thresholds are stored in model.safetensors, which a training leaves when it "
             "has ended"
         )
+    place = path if out is None else Path(out)
+    if place.suffix != ".safetensors" or place.is_dir() or not place.parent.is_dir():
+        raise ValueError(
+            f"out={out} cannot be written; give the name of a model file, FILE.safetensors, in a folder that is there"
+        )
     network = load_model(path)
     if network.header.task not in ("detection", "instance_segmentation"):
         raise ValueError(
@@ -56,7 +61,7 @@ def tune(
     by_label[order] = point.thresholds
     point = replace(point, thresholds=by_label)
     network.header.provenance[KEY] = point.to_dict()
-    save_model(path if out is None else Path(out), network, network.header)
+    save_model(place, network, network.header)
     return point
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tasks.contracts import Model
+from tasks.contracts import Batch, Model
 from tasks.data.loading.collate import batch_images
 from tasks.data.loading.images import DEFAULT_READING, Reading, read_image, to_rgb
 from tasks.devices import autocast, resolve_device, resolve_precision
@@ -123,7 +123,11 @@ class Predictor:
         """Pictures that are looked at together for those of one size, which go through the network at once."""
         return 2 * self.batch_size
 
-    def _in_batches(self, pictures: Sequence[Picture]) -> list[Any]:
+    def apply(self, pictures: Sequence[Picture], function: Callable[[Any, Batch], list[Any]]) -> list[Any]:
+        """An answer for each picture: what `function` makes of batches and of what the network finds in them.
+
+        `function` gives one for each picture of a batch, under `torch.inference_mode`.
+        """
         found: list[Any] = []
         for images in self._windows(pictures):
             # Padding to the largest of a batch would let a picture's result depend on its company.
@@ -132,7 +136,8 @@ class Predictor:
             for size in dict.fromkeys(sizes):
                 alike = [i for i, other in enumerate(sizes) if other == size]
                 for batch in (alike[i : i + self.batch_size] for i in range(0, len(alike), self.batch_size)):
-                    results.update(zip(batch, self._predict([images[i] for i in batch]), strict=True))
+                    answers = self._predict([images[i] for i in batch], function)
+                    results.update(zip(batch, answers, strict=True))
             found += [results[i] for i in range(len(images))]
         return found
 
@@ -152,11 +157,17 @@ class Predictor:
                     yield [future.result() for future in current]
 
     @torch.inference_mode()
-    def _predict(self, images: list[np.ndarray]) -> list[Any]:
+    def _predict(self, images: list[np.ndarray], function: Callable[[Any, Batch], list[Any]]) -> list[Any]:
         batch = batch_images(images, self.model.preprocessing)
         batch = (batch.pin_memory() if self.device.type == "cuda" else batch).to(self.device)
         with autocast(self.precision, self.device):
             found = self.model(batch)
+        return function(found, batch)
+
+    def _in_batches(self, pictures: Sequence[Picture]) -> list[Any]:
+        return self.apply(pictures, self._to_results)
+
+    def _to_results(self, found: Any, batch: Batch) -> list[Any]:
         results = self._results(found, batch, self.header.class_names)
         if self.operating_point is not None:
             return [self.operating_point.applied(result) for result in results]

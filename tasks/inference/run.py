@@ -7,7 +7,7 @@ end. Ranks of torch.distributed share the pictures; they must see one file syste
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
@@ -170,8 +170,8 @@ def _predict_shard(
 ) -> None:
     predictor = job.predictor
     with journal.appending(shard) as file:
-        read = _read_ahead(journal.pictures(shard, done), predictor.reading, pool, predictor.batch_size)
-        for group in _groups(read, predictor.window):
+        read = read_ahead(journal.pictures(shard, done), predictor.reading, pool, predictor.batch_size)
+        for group in groups(read, predictor.window):
             found = iter(predictor([image for _, image in group if not isinstance(image, Exception)]))
             records = []
             for picture, image in group:
@@ -211,12 +211,12 @@ def predict_video(job: Job, video: Video, *, every: int = 1) -> Written:
         stack.callback(job.progress.stop)
         leave = _PictureOutputs(job, drawn=False)
         # A camera's frames are told of as they come; a file's wait for a whole batch.
-        groups = _groups(capture.frames(), 1 if video.is_live else predictor.batch_size)
+        frames = groups(capture.frames(), 1 if video.is_live else predictor.batch_size)
         with ExitStack() as written:
             file = written.enter_context(journal.appending(0, anew=True))
             is_stopped = False
             try:
-                for group in groups:
+                for group in frames:
                     records = []
                     results: list[Result] = predictor([frame.image for frame in group])
                     if outputs.draw and drawing is None:
@@ -298,8 +298,8 @@ class _PictureOutputs:
 Read = tuple[Picture, np.ndarray | Exception]
 
 
-def _read_ahead(
-    pictures: Sequence[Picture], reading: Reading, pool: ThreadPoolExecutor, ahead: int
+def read_ahead(
+    pictures: Iterable[Picture], reading: Reading, pool: ThreadPoolExecutor, ahead: int
 ) -> Iterator[Read]:
     """The pictures with their pixels, or why there are none; up to `ahead` of them are read before they are wanted."""
     waiting: deque[tuple[Picture, Future[np.ndarray]]] = deque()
@@ -324,7 +324,7 @@ def _result(picture: Picture, future: Future[np.ndarray]) -> Read:
         return picture, error
 
 
-def _groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+def groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     """`size` at a time, the last ones fewer."""
     group = []
     for item in items:

@@ -67,6 +67,8 @@ def find_pictures(source: str, *, download: bool = False, leave_out: Path | None
         FileNotFoundError: there are none.
         ValueError: a list names addresses, and `download` does not say that they are to be fetched.
     """
+    if not source:
+        raise ValueError("source= is empty; give a picture, a folder, a glob, a list, a video or an address")
     found = _pictures(source, download, leave_out)
     first = next(found, None)
     if first is None:

@@ -16,6 +16,7 @@ from tasks.report.labels import label_sections
 from tasks.report.objects import ObjectResults, object_sections
 from tasks.report.page import Number, Section, render
 from tasks.report.pixels import pixel_sections
+from tasks.report.suspects import suspects_section
 from tasks.report.training import setup_section, training_section
 
 NUM_PICTURES = 12
@@ -44,6 +45,8 @@ class Findings:
     """(K, K) of pixels."""
     predict: Callable[[np.ndarray], np.ndarray] | None = None
     """The class map of an image, where the task is semantic segmentation."""
+    explain: Callable[[np.ndarray, np.ndarray, list[str]], list[tuple[str, str]]] | None = None
+    """Which stage of a detector found or lost each object of an image, and why in words, by boxes xyxy and classes."""
     extra: Sequence[Section] = field(default_factory=tuple)
 
 
@@ -99,7 +102,11 @@ def _findings(findings: Findings, num_pictures: int) -> list[Section]:
     image, numbers, intervals = read if num_pictures else None, findings.numbers, findings.intervals
     sections: list[Section] = []
     for results in findings.objects:
-        sections += object_sections(results, numbers, intervals, image, file_name, num_pictures)
+        sections += object_sections(
+            results, numbers, intervals, image, file_name, num_pictures, findings.explain
+        )
+    if findings.objects and findings.split_name != "train":
+        sections.append(suspects_section(findings.objects[0], file_name))
     if findings.labels is not None:
         sections += label_sections(findings.labels, numbers, intervals, image, file_name, num_pictures)
     if findings.pixels is not None:

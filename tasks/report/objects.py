@@ -40,6 +40,11 @@ SLICES = {
 }
 CROWDING = {"up to 5 objects": (0, 5), "6 to 20": (6, 20), "more than 20": (21, np.inf)}
 
+MAX_EXPLAINED = 60
+"""Objects that were not found of which the page says why."""
+Explain = Callable[[np.ndarray, np.ndarray, list[str]], list[tuple[str, str]]]
+"""From an image uint8 (H, W, 3), boxes (M, 4) xyxy and their classes to the stage of each, and why in words."""
+
 
 @dataclass(frozen=True)
 class ObjectResults:
@@ -63,8 +68,10 @@ def object_sections(
     read: Callable[[int], np.ndarray] | None,
     file_name: Callable[[int], str],
     num_pictures: int,
+    explain: Explain | None = None,
 ) -> list[Section]:
-    """All sections; `read` gives the image of a place in order of ids, None where there are none to be had."""
+    """All sections; `read` gives the image of a place in order of ids, None where there are none to be had; `explain`
+    which stage of the detector lost an object."""
     prefix = "mask_" if results.name == "masks" else ""
     errors = error_split(results.truth, results.found, results.matches)
     table = make_thresholds(results, errors)
@@ -77,6 +84,7 @@ def object_sections(
         _calibration(results, errors),
         _thresholds(results, table),
         _worst(results, errors, read, file_name, num_pictures),
+        _lost(results, errors, read, file_name, num_pictures, explain),
     ]
     for section in sections:
         section.title = f"{section.title} ({results.name})" if results.name == "masks" else section.title
@@ -287,12 +295,17 @@ def confusion_section(matrix: np.ndarray, names: Sequence[str], note: str) -> Se
 def _calibration(results: ObjectResults, errors: ErrorSplit) -> Section:
     counted = errors.kinds != IGNORED
     return calibration_section(
-        results.matches.scores[counted], errors.kinds[counted] == RIGHT, "IoU 0.5 or more"
+        results.matches.scores[counted],
+        errors.kinds[counted] == RIGHT,
+        "IoU 0.5 or more",
+        " `vertebra tune` mends it, and stores the map in the model file.",
     )
 
 
-def calibration_section(scores: np.ndarray, is_right: np.ndarray, right_means: str) -> Section:
-    """Whether scores are probabilities."""
+def calibration_section(
+    scores: np.ndarray, is_right: np.ndarray, right_means: str, advice: str = ""
+) -> Section:
+    """Whether scores are probabilities; `advice` says what mends them."""
     if not len(scores):
         return Section("Are scores probabilities?")
     found = reliability(scores, is_right)
@@ -309,7 +322,7 @@ def calibration_section(scores: np.ndarray, is_right: np.ndarray, right_means: s
     ]
     note = (
         f"Right means {right_means}. Expected calibration error {found.expected_error:.3f}, largest of a bin "
-        f"{found.largest_error:.3f}. `vertebra tune` mends it, and stores the map in the model file."
+        f"{found.largest_error:.3f}.{advice}"
     )
     values = {"expected_error": found.expected_error, "largest_error": found.largest_error}
     return Section(
@@ -396,6 +409,46 @@ def _worst(
         pictures=pictures,
         tables=[Table("Images by cost", ("image", "cost"), rows)] if rows else [],
         values={"images": [{"file_name": file_name(i), "cost": float(costs[i])} for i in order[:200]]},
+    )
+
+
+def _lost(
+    results: ObjectResults,
+    errors: ErrorSplit,
+    read: Callable[[int], np.ndarray] | None,
+    file_name: Callable[[int], str],
+    num_pictures: int,
+    explain: Explain | None,
+) -> Section:
+    """Of the objects of the worst pictures that were not found, which stage lost each."""
+    truth, rows = results.truth, []
+    lost = np.flatnonzero((errors.objects != FOUND) & (errors.objects != NOT_COUNTED))
+    costs = image_costs(results, errors)
+    worst = np.argsort(-costs, kind="stable")[:num_pictures]
+    for image in worst.tolist() if read is not None and explain is not None else []:
+        objects = lost[truth.images[lost] == image][: MAX_EXPLAINED - len(rows)]
+        if not len(objects):
+            continue
+        assert read is not None and explain is not None
+        names = [results.class_names[k] for k in truth.categories[objects].tolist()]
+        boxes = _corners(truth.boxes[objects])
+        for name, box, (stage, words) in zip(names, boxes, explain(read(image), boxes, names), strict=True):
+            rows.append((file_name(image), name, " ".join(f"{v:.0f}" for v in box), stage, words))
+    counts: dict[str, int] = {}
+    for *_, stage, _ in rows:
+        counts[stage] = counts.get(stage, 0) + 1
+    chart = bar_chart(
+        dict(sorted(counts.items(), key=lambda item: -item[1])), title="Objects by what lost them"
+    )
+    note = (
+        f"Objects of the pictures above that no detection of their class overlaps by half, the first {MAX_EXPLAINED}. "
+        '"found": a detection is there whose score is taken by another object, or below what AP looks at. `vertebra '
+        "explain` says it of any picture."
+    )
+    header = ("image", "class", "x1 y1 x2 y2", "stage", "why")
+    tables = [Table("Objects that were not found", header, rows)] if rows else []
+    return Section(
+        "Why objects were not found", note, charts=[chart], tables=tables, values={"stages": counts}
     )
 
 

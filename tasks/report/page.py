@@ -32,6 +32,7 @@ list-style:none}
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr));gap:1rem}
 figure{margin:0}figcaption{font-weight:600;margin-bottom:.2rem;overflow-wrap:anywhere}
 svg{width:100%;height:auto;background:var(--panel);border-radius:8px}svg text{fill:var(--soft);font-size:12px}
+@media (max-width:30rem){svg text{font-size:14px}}
 .grid{stroke:var(--rule)}.guide{stroke:var(--soft);stroke-dasharray:4 4;fill:none}.line{fill:none;stroke-width:2}
 .c0{stroke:var(--k0);background:var(--k0)}.c1{stroke:var(--k1);background:var(--k1)}
 .c2{stroke:var(--k2);background:var(--k2)}.c3{stroke:var(--k3);background:var(--k3)}
@@ -40,17 +41,21 @@ svg{width:100%;height:auto;background:var(--panel);border-radius:8px}svg text{fi
 .bar{fill:var(--k0);stroke:none}.dot{fill:var(--k0)}
 .legend{margin:.2rem 0 0;display:flex;flex-wrap:wrap;gap:.2rem .9rem;font-size:.85rem;color:var(--soft)}
 .legend i{display:inline-block;width:.8em;height:.8em;margin-right:.3em;border-radius:2px}
+.side{display:flex;flex-wrap:wrap;gap:.5rem 2.5rem;align-items:flex-start}.side .charts{flex:1 1 26rem;min-width:0}
 .scroll{overflow-x:auto;max-width:100%}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}
 caption{text-align:left;font-weight:600;padding:.3em 0}
 td,th{padding:.25em .7em;border-bottom:1px solid var(--rule);text-align:right;white-space:nowrap}
-th:first-child,td:first-child{text-align:left}
+th:first-child,td.words,th.words{text-align:left}td.words{white-space:normal;min-width:min(14rem,50vw);overflow-wrap:anywhere}
 .pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,34rem),1fr));gap:1.2rem}
+.pictures.small{grid-template-columns:repeat(auto-fill,minmax(min(100%,15rem),1fr))}
 .pictures img{width:100%;height:auto;border-radius:6px;display:block}
 .pictures figcaption{font-weight:400;font-size:.9rem}
 pre{overflow-x:auto;background:var(--panel);padding:.8rem;border-radius:8px;font-size:.85rem}
 summary{cursor:pointer;font-weight:600}
 """
+SMALL = 600
+"""Pictures of fewer pixels in width stand several in a row."""
 TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <title>{{ title }}</title><link rel="icon" href="data:,"><style>{{ style }}</style></head><body>
@@ -64,14 +69,18 @@ TEMPLATE = """<!doctype html>
 {% if s.note %}<p class="note">{{ s.note }}</p>{% endif %}
 {% if s.numbers %}<ul class="numbers">{% for n in s.numbers %}<li><small>{{ n.name }}</small><b>{{ n.value }}</b>
 <small>{{ n.detail }}</small></li>{% endfor %}</ul>{% endif %}
-{% if s.charts %}<div class="charts">{% for c in s.charts %}{{ c }}{% endfor %}</div>{% endif %}
-{% if s.pictures %}<div class="pictures">{% for p in s.pictures %}<figure>
+{% if s.pictures %}<div class="pictures{{ " small" if s.pictures[0].width < small }}">{% for p in s.pictures %}<figure>
 <img alt="{{ p.words }}" src="data:image/jpeg;base64,{{ p.jpeg }}" width="{{ p.width }}" height="{{ p.height }}"
  loading="lazy"><figcaption>{{ p.words }}</figcaption></figure>{% endfor %}</div>{% endif %}
+{% if s.charts or s.tables %}<div class="side">
+{% if s.charts %}<div class="charts">{% for c in s.charts %}{{ c }}{% endfor %}</div>{% endif %}
 {% for t in s.tables %}<div class="scroll" tabindex="0" role="region" aria-label="{{ t.title }}"><table>
-<caption>{{ t.title }}</caption><thead><tr>{% for c in t.header %}<th scope="col">{{ c }}</th>{% endfor %}</tr></thead>
-<tbody>{% for row in t.rows %}<tr>{% for c in row %}{% if loop.first %}<th scope="row">{{ c }}</th>{% else %}<td>{{ c }}
-</td>{% endif %}{% endfor %}</tr>{% endfor %}</tbody></table></div>{% endfor %}
+<caption>{{ t.title }}</caption><thead><tr>{% for c in t.header -%}
+<th scope="col"{{ t.css(loop.index0) }}>{{ c }}</th>{%- endfor %}</tr></thead>
+<tbody>{% for row in t.rows %}<tr>{% for c in row %}{% if loop.first %}<th scope="row">{{ c }}</th>{% else -%}
+<td{{ t.css(loop.index0) }}>
+{{- c }}
+</td>{% endif %}{% endfor %}</tr>{% endfor %}</tbody></table></div>{% endfor %}</div>{% endif %}
 {% for d in s.details %}<details><summary>{{ d.title }}</summary><pre tabindex="0">{{ d.text }}</pre></details>
 {% endfor %}</section>
 {% endfor %}</main></body></html>
@@ -85,6 +94,12 @@ class Table:
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
+
+    def css(self, column: int) -> Markup:
+        """What a cell of a column is marked with: one that holds words is read from the left."""
+        cells = [str(row[column]) for row in self.rows if row[column] != ""]
+        is_words = column > 0 and bool(cells) and all(cell[:1].isalpha() for cell in cells)
+        return Markup(' class="words"' if is_words else "")
 
 
 @dataclass(frozen=True)
@@ -129,7 +144,7 @@ class Section:
     """What report.json says of it."""
 
     def __bool__(self) -> bool:
-        return any((self.numbers, self.charts, self.tables, self.pictures, self.details))
+        return any((self.numbers, any(self.charts), self.tables, self.pictures, self.details))
 
 
 def render(title: str, about: str, sections: Sequence[Section]) -> str:
@@ -140,4 +155,4 @@ def render(title: str, about: str, sections: Sequence[Section]) -> str:
             section.charts = [Markup(chart) for chart in section.charts if chart]
             shown.append(section)
     template = Environment(autoescape=True).from_string(TEMPLATE)
-    return template.render(title=title, about=about, sections=shown, style=Markup(STYLE))
+    return template.render(title=title, about=about, sections=shown, style=Markup(STYLE), small=SMALL)

@@ -47,7 +47,10 @@ def pixel_sections(
                 f"{file_name(image)}: {wrong[image]:.1%} of its pixels are wrong; annotated, found, and in red where "
                 "the two differ"
             )
-            pictures.append(encoded(side_by_side(*shown, error_map(pixels, predicted, class_map)), words))
+            errors = error_map(pixels, predicted, class_map)
+            scale = shown[0].shape[1] / errors.shape[1]  # class maps of small images are drawn larger
+            errors = cv2.resize(errors, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
+            pictures.append(encoded(side_by_side(*shown, errors), words))
     boundary = np.sum(boundaries, axis=0) if boundaries else np.zeros((2, len(names)))
     rows = []
     columns = (shares(right, true), shares(right, found), shares(*boundary))

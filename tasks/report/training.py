@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ def training_section(folder: Path) -> Section:
         return Section("Training")
     columns: dict[str, tuple[list[float], list[float]]] = {}
     with open(path, newline="", encoding="utf-8", errors="replace") as file:
-        for row in csv.DictReader(file):
+        for row in rows_of(file):
             step = _number(row.get("step"))
             for name, text in row.items():
                 value = _number(text)
@@ -43,6 +44,17 @@ def training_section(folder: Path) -> Section:
     ]
     last = {name: values[1][-1] for name, values in columns.items()}
     return Section("Training", charts=[chart for chart in charts if chart], values={"last": last})
+
+
+def rows_of(lines: Iterable[str]) -> list[dict[str, str | None]]:
+    """The rows of a CSV file; none from where it is damaged."""
+    rows: list[dict[str, str | None]] = []
+    try:
+        for row in csv.DictReader(lines):
+            rows.append({name: text for name, text in row.items() if isinstance(name, str)})
+    except csv.Error:
+        pass
+    return rows
 
 
 def setup_section(folder: Path) -> Section:

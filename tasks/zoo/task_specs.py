@@ -47,6 +47,8 @@ class TaskSpec:
     """Address of a model around its models that looks at several views of each image."""
     tiles: str | None = None
     """Address of the function that finds objects in tiles of one large picture."""
+    explain: str | None = None
+    """Address of what gives, of a model, the function that says which stage found or lost an object."""
     published: str | None = None
     """Address of what builds a model out of a backbone's published weights."""
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
@@ -108,6 +110,7 @@ TASK_SPECS = {
         data="digits",
         views="tasks.detection.views:ManyViews",
         tiles="tasks.detection.tiles:find_in_tiles",
+        explain="tasks.detection.explain:explainer",
         recipes={
             "digits": _DETECTION_DIGITS,
             "digits_faster_rcnn": {
@@ -147,8 +150,9 @@ TASK_SPECS = {
             "digits_gfl": {
                 "pyramid": {"levels": ["c3", "c4", "c5"], "extra": "none", "norm": "batch"},
                 "model": {"head_layers": 2},
-                "optimizer": {"lr": 0.002},
-                "trainer": {"max_steps": 400},
+                "loader": {"batch_size": 4},
+                "optimizer": {"lr": 0.0015},
+                "trainer": {"max_steps": 700},
             },
             "digits_yolox": {
                 "model": {"width": 0.375, "score_threshold": 0.05},  # 96 channels, as the pyramid has
@@ -169,6 +173,7 @@ TASK_SPECS = {
         data="digits",
         views="tasks.detection.views:ManyViews",
         tiles="tasks.detection.tiles:find_in_tiles",
+        explain="tasks.detection.explain:explainer",
         recipes={
             "digits": {
                 **_DETECTION_DIGITS,

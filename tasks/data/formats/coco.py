@@ -6,13 +6,12 @@ import json
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any, Unpack
-from urllib.parse import urlsplit
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from tasks.data.annotations.segmentations import unwrap
-from tasks.data.formats.file_names import fit_file_names, is_file_name
+from tasks.data.formats.file_names import fit_file_names, is_file_name, path_of_address
 from tasks.data.formats.object_files import ObjectOptions
 from tasks.data.formats.raw import RawSplit, positions
 from tasks.data.formats.split_files import SplitFiles, no_annotations
@@ -172,7 +171,7 @@ def read_file_names(images: Records, path: Path) -> list[str]:
     if images and all(
         "file_name" not in image and isinstance(image.get("coco_url"), str) for image in images
     ):
-        return ["/".join(PurePosixPath(urlsplit(image["coco_url"]).path).parts[-2:]) for image in images]
+        return ["/".join(PurePosixPath(path_of_address(image["coco_url"])).parts[-2:]) for image in images]
     names = column(images, "file_name", "images", path)
     for row, name in enumerate(names):
         if not is_file_name(name):

@@ -6,6 +6,7 @@ and no box says that the image shows nothing. Codes of classes, as Open Images h
 """
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -21,7 +22,6 @@ from tasks.data.loading.storage import (
     image_names,
     open_images,
     read_file,
-    read_text,
 )
 from tasks.data.quality.issues import BAD_CROWD
 
@@ -93,13 +93,13 @@ def read_table(path: Path, num_rows: int | None = None) -> tuple[list[str], list
     """The header of a CSV file and its lines, separated by commas, semicolons or tabs.
 
     Raises ValueError, naming the file, where it is none."""
-    lines = decode_text(read_file(path, MAX_BYTES), path).splitlines()
+    lines = re.split("\r\n|\r|\n", decode_text(read_file(path, MAX_BYTES), path))
     lines = [line for line in lines if line.strip()][: None if num_rows is None else num_rows + 1]
     if not lines:
         raise ValueError(f"'{path}' is empty; wanted a CSV file of boxes")
     delimiter = max(",;\t", key=lines[0].count)
     try:
-        header, *rows = csv.reader(lines, delimiter=delimiter)
+        header, *rows = csv.reader(lines, delimiter=delimiter, strict=True)
     except (csv.Error, ValueError) as error:
         raise ValueError(f"'{path}' is no CSV that can be read ({error})") from None
     return header, rows
@@ -178,5 +178,7 @@ def descriptions(annotations: Path) -> dict[str, str]:
     found = [name for name in names if name.startswith("class-descriptions") and name.endswith(".csv")]
     if not found:
         return {}
-    rows = csv.reader(read_text(annotations.parent / found[0]).splitlines())
-    return {row[0].strip(): row[1].strip() for row in rows if len(row) > 1 and row[0].startswith(CODE)}
+    header, rows = read_table(annotations.parent / found[0])
+    return {
+        row[0].strip(): row[1].strip() for row in [header, *rows] if len(row) > 1 and row[0].startswith(CODE)
+    }

@@ -19,6 +19,7 @@ from tasks.data.formats.labelled import (
     ellipse,
     parse_xml,
     pasted_mask,
+    ring_of,
     turned,
 )
 from tasks.data.formats.values import to_integer, to_number
@@ -28,6 +29,8 @@ from tasks.data.quality.issues import BAD_SEGMENTATION
 
 MAX_BYTES = 2**29
 """Of an annotations.xml."""
+PIXELS, PIXELS_PER_CHARACTER = 200_000_000, 2000
+"""Of masks that are unpacked: a few large ones of few runs, and what others come to by far. A second is 60 million."""
 AREA_LABELS = {"", "any", "rectangle", "polygon", "mask", "ellipse"}
 """Types of labels whose shapes have an area."""
 NOT_SHAPES = {"attribute"}
@@ -48,6 +51,7 @@ class CvatData(LabelledFiles):
             if (label.findtext("type") or "").strip() in AREA_LABELS and label.find("parent") is None
         ]
         labels = Labels([], [name for name in dict.fromkeys(declared) if name])
+        room = PIXELS
         for number, element in enumerate(root.iter("image")):
             file = (element.get("name") or "").strip()
             if not file or "\0" in file:
@@ -55,11 +59,20 @@ class CvatData(LabelledFiles):
             size = to_integer(element.get("height")) or 0, to_integer(element.get("width")) or 0
             image = LabelledImage(file, size if min(size) > 0 and max(size) <= 1_000_000 else (0, 0))
             for shape in element:
+                if shape.tag == "mask":
+                    room += PIXELS_PER_CHARACTER * len(shape.get("rle") or "") - claimed(shape)
+                    if room < 0:
+                        image.objects.append(
+                            unread(shape, "its rle stands for more pixels than files of its size do")
+                        )
+                        continue
                 if shape.tag in SHAPES:
                     image.objects.append(SHAPES[shape.tag](shape, image.size))
                 elif shape.tag not in NOT_SHAPES:
                     labels.left_out[f"{shape.tag!s:.40}"] += 1
             labels.images.append(image)
+        if tracks := len(root.findall("track")):
+            labels.left_out["track"] += tracks
         return labels
 
 
@@ -71,7 +84,7 @@ def numbers(shape: ElementTree.Element, *names: str) -> list[float]:
 def read_box(shape: ElementTree.Element, size: tuple[int, int]) -> LabelledObject:
     """A box, which may be turned around its centre."""
     x1, y1, x2, y2 = numbers(shape, "xtl", "ytl", "xbr", "ybr")
-    degrees = to_number(shape.get("rotation", 0))
+    degrees = to_number(shape.get("rotation") or 0)
     if degrees in (0, 360):
         return LabelledObject(label_of(shape), [x1, y1, x2 - x1, y2 - y1])
     half = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * [(x2 - x1) / 2, (y2 - y1) / 2]
@@ -81,14 +94,14 @@ def read_box(shape: ElementTree.Element, size: tuple[int, int]) -> LabelledObjec
 
 def read_polygon(shape: ElementTree.Element, size: tuple[int, int]) -> LabelledObject:
     """A polygon, `x,y;x,y;…`."""
-    ring = [to_number(v) for point in (shape.get("points") or "").split(";") for v in point.split(",")]
+    ring = ring_of([point.split(",") for point in (shape.get("points") or "").split(";")])
     return LabelledObject(label_of(shape), box_around([ring]), [ring])
 
 
 def read_ellipse(shape: ElementTree.Element, size: tuple[int, int]) -> LabelledObject:
     """An ellipse, which may be turned."""
     cx, cy, rx, ry = numbers(shape, "cx", "cy", "rx", "ry")
-    ring = ellipse(cx, cy, rx, ry, to_number(shape.get("rotation", 0)))
+    ring = ellipse(cx, cy, rx, ry, to_number(shape.get("rotation") or 0))
     return LabelledObject(label_of(shape), box_around([ring]), [ring])
 
 
@@ -103,13 +116,23 @@ def read_mask(shape: ElementTree.Element, size: tuple[int, int]) -> LabelledObje
         and sum(run or 0 for run in runs) == width * height
     )  # fmt: skip
     if not is_sound:
-        box = [to_number(shape.get(name)) for name in ("left", "top", "width", "height")]
-        issue = BAD_SEGMENTATION, "its rle does not fill its rectangle"
-        return LabelledObject(label_of(shape), box, issue=issue)
+        return unread(shape, "its rle does not fill its rectangle")
     assert left is not None and top is not None and width is not None and height is not None
-    bitmap = np.repeat(np.arange(len(runs)) % 2, np.array(runs, np.int64)).astype(np.uint8)
+    values = (np.arange(len(runs)) % 2).astype(np.uint8)
+    bitmap = np.repeat(values, np.array(runs, np.int64))
     box, mask = pasted_mask(bitmap.reshape(height, width), left, top, size)
     return LabelledObject(label_of(shape), [left, top, width, height] if mask is None else box, mask)
+
+
+def claimed(shape: ElementTree.Element) -> int:
+    """The pixels of a mask's rectangle."""
+    return max(0, to_integer(shape.get("width")) or 0) * max(0, to_integer(shape.get("height")) or 0)
+
+
+def unread(shape: ElementTree.Element, why: str) -> LabelledObject:
+    """The object of a mask that cannot be used, with its rectangle."""
+    box = numbers(shape, "left", "top", "width", "height")
+    return LabelledObject(label_of(shape), box, issue=(BAD_SEGMENTATION, why))
 
 
 def label_of(shape: ElementTree.Element) -> str:

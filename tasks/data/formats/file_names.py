@@ -29,7 +29,7 @@ def readings(name: str) -> Iterator[tuple[str, str]]:
     """What else the name may mean, likeliest first, and in words how it is read; may repeat itself."""
     separated = name.replace("\\", "/")
     decoded = unquote(separated)
-    path = unquote(urlsplit(separated).path) if "://" in separated else decoded
+    path = unquote(path_of_address(separated)) if "://" in separated else decoded
     whole = [(separated, "\\ as /"), (decoded, "percent-decoded"), (path, "the path of an address")]
     last = [(PurePosixPath(text).name, "the last part alone") for text in (separated, decoded, path)]
     uploaded = [(UPLOAD.sub("", text), "without the mark of an upload") for text, _ in last]
@@ -41,6 +41,14 @@ def readings(name: str) -> Iterator[tuple[str, str]]:
             stem, suffix = os.path.splitext(normal)
             for other in (suffix.lower(), suffix.upper()):
                 yield stem + other, how if other == suffix else f"with the ending {other}"
+
+
+def path_of_address(address: str) -> str:
+    """The path in an address; all of what is none."""
+    try:
+        return urlsplit(address).path
+    except ValueError:  # such as of brackets around no address of version 6
+        return address
 
 
 def fit_file_names(names: Sequence[str], store: ImageStorage, notes: list[str]) -> list[str]:

@@ -20,6 +20,7 @@ from tasks.data.formats.labelled import (
     ellipse,
     parse_json,
     pasted_mask,
+    ring_of,
     turned,
     usable_name,
 )
@@ -126,6 +127,8 @@ def read_regions(file: str, regions: list[Any], labels: Labels) -> LabelledImage
         if key is not None and identity in seen:  # the same region once more, to carry its name
             continue
         seen.add(identity)
+        if more := num_more_names(region):
+            labels.left_out["further classes of regions"] += more
         image.objects.append(read_shape(name, shape, value, size))
     return image
 
@@ -137,6 +140,14 @@ def name_of(region: dict[str, Any]) -> str:
         return ""
     found = [value[key] for key in NAMES if isinstance(value.get(key), list) and value[key]]
     return usable_name(found[0][0]) if found else ""
+
+
+def num_more_names(region: dict[str, Any]) -> int:
+    """How many classes a region has beside its first."""
+    value = region.get("value")
+    if not isinstance(value, dict):
+        return 0
+    return sum(len(value[key]) - 1 for key in NAMES if isinstance(value.get(key), list) and value[key])
 
 
 def shape_of(value: dict[str, Any]) -> str | None:
@@ -157,9 +168,9 @@ def read_shape(name: str, shape: str, value: dict[str, Any], size: tuple[int, in
         return read_strokes(name, value.get("rle"), size)
     if shape == "polygon":
         points = value["points"] if isinstance(value["points"], list) else []
-        ring = [to_number(v) / 100 for point in points if isinstance(point, list) for v in point]
+        ring = [v / 100 for v in ring_of([point if isinstance(point, list) else [] for point in points])]
         return LabelledObject(name, box_around([ring]), [ring])
-    degrees = to_number(value.get("rotation", 0))
+    degrees = to_number(value.get("rotation") or 0)
     x, y = to_number(value.get("x")) / 100, to_number(value.get("y")) / 100
     # Turning keeps angles in pixels, not in fractions of unequal sides.
     sides = np.array([width, height], np.float64) if min(size) > 0 else np.ones(2)
@@ -183,6 +194,8 @@ def read_strokes(name: str, runs: Any, size: tuple[int, int]) -> LabelledObject:
     try:
         if not 0 < height * width <= MAX_PIXELS:
             raise ValueError("strokes on an image of unknown size")
+        if not isinstance(runs, list):
+            raise ValueError("run lengths that are no list")
         opacity = decode_runs(bytes(runs), 4 * height * width).reshape(height, width, 4)[:, :, 3]
     except (ValueError, TypeError) as error:
         return LabelledObject(name, box_around([]), issue=(BAD_SEGMENTATION, str(error)))
@@ -198,18 +211,16 @@ def decode_runs(content: bytes, expected: int) -> np.ndarray:
     bits each, less one). Then one bit says whether a run of one value follows or single values, two which width its
     count has, and the count is one less than their number. Raises ValueError where it is not of that kind.
     """
-    bits = np.unpackbits(np.frombuffer(content, np.uint8)).tolist()
     place = 0
 
     def take(count: int) -> int:
         nonlocal place
-        if place + count > len(bits):
+        end = place + count
+        if end > 8 * len(content):
             raise ValueError("run lengths that end too early")
-        value = 0
-        for bit in bits[place : place + count]:
-            value = 2 * value + bit
-        place += count
-        return value
+        held = int.from_bytes(content[place // 8 : (end + 7) // 8], "big")
+        place = end
+        return (held >> (-end % 8)) & ((1 << count) - 1)
 
     total, width = take(32), take(5) + 1
     widths = [take(4) + 1 for _ in range(4)]

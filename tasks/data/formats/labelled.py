@@ -19,6 +19,7 @@ from tasks.data.formats.file_names import fit_file_names
 from tasks.data.formats.object_files import ObjectOptions
 from tasks.data.formats.raw import RawSplit
 from tasks.data.formats.split_files import SplitFiles
+from tasks.data.formats.values import is_text, to_number
 from tasks.data.loading.images import MAX_PIXELS, ImageError, one_line
 from tasks.data.loading.storage import MAX_TEXT_BYTES, ImageStorage, open_images, read_file
 from tasks.data.quality.image_checks import image_sizes
@@ -217,6 +218,11 @@ def ring_area(ring: Sequence[float]) -> float:
     return area if np.isfinite(area) else 0.0
 
 
+def ring_of(points: Sequence[Sequence[Any]]) -> list[float]:
+    """The ring of points of two numbers each; NaN in the place of any other."""
+    return [v for p in points for v in ([to_number(p[0]), to_number(p[1])] if len(p) == 2 else [NAN, NAN])]
+
+
 def box_around(rings: Sequence[Sequence[float]]) -> list[float]:
     """x, y, width, height of polygons; NaN where there are no points, or one is none."""
     xs = [v for ring in rings for v in ring[0::2]]
@@ -234,7 +240,9 @@ def box_between(x1: float, y1: float, x2: float, y2: float) -> list[float]:
 def ellipse(cx: float, cy: float, rx: float, ry: float, degrees: float = 0.0) -> list[float]:
     """The polygon of an ellipse that is turned clockwise, as y points down."""
     angles = np.arange(NUM_CORNERS) * (2 * np.pi / NUM_CORNERS)
-    return turned(np.stack([rx * np.cos(angles), ry * np.sin(angles)], axis=1), (cx, cy), degrees)
+    with np.errstate(invalid="ignore", over="ignore"):
+        points = np.stack([rx * np.cos(angles), ry * np.sin(angles)], axis=1)
+    return turned(points, (cx, cy), degrees)
 
 
 def turned(points: np.ndarray, centre: tuple[float, float], degrees: float) -> list[float]:
@@ -307,5 +315,8 @@ def parse_xml(path: Path, root_tag: str, whose: str, max_bytes: int = MAX_TEXT_B
 
 
 def usable_name(value: Any) -> str:
-    """The name of a class; "" for what is none."""
-    return str(value).strip() if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+    """The name of a class; "" for what is none, also text with half of a surrogate pair."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return ""
+    name = str(value).strip()
+    return name if is_text(name) else ""

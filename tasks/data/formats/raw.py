@@ -14,9 +14,13 @@ import numpy as np
 
 from tasks.data.annotations.objects import Annotations
 from tasks.data.annotations.segmentations import Rings, Segmentations
+from tasks.data.formats.values import is_text
 from tasks.data.loading.images import DEFAULT_READING, Reading
 from tasks.data.loading.storage import ImageStorage, open_images
 from tasks.data.quality.issues import Issue
+
+LONGEST_NAME = 1000
+"""Characters of a class's name, which stands in tables and messages."""
 
 
 @dataclass
@@ -122,6 +126,14 @@ class RawSplit:
                 **columns,
             },
         )
+
+    def __post_init__(self) -> None:
+        for name in self.class_names:
+            if not is_text(name) or not name.strip() or len(name) > LONGEST_NAME:
+                raise ValueError(
+                    f"'{self.source}' has a class called {name!r:.40}, of {len(name)} characters; wanted text of 1 to "
+                    f"{LONGEST_NAME}: rename it"
+                )
 
     def __len__(self) -> int:
         """Number of images."""

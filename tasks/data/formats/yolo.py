@@ -6,6 +6,7 @@ fractions of the image's sides. An image without a file of labels shows nothing.
 (pose) a line is a class number, the box, and N times D numbers of key points, which are left out.
 """
 
+import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -75,6 +76,17 @@ class DataYamlLoader(yaml.SafeLoader):
         return node
 
 
+DataYamlLoader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+"""Nothing and text alone: classes called no, 1.10 or 010 would otherwise be False, 1.1 and 8."""
+
+
 def read_data_yaml(path: Path) -> dict[str, Any]:
     """The mapping in data.yaml with its "names" as a list by class number.
 
@@ -99,7 +111,7 @@ def read_data_yaml(path: Path) -> dict[str, Any]:
     if isinstance(names, dict):
         numbers = {to_integer(number): name for number, name in names.items()}
         if set(numbers) != set(range(len(names))):
-            raise ValueError(f"'{path}' numbers its names {list(names)[:8]}; wanted 0, 1, … without gaps")
+            raise ValueError(f"'{path}' numbers its names {[*numbers][:8]}; wanted 0, 1, … without gaps")
         names = [numbers[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:
         raise ValueError(
@@ -420,7 +432,8 @@ class YoloData(ObjectFiles):
         owner: dict[Path, int] = {}
         shared: dict[int, str] = {}
         for index, path in enumerate(paths):
-            if (first := owner.setdefault(path, index)) != index and is_file(path):
+            first = owner.setdefault(path, index)
+            if posixpath.normpath(files[first]) != posixpath.normpath(files[index]) and is_file(path):
                 why = f"'{files[first]}' and '{files[index]}' would both have the labels '{path}'; rename one"
                 shared |= {first: why, index: why}
         return paths, shared

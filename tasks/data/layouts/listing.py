@@ -11,6 +11,7 @@ from tasks.data.formats.file_names import folded
 from tasks.data.loading.images import SUFFIXES, read_regular
 from tasks.data.loading.storage import (
     ARCHIVES,
+    files_below,
     in_archive,
     is_dir,
     is_hidden,
@@ -109,7 +110,7 @@ def list_data(root: Path) -> Listing:
                 f"{', '.join(sorted(ARCHIVES))}"
             )
         root, only = root.parent, root.name
-    names = open_images(root).names() if in_archive(root) is not None else walk(root)
+    names = open_images(root).names() if in_archive(root) is not None else files_below(root, MAX_FILES)
     names = [name for name in names if not is_hidden(name)]
     while only is None and names and "/" in names[0]:
         top = names[0].split("/")[0]
@@ -125,26 +126,6 @@ def list_data(root: Path) -> Listing:
 def has_other_files(names: Iterable[str]) -> bool:
     """Whether any file is no picture by its ending."""
     return any(os.path.splitext(name)[1].lower() not in SUFFIXES for name in names)
-
-
-def walk(root: Path) -> list[str]:
-    """All files below a folder, each once, sorted. Raises ValueError where they are more than a data set has."""
-    found: list[str] = []
-    seen: set[str] = set()
-    for parent, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders[:] = []
-            continue
-        seen.add(real)
-        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
-        place = Path(parent).relative_to(root)
-        found += [(place / file).as_posix() for file in files if not file.startswith(".")]
-        if len(found) > MAX_FILES:
-            raise ValueError(
-                f"data.root={root} holds more than {MAX_FILES} files; give the data set's own folder"
-            )
-    return sorted(found)
 
 
 def split_of(path: str) -> SplitName | None:

@@ -64,7 +64,7 @@ class ResumableLoader(DataLoader[Any]):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Lets the next epoch begin where `state` was taken."""
-        self._left_out = state["batches"]
+        self._given = self._left_out = state["batches"]
 
     def _from_threads(self) -> Iterator[Any]:
         use_one_thread()

@@ -147,12 +147,7 @@ class FolderStorage:
         return any(real == base or real.startswith(base.rstrip(os.sep) + os.sep) for base in self._bases)
 
     def names(self) -> list[str]:
-        found = []
-        for parent, folders, files in os.walk(self.folder, followlinks=True):
-            folders[:] = [folder for folder in folders if not folder.startswith(".")]
-            place = Path(parent).relative_to(self.folder)
-            found += [(place / file).as_posix() for file in files if not file.startswith(".")]
-        return sorted(found)
+        return files_below(self.folder)
 
     def missing(self, names: Sequence[str]) -> list[str]:
         return self._look_for(names)[0]
@@ -188,6 +183,49 @@ class FolderStorage:
                 return {entry.name: is_ours and not entry.is_symlink() for entry in entries}
         except (OSError, ValueError):
             return {}
+
+
+def files_below(top: Path, most: int | None = None) -> list[str]:
+    """All files below a folder by their paths relative to it, sorted; hidden ones left out.
+
+    A folder is looked into once, under a name of its own before those of links to it. Links that lead back to `top`, or
+    to where that is in, are not followed.
+
+    Raises:
+        PermissionError: a folder must not be read; "lost+found", which none but root may, is left out.
+        ValueError: there are more than `most` files.
+    """
+    found: list[str] = []
+    seen: set[str] = set()
+    folders, links = [""], list[str]()
+    real_top = os.path.realpath(top)
+    while folders or links:
+        place = folders.pop() if folders else links.pop(0)
+        real = os.path.realpath(os.path.join(top, place))
+        if real in seen or (place and f"{real_top}/".startswith(f"{real.rstrip('/')}/")):
+            continue
+        seen.add(real)
+        try:
+            entries = sorted(os.scandir(os.path.join(top, place)), key=lambda entry: entry.name)
+        except PermissionError:
+            if os.path.basename(place) == "lost+found":
+                continue
+            raise
+        except OSError:  # gone, or no folder at all
+            continue
+        for entry in entries:
+            name = f"{place}/{entry.name}" if place else entry.name
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(name)
+            elif entry.is_symlink() and is_dir(Path(entry.path)):
+                links.append(name)
+            else:
+                found.append(name)
+        if most is not None and len(found) > most:
+            raise ValueError(f"'{top}' holds more than {most} files; give the data set's own folder")
+    return sorted(found)
 
 
 class ArchiveStorage:

@@ -79,7 +79,8 @@ def draw(report: Report, group: list[IssueReport]) -> Image.Image | None:
     index = raw.file_names.index(first.file_name)
     rows = np.flatnonzero((raw.images == index) | np.isin(raw.ids, list(bad)))
     for row in sorted(rows.tolist(), key=lambda row: raw.ids[row] in bad):
-        corners = np.concatenate([raw.boxes[row, :2], raw.boxes[row, :2] + raw.boxes[row, 2:]]) * scale
+        with np.errstate(invalid="ignore", over="ignore"):
+            corners = np.concatenate([raw.boxes[row, :2], raw.boxes[row, :2] + raw.boxes[row, 2:]]) * scale
         if not np.isfinite(corners).all():
             continue
         limits = [image.width - 1, image.height - 1]

@@ -221,7 +221,7 @@ def compare_size(
     """What is wrong with a declared (height, width) for a file of `stored` size and EXIF `orientation`."""
     upright = stored[::-1] if orientation in ON_ITS_SIDE else stored
     if min(declared) < 1 or declared == upright:
-        return (EXIF_ROTATED, f"orientation {orientation}") if orientation not in (0, 1) else (None, "")
+        return (EXIF_ROTATED, f"orientation {orientation}") if orientation in range(2, 9) else (None, "")
     (height, width), (right_height, right_width) = declared, upright
     detail = f"declared {width} wide and {height} high, upright {right_width} wide and {right_height} high"
     return (EXIF_IGNORED if declared == stored else OTHER_SIZE), detail

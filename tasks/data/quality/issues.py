@@ -47,6 +47,7 @@ NO_MASK = Issue("object without mask", "error", "it has no mask, and others of i
 DUPLICATE = Issue("duplicate annotation", "error", "it repeats an earlier annotation of its image")
 # Of images.
 DUPLICATE_IMAGE_ID = Issue("duplicate image id", "error", "its id is declared before")
+SAME_FILE = Issue("file listed twice", "error", "its file is listed before, with other objects")
 NO_ANNOTATION = Issue("annotation unreadable", "error", "its annotation cannot be read")
 MISSING = Issue("file missing", "error", "its file is missing")
 UNREADABLE = Issue("file unreadable", "error", "its file is no image that can be read")
@@ -74,7 +75,8 @@ UNREADABLE_SPLIT = Issue("split unreadable", "error", "it cannot be read")
 DIFFERENT_CATEGORIES = Issue("categories differ", "error", "not every split declares it")
 
 ISSUES = (
-    UNREADABLE_SPLIT, NOTHING_TO_LEARN, DIFFERENT_CATEGORIES, DUPLICATE_IMAGE_ID, NO_ANNOTATION, MISSING, OUTSIDE_FILE,
+    UNREADABLE_SPLIT, NOTHING_TO_LEARN, DIFFERENT_CATEGORIES, DUPLICATE_IMAGE_ID, SAME_FILE, NO_ANNOTATION, MISSING,
+    OUTSIDE_FILE,
     UNREADABLE, TRUNCATED, OTHER_SIZE, EXIF_IGNORED, COPIED, UNKNOWN_IMAGE, UNKNOWN_CATEGORY, DUPLICATE_ID, BAD_CROWD,
     WRONG_COLUMNS, NOT_FINITE, DEGENERATE, CORNERS, REVERSED, FRACTIONS, PIXELS, NEGATIVE, OUTSIDE, BAD_AREA,
     BAD_SEGMENTATION, RUNS_OF_OTHER_SIZE, FEW_POINTS, ODD_POLYGON, POLYGON_OUTSIDE, NO_MASK, DUPLICATE, EXIF_ROTATED,

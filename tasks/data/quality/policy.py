@@ -1,6 +1,7 @@
 """`data.on_invalid`: stops at bad annotations and images, fixes them or drops them; the doctor's checks, obeyed."""
 
 import logging
+import posixpath
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from tasks.data.quality.issues import (
     NO_MASK,
     NOT_FINITE,
     POLYGON_OUTSIDE,
+    SAME_FILE,
     Issue,
     IssueReport,
     Remedy,
@@ -143,7 +145,7 @@ class Diagnosis:
             detail += f", polygons from {numbers(self.annotations.bounds[row].tolist())}"
         if issue is BAD_AREA:
             detail += f", area {raw.areas[row]:g}"
-        if text := raw.row_issues.get(issue, {}).get(row):
+        if text := next((of_issue[row] for of_issue in raw.row_issues.values() if row in of_issue), ""):
             detail += f", {text}"
         return IssueReport(
             issue,
@@ -210,6 +212,8 @@ def diagnose(raw: RawSplit, check_images: CheckImages, *, fingerprints: bool = F
             found.add(DUPLICATE_IMAGE_ID, i, f"for '{raw.file_names[twin]}'")
             # Of two files with one id, nothing says whose the annotations are.
             found.is_kept[twin] &= same
+    for i, twin in repeated_files(raw):
+        found.add(SAME_FILE, i, f"as image {as_written(raw, 'images', raw.image_ids[twin])}")
     for i, why in raw.unreadable.items():
         found.add(NO_ANNOTATION, i, why)
     for i, file in enumerate(files):
@@ -218,6 +222,22 @@ def diagnose(raw: RawSplit, check_images: CheckImages, *, fingerprints: bool = F
         if file.few_levels:
             found.add(FEW_LEVELS, i, file.few_levels)
     return found
+
+
+def repeated_files(raw: RawSplit) -> list[tuple[int, int]]:
+    """Images whose file is that of an earlier one with other objects, which each would take for background: both by
+    index. A list that names an image several times, to train on it more often, is right."""
+    first: dict[str, int] = {}
+    pairs = [(i, first.setdefault(posixpath.normpath(name), i)) for i, name in enumerate(raw.file_names)]
+    pairs = [(i, twin) for i, twin in pairs if i != twin]
+    if not pairs:
+        return []
+    columns = np.column_stack([raw.boxes, raw.labels])
+
+    def objects_of(image: int) -> list[list[float]]:
+        return sorted(columns[raw.images == image].tolist())
+
+    return [(i, twin) for i, twin in pairs if objects_of(i) != objects_of(twin)]
 
 
 def add_copies(diagnosis: Diagnosis, others: Sequence[RawSplit]) -> None:

@@ -1,6 +1,7 @@
 """Objects that were lost at a planted stage, and a real detector's stages against what it predicts."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from tasks.contracts import Batch
 from tasks.data.loading.collate import batch_images
-from tasks.detection.explain import STAGES, Trace, lost_at, trace
+from tasks.detection.explain import STAGES, Trace, explainer, lost_at, trace, with_names
 from tasks.detection.postprocess import DetectionSettings
 from tasks.zoo.registry import build_model
 
@@ -110,5 +111,27 @@ def test_stages_agree_with_what_a_detector_predicts(name: str) -> None:
         explained = lost_at(seen, box.double().numpy(), label)
         assert explained.stage == "found"
         assert explained.score >= float(score) - 1e-5
+    # The same of an image twice as large, whose boxes are in its own pixels.
+    model.header = SimpleNamespace(class_names=["cat", "dog", "hen"])
+    explain = explainer(model)
+    assert explain is not None
+    large = image.repeat(2, axis=0).repeat(2, axis=1)
+    halved = batch_images([large], model.preprocessing)
+    again = trace(model, halved)
+    boxes = found.boxes[0, keep].double().numpy()
+    classes = [["cat", "dog", "hen"][label] for label in found.labels[0, keep].tolist()]
+    expected = [
+        lost_at(again, box, label) for box, label in zip(boxes, found.labels[0, keep].tolist(), strict=True)
+    ]
+    given = explain(large, 2 * boxes, classes)
+    assert given == [(one.stage, with_names(one.words, ["cat", "dog", "hen"])) for one in expected]
     strict = replace(seen, settings=replace(seen.settings, score_threshold=1.0))
     assert lost_at(strict, found.boxes[0, 0].double().numpy(), int(found.labels[0, 0])).stage == "score"
+
+
+def test_classes_have_their_names_in_explanations() -> None:
+    words = "suppressed by one of class 1 with score 0.5; class 0 has 0.3"
+    assert (
+        with_names(words, ["cat", "dog"])
+        == "suppressed by one of class dog with score 0.5; class cat has 0.3"
+    )

@@ -66,6 +66,7 @@ def detector(folder: Path, num_images: int = NUM, num_pictures: int = 3) -> Path
         {"AP": (0.1, 0.2)},
         Pictures(np.stack(images), annotations),
         objects=[results],
+        explain=lambda image, boxes, classes: [("score", f"{box[2]:.0f} wide & low") for box in boxes],
     )
     write_report(folder, findings, num_pictures=num_pictures)
     return folder
@@ -140,6 +141,20 @@ def test_numbers_are_in_the_file_of_numbers(report: Path) -> None:
     assert sum(row[4] for name, row in parts.items() if name.startswith("place")) == matrix[:2].sum()
     costs = [image["cost"] for image in sections["The worst pictures"]["images"]]
     assert costs == sorted(costs, reverse=True) and costs[0] > 0
+
+
+def test_doubts_and_what_lost_objects_are_on_the_page(report: Path) -> None:
+    sections = json.loads((report / "report.json").read_text())["sections"]
+    rows = sections["Annotations to look at"]["tables"]["The most doubtful"]["rows"]
+    assert len(rows) == 20 and {row[1] for row in rows} <= {"missing", "spurious", "class", "shifted"}
+    doubts = [float(row[2]) for row in rows]
+    assert doubts == sorted(doubts, reverse=True) and doubts[0] > 0.5
+    lost = sections["Why objects were not found"]
+    worst = {image["file_name"] for image in sections["The worst pictures"]["images"][:3]}
+    rows = lost["tables"]["Objects that were not found"]["rows"]
+    assert lost["stages"] == {"score": len(rows)} and rows and {row[0] for row in rows} <= worst
+    assert all(row[4] == f"{row[2].split()[2]} wide & low" for row in rows)
+    assert "wide &amp; low" in (report / "report.html").read_text()
 
 
 def test_a_classifier_and_a_segmenter(tmp_path: Path) -> None:

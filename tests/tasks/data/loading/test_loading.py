@@ -274,7 +274,7 @@ def test_ranks_share_the_images() -> None:
 def test_too_few_images_for_a_batch() -> None:
     module = module_over(DigitsData(size=96, num_train=3, num_val=1, num_test=1))
     with pytest.raises(
-        ValueError, match=r"train split has 3 images, too few for one batch of data\.batch_size=4; lower"
+        ValueError, match=r"train split has 3 images, too few for one batch of loader\.batch_size=4; lower"
     ):
         module.train_dataloader()
 
