@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tasks.uncompiled import uncompiled
+
 
 def fetch(*tensors: Tensor) -> list[Tensor]:
     """The tensors on the CPU, detached. However many there are, the device is waited for once."""
@@ -19,7 +21,7 @@ def to_list(tensor: Tensor) -> list[Any]:
     return tensor.tolist()  # pyright: ignore[reportUnknownMemberType]
 
 
-@torch.compiler.disable  # each list of numbers would be a graph of its own
+@uncompiled
 def send(values: Any, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """The tensor of `values` (numbers, lists of them, an array, or a tensor on the CPU) on `device`.
 

@@ -4,7 +4,9 @@ import base64
 import json
 import logging
 import os
+import tarfile
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -254,6 +256,38 @@ def test_an_image_in_the_list_twice_is_trained_on_twice(tmp_path: Path) -> None:
     root = written(tmp_path, "yolo", of_yaml(train="train.txt"))
     (root / "train.txt").write_text("images/train/tr1.jpg\nimages/train/tr1.jpg\n")
     assert len(open_folder(root).split("train")) == 2
+
+
+@pytest.mark.parametrize(("method", "expected"), [
+    (zipfile.ZIP_STORED, ""), (zipfile.ZIP_DEFLATED, ""), (zipfile.ZIP_BZIP2, "compressed by method 12"),
+    (zipfile.ZIP_LZMA, "compressed by method 14"),
+])  # fmt: skip
+def test_methods_of_zip_files(tmp_path: Path, method: int, expected: str) -> None:
+    root = written(tmp_path / "data", "coco", no_change)
+    with zipfile.ZipFile(tmp_path / "data.zip", "w", method) as archive:
+        for path in root.rglob("*.*"):
+            archive.write(path, path.relative_to(root))
+    found = said(tmp_path / "data.zip")
+    assert expected in found if expected else not found
+
+
+def link_member(kind: bytes) -> tarfile.TarInfo:
+    member = tarfile.TarInfo("train2017/tr1.jpg")
+    member.type, member.linkname = kind, "/etc/passwd"
+    return member
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE]
+)
+def test_what_is_no_file_in_a_tar_is_not_there(tmp_path: Path, kind: bytes) -> None:
+    root = written(tmp_path / "data", "coco", no_change)
+    (root / "train2017/tr1.jpg").unlink()
+    with tarfile.open(tmp_path / "data.tar", "w") as archive:
+        for path in root.rglob("*.*"):
+            archive.add(path, path.relative_to(root))
+        archive.addfile(link_member(kind))
+    assert "file missing: image 6 'tr1.jpg'" in said(tmp_path / "data.tar")
 
 
 def test_links_in_circles_end(tmp_path: Path) -> None:

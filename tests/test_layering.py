@@ -22,6 +22,7 @@ CONTRACTS = {
     "tasks.device_copies",
     "tasks.files",
     "tasks.targets",
+    "tasks.uncompiled",
 }
 MAY_IMPORT = {
     "backbones": set(),
@@ -30,11 +31,13 @@ MAY_IMPORT = {
     "tasks.typed_settings": {"backbones"},
     "tasks.distributed": set(),
     "tasks.devices": set(),
-    "tasks.device_copies": set(),
+    "tasks.uncompiled": set(),
+    "tasks.device_copies": {"tasks.uncompiled"},
     "tasks.files": set(),
     "tasks.folders": set(),
     "tasks.contracts": {"tasks.preprocessing"},
-    "tasks.data": (CONTRACTS - {"tasks.devices", "tasks.device_copies"}) | {"tasks.typed_settings"},
+    "tasks.data": (CONTRACTS - {"tasks.devices", "tasks.device_copies", "tasks.uncompiled"})
+    | {"tasks.typed_settings"},
     "tasks.metrics": {
         "tasks.contracts",
         "tasks.targets",

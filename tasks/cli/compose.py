@@ -440,6 +440,11 @@ def load_config(path: Path) -> DictConfig:
 
 def _resumed(resume: str, given: list[tuple[str, str]]) -> DictConfig:
     """The configuration of the run to go on with."""
+    if not Path(resume).exists():
+        raise FileNotFoundError(
+            f"resume={resume} does not exist; give the folder of a run (it is there once training has begun) or a "
+            "checkpoint in it"
+        )
     folder = Path(resume) if Path(resume).is_dir() else Path(resume).parent.parent
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(

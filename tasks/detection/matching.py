@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from tasks.uncompiled import uncompiled
+
 from .kernels import kernels_for
 
 BACKGROUND = -1
@@ -26,7 +28,7 @@ def valid_targets(boxes: Tensor, labels: Tensor, is_crowd: Tensor) -> Tensor:
     return (labels >= 0) & ~is_crowd & (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
 
 
-@torch.compiler.disable  # blocks of as many boxes as memory is meant for would be a graph each
+@uncompiled
 @torch.no_grad()
 def match(
     boxes: Tensor,

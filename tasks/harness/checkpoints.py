@@ -337,7 +337,7 @@ class ExactResume(Callback):
     @staticmethod
     def _validate(trainer: pl.Trainer) -> None:
         """The validation that the run was killed before or in: Lightning takes it for done."""
-        batches = trainer.fit_loop.epoch_loop.batch_progress
+        batches: Any = trainer.fit_loop.epoch_loop.batch_progress
         for count in (batches.total, batches.current):  # the checkpoint is of the end of a batch
             count.completed = count.processed
         trainer.validating = True

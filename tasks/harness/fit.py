@@ -156,10 +156,12 @@ class Fit:
             self.task.load_state_dict(best["state_dict"])
         elif best and self.task.numbers:
             return  # validated at the last step, and nothing was better
-        elif best:  # the same in a run that was killed since, whose loggers have the numbers
-            trainer.loggers = []
+        loggers = trainer.loggers
+        if best and best["global_step"] == trainer.global_step:
+            trainer.loggers = []  # which have these numbers, from before the run was killed
         with interruptible(trainer):
             trainer.validate(self.task, datamodule=self.data, verbose=False)
+        trainer.loggers = loggers
 
 
 def make_trainer(

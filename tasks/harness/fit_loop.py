@@ -1,5 +1,7 @@
 """Lightning's loop of a fit, for a run that resumes where nothing is left to train."""
 
+from typing import Any
+
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loops.fit_loop import _FitLoop  # pyright: ignore[reportPrivateUsage]
@@ -31,7 +33,7 @@ class FitLoop(_FitLoop):
         else:
             super().run()
         if self._loaded_from_state_dict:  # still: no batch was left to train
-            epochs = self.epoch_progress.current
+            epochs: Any = self.epoch_progress.current
             epochs.processed = epochs.completed = epochs.ready
             self.epoch_loop._batches_that_stepped = self.trainer.global_step  # pyright: ignore[reportPrivateUsage]
 
@@ -44,7 +46,7 @@ class FitLoop(_FitLoop):
         super().on_run_start()  # `ExactResume` validates where that is due
         if self._loaded_from_state_dict and not self.skip:
             super().reset()
-            epochs = self.epoch_progress.total
+            epochs: Any = self.epoch_progress.total
             if self.restarted_mid_epoch and epochs.processed == epochs.started:
                 # The checkpoint was of the last step of an epoch, which has been counted as done by now: what comes is
                 # a new one, which Lightning would not count as begun.

@@ -164,7 +164,7 @@ def open_logger(
     elif isinstance(made, MetricsFile):
         made.open(step, is_validation_due=is_validation_due)
     else:
-        _ = made.experiment  # opens its files now
+        _ = cast(Any, made).experiment  # opens its files now
     return made
 
 

@@ -49,7 +49,8 @@ class _Writer(ExperimentWriter):
 
     def save(self) -> None:
         """Writes what was logged since the last time."""
-        new, self.metrics = self.metrics, []
+        new: list[Row] = [{**row} for row in self.metrics]
+        self.metrics = []
         if not set().union(*new) <= set(self.metrics_keys):
             self._write([*rows_before(self.path), *new])
         elif new:
@@ -57,7 +58,7 @@ class _Writer(ExperimentWriter):
                 csv.DictWriter(file, self.metrics_keys).writerows(new)
 
     def _write(self, rows: list[Row]) -> None:
-        self.metrics_keys = sorted(set().union(*rows))
+        self.metrics_keys = sorted({name for row in rows for name in row})
         write_csv(self.path, self.metrics_keys, ([row.get(k, "") for k in self.metrics_keys] for row in rows))
 
 

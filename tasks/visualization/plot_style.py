@@ -56,7 +56,7 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Drawn
 
-    style: dict[str, Any] = dict(STYLE)
+    style: Any = STYLE  # whose type is of the names of settings that matplotlib knows
     with mpl.rc_context(style):
         drawn = Drawn(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(drawn)

@@ -37,6 +37,8 @@ ARCHIVES = frozenset({".tar", ".zip"})
 """Endings, in lower case, of files that are taken for archives of pictures."""
 MAX_TEXT_BYTES = 64 * 2**20
 """Of a file of labels, an XML file, a list of images or a data.yaml; a list of a million paths has less."""
+METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+"""Of compression in a zip, that are read."""
 LOCAL_HEADER = b"PK\x03\x04"
 IS_ENCRYPTED = 1
 """Bit of a zip's flags."""
@@ -242,6 +244,8 @@ class ArchiveStorage:
         self._file: int | None = None
         self._is_zip = zipfile.is_zipfile(path)
         entries = self._zip_entries() if self._is_zip else self._tar_entries()
+        if self._is_zip and entries and not any(entry.method in METHODS for entry in entries):
+            raise ImageError(unread_method(str(path), entries[0].method))
         if folder:
             before = os.fsencode(f"{folder}/")
             entries = [e._replace(name=e.name[len(before) :]) for e in entries if e.name.startswith(before)]
@@ -319,11 +323,8 @@ class ArchiveStorage:
         if not header.startswith(LOCAL_HEADER):
             raise damaged(place, "its header is missing")
         name_length, extra_length = struct.unpack("<26xHH", header)
-        if entry.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ImageError(
-                f"'{place}' is compressed by method {entry.method}, which is not read; pack the images again without "
-                "compression, which gains nothing on pictures: zip -0"
-            )
+        if entry.method not in METHODS:
+            raise ImageError(unread_method(place, entry.method))
         content = self._pread(entry.packed, entry.start + 30 + name_length + extra_length, place)
         if entry.method == zipfile.ZIP_DEFLATED:
             try:
@@ -403,6 +404,14 @@ class Entry(NamedTuple):
     """CRC-32 of the file, in a zip."""
     method: int = 0
     flags: int = 0
+
+
+def unread_method(place: str, method: int) -> str:
+    """What is said of a file in an archive, or of one with such files alone."""
+    return (
+        f"'{place}' is compressed by method {method}, which is not read; pack the images again without compression, "
+        "which gains nothing on pictures: zip -0"
+    )
 
 
 def damaged(place: str, why: str) -> ImageError:

@@ -106,7 +106,7 @@ def test_masks_and_boxes_are_drawn_where_they_are() -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("num_images=0", "num_images=0 must be at least 1"),
+        ("num_images=0", "num_images=0 must be a whole number, at least 1"),
         ("split=all", "split=all is unknown; wanted train, val or"),
     ],
 )
