@@ -348,6 +348,7 @@ LINES: list[tuple[str, list[str], str]] = [
     ("show_data", ["task=detection", *DIGITS, "num_images=?"], "num_images=? must be a whole number"),
     ("show_data", ["task=detection", "data=[null]"], "data=None is not in configs/data/"),
     ("summarize", ["resnet18", "size=[100000]"], "size=100000 is not a size"),
+    ("summarize", ["resnet18", "size=${x}"], "error: size: Interpolation key 'x' not found"),
     ("train", ["task=detection", *DIGITS, "metric.backend=(x"], "a text goes into two kinds of quotes"),
     ("push", ["run/model.safetensors", "repo=../x"], "repo=../x is not the name of a repository"),
 ]  # fmt: skip

@@ -163,6 +163,8 @@ HOSTILE = [
     (["optimizer_states", 0, "param_groups"], [], "optimizer's groups"),
     (["optimizer_states", 0, "state", 0, "exp_avg"], torch.zeros(3), "exp_avg of parameter 0 is not of this run"),
     (["optimizer_states", 0, "state", 0], {}, "has no exp_avg of parameter 0"),
+    (["optimizer_states", 0, "state", 0, "step"], torch.tensor(float("nan")), "step of parameter 0 is not finite"),
+    (["state_dict", "model.head.bias"], torch.full((10,), float("inf")), "holds weights that are not finite"),
     (["lr_schedulers", 0, "base_lrs"], "x", "schedule have x where"),
     (["lr_schedulers", 0, "lr_lambdas", 0], -0.5, "does not hold what a run"),
     (["exact_resume", "random"], [{}], "does not hold what a run"),

@@ -395,7 +395,7 @@ def user_error(error: BaseException) -> BaseException | None:
     """The mistake of the user's behind `error`, or None when it is ours."""
     if isinstance(error, OSError):  # of a file that a setting names, or of a disk that takes no more
         return error if error.filename is not None or error.errno in OF_DISKS or error.errno is None else None
-    if isinstance(error, ValueError):
+    if isinstance(error, ValueError) and not type(error).__module__.startswith("omegaconf"):
         return error
     if isinstance(error, ModuleNotFoundError):
         package = str(error.name).partition(".")[0]
@@ -409,7 +409,11 @@ def user_error(error: BaseException) -> BaseException | None:
     if isinstance(error, HydraException) and error.__cause__ is not None:
         return user_error(error.__cause__)
     if isinstance(error, HydraException | OmegaConfBaseException | MisconfigurationException):
-        return ValueError(next(iter(str(error).splitlines()), type(error).__name__))
+        key, line = (
+            getattr(error, "full_key", None),
+            next(iter(str(error).splitlines()), type(error).__name__),
+        )
+        return ValueError(f"{key}: {line}" if key else line)
     return None
 
 

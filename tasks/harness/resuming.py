@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from backbones.untrusted import check_plain, check_tensors, first_line
+from backbones.untrusted import check_finite, check_plain, check_tensors, first_line
 from tasks.harness.checkpoints import EXACT_RESUME, BestCheckpoint, random_state, set_random_state
 from tasks.harness.optim import build_optimizer
 from tasks.harness.task import Task
@@ -85,7 +85,9 @@ def _check_weights(contents: Mapping[str, Any], task: Task, path: Path) -> None:
     expected = {key: value.shape for key, value in task.state_dict().items()}
     for part in ("state_dict", "current_model_state"):
         if part == "state_dict" or part in contents:
-            found = {key: value.shape for key, value in check_tensors(contents[part], path).items()}
+            tensors = check_tensors(contents[part], path)
+            check_finite(tensors, path)
+            found = {key: value.shape for key, value in tensors.items()}
             different = {key for key, _ in found.items() ^ expected.items()}
             if different:
                 raise ValueError(
@@ -107,6 +109,8 @@ def _check_optimizer(contents: Mapping[str, Any], task: Task) -> None:
             shape = parameters[index].shape if isinstance(value, Tensor) and value.ndim else torch.Size([])
             if name not in kinds or (isinstance(value, Tensor) and value.shape != shape):
                 raise ValueError(f"the optimizer's {name} of parameter {index} is not of this run")
+            if isinstance(value, Tensor) and not value.isfinite().all():
+                raise ValueError(f"the optimizer's {name} of parameter {index} is not finite")
         if kinds - values.keys():
             raise ValueError(f"the optimizer has no {min(kinds - values.keys())} of parameter {index}")
     optimizer.load_state_dict(state)

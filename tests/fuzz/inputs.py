@@ -253,7 +253,7 @@ def opened(path: Path) -> Callable[[], Any]:
         if (
             max(
                 predictor.header.preprocessing["short_side"] or 0,
-                predictor.header.preprocessing["pad_multiple"],
+                predictor.header.preprocessing.get("pad_multiple", 32),
             )
             < 300
         ):

@@ -156,9 +156,9 @@ def test_evaluation_takes_the_same_settings(tmp_path: Path) -> None:
 
 
 def test_wrong_settings_say_so() -> None:
-    with pytest.raises(ValueError, match=r"scales=\[1.0, 0.0\] must be one or more positive numbers"):
+    with pytest.raises(ValueError, match=r"scales=\[1.0, 0.0\] must be one or more numbers above 0"):
         with_views(build(), [1, 0], flip=False)
-    with pytest.raises(ValueError, match=r"scales=\[\] must be one or more positive numbers"):
+    with pytest.raises(ValueError, match=r"scales=\[\] must be one or more numbers above 0"):
         with_views(build(), [], flip=False)
     with pytest.raises(
         ValueError, match=r"scales=\[1.0\] flip=true: this works where objects are found \(task=det"

@@ -6,6 +6,7 @@ Graphs are traced and not turned into code, which takes half a minute for each.
 import pytest
 import torch
 import torch._dynamo
+from packaging.version import Version
 
 from tasks.harness.compilation import any_size, compile_model
 from tasks.harness.settings import TrainSettings
@@ -13,6 +14,10 @@ from tests.device.small_models import make_batch, small_model
 
 # The last map of a pyramid, of stride 128, has more than one row: torch makes another graph for one.
 SIZES = ((2, 160, 192), (2, 192, 160), (2, 160, 288), (4, 192, 160), (2, 256, 256), (4, 160, 192))
+ODD_SIZES = pytest.mark.xfail(
+    Version(torch.__version__) < Version("2.12"),
+    reason="torch 2.11 makes a graph of its own for maps of odd sizes where they are pooled",
+)
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Dynamo detected a call to a `functools.lru_cache`", "ignore:.*non-leaf Tensor.*"
 )
@@ -26,8 +31,8 @@ def losses(model, batch):
 @pytest.mark.parametrize(
     ("kind", "part"),
     [
-        ("semantic_fpn", "backbone"),
-        ("semantic_fpn", "step"),
+        pytest.param("semantic_fpn", "backbone", marks=ODD_SIZES),
+        pytest.param("semantic_fpn", "step", marks=ODD_SIZES),
         ("retinanet", "dense"),
         pytest.param("retinanet", "step", marks=pytest.mark.slow),
         pytest.param("faster_rcnn", "dense", marks=pytest.mark.slow),
