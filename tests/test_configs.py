@@ -71,7 +71,7 @@ def test_every_root_composes(root: str) -> None:
         f"{key}={value}"
         for key, value in NEEDED.items()
         if f"{key}: ???" in (CONFIGS / f"{root}.yaml").read_text()
-        or (root, key) in (("predict", "source"), ("export", "checkpoint"))
+        or (root, key) in (("predict", "source"), ("next", "source"), ("export", "checkpoint"))
     ]
     if "- data: coco" in (CONFIGS / f"{root}.yaml").read_text():
         needed.append("data.root=x")

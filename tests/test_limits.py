@@ -110,8 +110,8 @@ WRONG = {
     "seed=x": "seed='x' must be a whole number",
     "seed=-1": "seed=-1 must be at least 0",
     "data.num_val=[[]]": "data.num_val=[[]] must be a whole number",
-    "data=$(x)": "cannot read 'data=$(x)'; settings are given as key=value",
-    '+x="': "cannot read '+x=\"'; settings are given as key=value",
+    "data=$(x)": "cannot read the value of data in 'data=$(x)'; a text goes into two kinds of quotes",
+    '+x="': "cannot read the value of +x in '+x=\"'; a text goes into two kinds of quotes",
 }
 
 

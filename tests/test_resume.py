@@ -111,7 +111,7 @@ def test_asked_to_stop_it_saves_and_says_how_to_go_on(straight: Path, tmp_path: 
 
 
 def test_resume_of_nothing(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="resume=.*nowhere is no run.*give the folder of a run"):
+    with pytest.raises(FileNotFoundError, match="resume=.*nowhere does not exist; give the folder of a run"):
         compose("train", [f"resume={tmp_path / 'nowhere'}"])
 
 

@@ -342,7 +342,7 @@ def test_sigterm_in_a_validation_ends_it_after_the_batch(tmp_path: Path) -> None
         "    time.sleep(5 if index else 0)\n"
         "    return step(self, batch, index)\n"
         "Task.validation_step = slow\n"
-        "train(compose('train', sys.argv[1:]))\n"
+        "sys.exit(train(compose('train', sys.argv[1:])).status)\n"
     )
     words = [*TINY["classification"], *BY_EPOCH, "data.num_val=100", "trainer.max_steps=30", "run_dir=run"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}

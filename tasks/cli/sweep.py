@@ -24,7 +24,7 @@ from tasks.cli.tables import Column, table
 from tasks.files import write_text
 from tasks.zoo.registry import TASKS, lookup
 
-QUIET = ("hydra/job_logging=disabled", "hydra/hydra_logging=disabled", "hydra.output_subdir=null")
+QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null")
 FORCED = "++"  # Hydra then takes any key; whether it is known was checked before
 
 

@@ -22,9 +22,8 @@ from tests.tasks.data.formats.known import SOURCES, edit, issues, sound, texts
 
 
 def convert_words(kind: str, root: Path, to: str, out: Path, *more: str) -> int:
-    return convert_data(
-        compose("convert_data", [f"data={kind}", f"data.root={root}", f"to={to}", f"out={out}", *more])
-    )
+    words = [f"data={kind}", f"data.root={root}", f"to={to}", f"out={out}", *more]
+    return convert_data(compose("convert_data", words)).status
 
 
 @pytest.mark.parametrize("kind", ["coco", "voc", "yolo"])
@@ -95,10 +94,8 @@ def test_names_that_look_like_markup(tmp_path: Path, capsys: pytest.CaptureFixtu
     for split in ("train", "val"):
         file = f"annotations/instances_{split}2017.json"
         edit(root, lambda c: c["categories"].append({"id": 3, "name": "[/] [bold] :smile:"}), file)
-    assert (
-        check_data(compose("check_data", ["data=coco", f"data.root={root}", f"run_dir={tmp_path / 'out'}"]))
-        == 0
-    )
+    words = ["data=coco", f"data.root={root}", f"run_dir={tmp_path / 'out'}"]
+    assert check_data(compose("check_data", words)).status == 0
     assert "[/] [bold] :smile:" in " ".join(capsys.readouterr().out.split())
 
 

@@ -72,9 +72,7 @@ def test_compressed_archives_are_refused(tmp_path: Path) -> None:
         open_images(tmp_path / "b.tar")
     with zipfile.ZipFile(tmp_path / "c.zip", "w", compression=zipfile.ZIP_LZMA) as zipped:
         zipped.write(tmp_path / "a.txt", "a.txt")
-    with pytest.raises(
-        ValueError, match=r"c.zip/a.txt' is compressed by method 14, which is not read.* zip -0"
-    ):
+    with pytest.raises(ValueError, match=r"c.zip' is compressed by method 14, which is not read.* zip -0"):
         open_images(tmp_path / "c.zip").image("a.txt")
 
 
