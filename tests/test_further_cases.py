@@ -173,6 +173,8 @@ CASES: list[tuple[str, str, Edit, str]] = [
     ("labelme", "points of three numbers", shape(shape_type="polygon", points=[[1, 1, 1], [20, 1, 1], [20, 20, 1]]),
      "not finite"),
     ("labelme", "a link to the folder above", lambda r: (r / "json/train/loop").symlink_to(".."), ""),
+    ("labelme", "labels elsewhere", lambda r: ((r / LABELME).unlink(), (r / LABELME).symlink_to("/etc/passwd")),
+     "are outside the data set"),
     ("labelme", "a pipe", lambda r: ((r / LABELME).unlink(), os.mkfifo(r / LABELME)), "a pipe, a socket or a device"),
     ("labelme", "UTF-16", lambda r: (r / LABELME).write_text((r / LABELME).read_text(), "utf-16"), ""),
     ("cvat", "points of three numbers", text(CVAT, "</image>",
@@ -222,6 +224,8 @@ CASES: list[tuple[str, str, Edit, str]] = [
     ("coco", "a PNG with 30 MB of text", picture(with_long_text), "Decompressed data too large"),
     ("coco", "16 bits in a file called .jpg", picture(lambda path, _: Image.fromarray(
      np.arange(4800, dtype=np.uint16).reshape(60, 80) * 13).save(path, "PNG")), ""),
+    ("voc", "labels elsewhere", lambda r: ((r / VOC).unlink(), (r / VOC).symlink_to("/etc/passwd")),
+     "are outside the data set"),
     ("voc", "1e400", text(VOC, "<xmin>10", "<xmin>1e400"), "not finite"),
     ("voc", "a document type elsewhere", text(VOC, "<annotation>",
      '<!DOCTYPE annotation SYSTEM "http://127.0.0.1:9/x.dtd"><annotation>'), ""),

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -23,6 +23,15 @@ def is_file_name(value: Any) -> bool:
         return "\0" not in str(value) and bool(os.fsencode(str(value)))
     except (UnicodeEncodeError, ValueError):  # half of a surrogate pair, an integer of thousands of digits
         return False
+
+
+def check_inside(path: Path, store: ImageStorage) -> None:
+    """Raises ValueError where a file of labels is outside the data set, whose images `store` has."""
+    if not store.is_inside(str(path.absolute())):
+        raise ValueError(
+            f"labels '{path}' are outside the data set; move them there, or pass data.allow_outside=true to read them "
+            "where they are"
+        )
 
 
 def readings(name: str) -> Iterator[tuple[str, str]]:

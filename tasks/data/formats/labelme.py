@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.data.formats.file_names import is_file_name, pair_names
+from tasks.data.formats.file_names import check_inside, is_file_name, pair_names
 from tasks.data.formats.labelled import (
     LabelledFiles,
     LabelledImage,
@@ -39,9 +39,8 @@ class LabelmeData(LabelledFiles):
 
     def parse(self, annotations: Path, folder: Path, storage: ImageStorage) -> Labels:
         labels = Labels([])
-        files = [
-            name for name in open_images(annotations, self.reading).names() if name.lower().endswith(".json")
-        ]
+        store = open_images(annotations, self.reading)
+        files = [name for name in store.names() if name.lower().endswith(".json")]
         images = image_names(storage)
         image_of, shared = pair_names(files, images)
         for file in files:
@@ -49,6 +48,7 @@ class LabelmeData(LabelledFiles):
             image = LabelledImage(image_of.get(file, f"{stem}.jpg"), unreadable=shared.get(file, ""))
             labels.images.append(image)
             try:
+                check_inside(annotations / file, store)
                 content = parse_json(annotations / file, self.reading.max_bytes)
                 if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
                     raise ValueError(

@@ -22,6 +22,7 @@ from pycocotools import mask as coco_mask
 from tasks.data.annotations.class_maps import BACKGROUND
 from tasks.data.formats.cache import files_in
 from tasks.data.formats.coco import MAX_SIDE
+from tasks.data.formats.file_names import check_inside
 from tasks.data.formats.labelled import parse_xml
 from tasks.data.formats.mask_png import MaskFiles, MaskList, check_masks_exist, class_values, read_mask
 from tasks.data.formats.object_files import MadeOf, ObjectFiles, ObjectOptions
@@ -130,6 +131,7 @@ def read_xml_file(path: Path, store: ImageStorage, image: str) -> VocImage:
     that are swapped get the negative width that turns to the right box when it is swapped back, and numbers that
     can only be fractions of the image stay as they are. Raises FileNotFoundError or ValueError, naming the file.
     """
+    check_inside(path, store)
     try:
         content = parse_xml(path, "annotation", "VOC's")
     except FileNotFoundError:

@@ -15,7 +15,7 @@ from typing import Any, Unpack
 import numpy as np
 import yaml
 
-from tasks.data.formats.file_names import fit_file_names, is_file_name
+from tasks.data.formats.file_names import check_inside, fit_file_names, is_file_name
 from tasks.data.formats.labelled import ring_area
 from tasks.data.formats.object_files import MadeOf, ObjectFiles, ObjectOptions
 from tasks.data.formats.raw import RawSplit
@@ -453,8 +453,7 @@ class YoloData(ObjectFiles):
                     raise ValueError(unreadable[index])
                 if not store.is_inside(file):
                     raise ValueError("its image is outside the data set")
-                if not store.is_inside(str(path.absolute())):
-                    raise ValueError(f"labels '{path}' are outside the data set")
+                check_inside(path, store)
                 labels.append(read_labels(path, self.content["kpt_shape"]))
             except ValueError as error:
                 unreadable[index] = str(error)
