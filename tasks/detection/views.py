@@ -31,7 +31,7 @@ class ManyViews(Model):
         """`scales` are sizes relative to the model's own; `flip` adds the mirror image of each.
 
         Raises:
-            ValueError: no scales, or one that is not positive.
+            ValueError: no scales, or one that is not above 0 and at most `LARGEST`.
         """
         super().__init__()
         if not scales or not all(0 < scale <= LARGEST for scale in scales):

@@ -75,14 +75,15 @@ def any_size(batch: Batch) -> Batch:
     which of its sizes change."""
     from torch._dynamo import maybe_mark_dynamic
 
-    missing = max(0, 2 - batch.boxes.shape[1])
-    batch = replace(
-        batch,
-        boxes=F.pad(batch.boxes, (0, 0, 0, missing)),
-        labels=F.pad(batch.labels, (0, missing), value=-1),
-        is_crowd=F.pad(batch.is_crowd, (0, missing)),
-        mask_places=None if batch.mask_places is None else F.pad(batch.mask_places, (0, 0, 0, missing)),
-    )
+    missing = 2 - batch.boxes.shape[1]
+    if missing > 0:
+        batch = replace(
+            batch,
+            boxes=F.pad(batch.boxes, (0, 0, 0, missing)),
+            labels=F.pad(batch.labels, (0, missing), value=-1),
+            is_crowd=F.pad(batch.is_crowd, (0, missing)),
+            mask_places=None if batch.mask_places is None else F.pad(batch.mask_places, (0, 0, 0, missing)),
+        )
     for dimension in (0, 2, 3):
         maybe_mark_dynamic(batch.images, dimension)
     maybe_mark_dynamic(batch.sizes, 0)

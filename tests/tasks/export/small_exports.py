@@ -1,6 +1,7 @@
 """Small networks that find something in every picture, with their headers."""
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -11,6 +12,11 @@ from tasks.zoo.registry import build_model, resolved_spec, task_of
 from tests.device.small_models import BACKBONE, MODELS
 
 NAMES = ["cat", "dog", "hen"]
+WARNINGS = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),  # of torch, about torchvision
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning:torch.export"),
+]
 
 
 def model_with_header(

@@ -19,17 +19,13 @@ from tasks.inference.predictor import Predictor
 from tasks.preprocessing import Preprocessing
 from tasks.zoo.model_file import save_model
 from tests.device.small_models import MODELS
-from tests.tasks.export.small_exports import NAMES, model_with_header, pictures
+from tests.tasks.export.small_exports import NAMES, WARNINGS, model_with_header, pictures
 from tests.tiny_runs import quiet_lightning
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::FutureWarning"),  # of torch, about torchvision
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning:torch.export"),
-]
+pytestmark = WARNINGS
 KINDS = ("semantic_fpn", "deeplabv3", "retinanet", "fcos", "yolox", "faster_rcnn", "mask_rcnn", "gfl")
 
 

@@ -13,16 +13,12 @@ from tasks.export.write import export
 from tasks.metrics.calibration import Calibration
 from tasks.metrics.operating_point import KEY, OperatingPoint
 from tasks.zoo.model_file import save_model
-from tests.tasks.export.small_exports import model_with_header, pictures
+from tests.tasks.export.small_exports import WARNINGS, model_with_header, pictures
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::FutureWarning"),  # of torch, about torchvision
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning:torch.export"),
-]
+pytestmark = WARNINGS
 
 
 @pytest.fixture(scope="module")
