@@ -1,7 +1,7 @@
 """Normalisation layers by name: batch, frozen, sync, group; and convolutions taken together with what follows them."""
 
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
@@ -147,8 +147,90 @@ def fold_once(model: nn.Module) -> None:
             module.__dict__[_KEPT] = {}
 
 
+def one_pass(model: nn.Module, x: Tensor) -> AbstractContextManager[None]:
+    """Inside, `model` casts a weight once, for however many maps it is used, and works out all its frozen norms
+    together; on CUDA in half precision, where each small operator costs the host more than the device.
+
+    Values are the same. Gradients of a weight that several maps share are added in half precision then, as autocast
+    has it for its own operators.
+    """
+    if torch.compiler.is_compiling() or not is_half(x):
+        return nullcontext()
+    return _one_pass(model, _half_dtype(x))
+
+
+@contextmanager
+def _one_pass(model: nn.Module, dtype: torch.dtype) -> Generator[None, None, None]:
+    convolutions = [module for module in model.modules() if type(module) is nn.Conv2d]
+    norms = [module for module in model.modules() if isinstance(module, FrozenBatchNorm2d)]
+    if norms and not any(_KEPT in conv.__dict__ for conv in convolutions):
+        for norm, pair in zip(norms, _scales_and_shifts(norms, dtype), strict=True):
+            norm.__dict__[_PAIR] = pair
+    for conv in convolutions:
+        conv.__dict__[_CASTS] = {}
+    try:
+        yield
+    finally:
+        for module in (*convolutions, *norms):
+            for name in (_CASTS, _PAIR):
+                module.__dict__.pop(name, None)
+
+
+_CASTS, _PAIR = "_casts", "_scale_and_shift"
+
+
+def _scales_and_shifts(norms: list[FrozenBatchNorm2d], dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+    """`_scale_and_shift` of each, the shift in `dtype`, in ten operators for all."""
+    sizes = [norm.num_features for norm in norms]
+    weight, bias, mean, var = (
+        torch.cat([getattr(norm, name) for norm in norms])
+        for name in ("weight", "bias", "running_mean", "running_var")
+    )
+    eps = {norm.eps for norm in norms}
+    if len(eps) == 1:
+        var += eps.pop()
+    else:
+        for part, norm in zip(torch.split(var, sizes), norms, strict=True):
+            part += norm.eps
+    scale = weight * var.rsqrt()
+    shift = torch.addcmul(bias, mean, scale, value=-1).to(dtype)
+    return list(zip(torch.split(scale, sizes), torch.split(shift, sizes), strict=True))
+
+
+def _cast(conv: nn.Conv2d, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`tensor` in `dtype`, from before if it is a parameter of `conv` that has been cast in this pass."""
+    casts: dict[Any, Tensor] | None = conv.__dict__.get(_CASTS)
+    if casts is None or (tensor is not conv.weight and tensor is not conv.bias):
+        return tensor.to(dtype)
+    key = tensor is conv.bias, dtype, torch.is_grad_enabled()
+    if key not in casts:
+        casts[key] = tensor.to(dtype)
+    return casts[key]
+
+
+class _Scaled(torch.autograd.Function):
+    """weight * scale, rounded to half precision in the same pass, and so its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(scale)
+        return torch.mul(weight, scale, out=torch.empty_like(weight, dtype=dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (scale,) = ctx.saved_tensors
+        return gradients[0] * scale, None, None
+
+
 def _folded(conv: nn.Conv2d, norm: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     """Weight and bias of the convolution with its norm in them."""
+    pair: tuple[Tensor, Tensor] | None = norm.__dict__.get(_PAIR)
+    if pair is not None and conv.bias is None:
+        scale, shift = pair
+        weight = _Scaled.apply(conv.weight, scale.view(-1, 1, 1, 1), shift.dtype)
+        assert isinstance(weight, Tensor)
+        return weight, shift
     kept = None if torch.is_grad_enabled() or torch.compiler.is_compiling() else conv.__dict__.get(_KEPT)
     device = x.device.type
     is_autocast = device != "meta" and torch.is_autocast_enabled(device)
@@ -174,7 +256,7 @@ def _convolve(
     """
     if relu and bias is not None and _fits_cudnn(conv, x, residual):
         dtype = _half_dtype(x)
-        parts = x.to(dtype), weight.to(dtype), bias.to(dtype), residual
+        parts = x.to(dtype), _cast(conv, weight, dtype), _cast(conv, bias, dtype), residual
         result = _ConvReLU.apply(*parts, conv.stride, conv.padding, conv.dilation)
         assert isinstance(result, Tensor)
         return result

@@ -19,7 +19,7 @@ from .checks import check_choice, check_counts, check_positive
 from .deformable import DeformableConv2d
 from .features import FeatureExtractor, FeatureInfo
 from .freezing import freeze
-from .layers import ConvNormSequential, Norm, conv_then_norm, make_norm
+from .layers import ConvNormSequential, Norm, conv_then_norm, make_norm, one_pass
 from .spec import describes_itself
 
 NormLayer = Callable[[int], nn.Module]  # from a number of channels
@@ -260,12 +260,13 @@ class ResNet(FeatureExtractor):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         self.check_images(images)
-        x = self.maxpool(conv_then_norm(self.conv1, self.bn1, images, relu=True))
         features: dict[str, Tensor] = {}
-        for stage, level in enumerate(self.feature_info, start=1):
-            layer = self.get_submodule(f"layer{stage}")
-            x = run_checkpointed(layer, x) if stage in self.checkpoint_stages else layer(x)
-            features[level] = x
+        with one_pass(self, images):
+            x = self.maxpool(conv_then_norm(self.conv1, self.bn1, images, relu=True))
+            for stage, level in enumerate(self.feature_info, start=1):
+                layer = self.get_submodule(f"layer{stage}")
+                x = run_checkpointed(layer, x) if stage in self.checkpoint_stages else layer(x)
+                features[level] = x
         return features
 
     def _initialize(self, zero_init_residual: bool) -> None:

@@ -9,14 +9,14 @@ Legend:
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from itertools import cycle
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from backbones.layers import ConvNormSequential, make_norm
+from backbones.layers import ConvNormSequential, make_norm, one_pass
 
 PRIOR_PROBABILITY = 0.01
 """What a new head gives every class at every anchor: with more, background would drown all else (Focal Loss, 4.1)."""
@@ -105,9 +105,10 @@ class DenseHead(nn.Module):
         )
 
 
-def predict_levels(heads: Iterable[nn.Module], maps: Iterable[Tensor], anchors: Tensor) -> DensePredictions:
+def predict_levels(heads: nn.ModuleList, maps: Sequence[Tensor], anchors: Tensor) -> DensePredictions:
     """What `heads`, one for all `maps` or one for each, say of `anchors` (A, 4)."""
-    found = [head(level) for head, level in zip(cycle(heads), maps)]
+    with one_pass(heads, maps[0]):
+        found = [head(level) for head, level in zip(cycle(heads), maps)]
     logits, deltas, quality = zip(*found, strict=True)
     return DensePredictions(
         anchors,

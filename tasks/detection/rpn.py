@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backbones.layers import ConvNormSequential
+from backbones.layers import ConvNormSequential, one_pass
 from tasks.distributed import LossSum
 
 from .anchors import make_anchors
@@ -112,9 +112,9 @@ class RegionProposalNetwork(nn.Module):
         assert self.objectness.bias is not None and self.deltas.bias is not None
         bias = torch.cat((self.objectness.bias, self.deltas.bias)).to(maps[0].dtype)
         num_ratios = len(self.anchor_ratios)
-        levels = [
-            F.conv2d(self.convs(level), weight, bias).permute(0, 2, 3, 1).flatten(1, 2) for level in maps
-        ]
+        with one_pass(self, maps[0]):
+            hidden = [self.convs(level) for level in maps]
+        levels = [F.conv2d(level, weight, bias).permute(0, 2, 3, 1).flatten(1, 2) for level in hidden]
         cells = torch.cat(levels, dim=1)
         objectness = cells[..., :num_ratios].flatten(1)
         deltas = cells[..., num_ratios:].unflatten(2, (num_ratios, 4)).flatten(1, 2)

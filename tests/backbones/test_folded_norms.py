@@ -2,13 +2,15 @@
 
 import copy
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import backbones
-from backbones.layers import ConvNormSequential, FrozenBatchNorm2d, conv_then_norm, make_norm
+from backbones.layers import ConvNormSequential, FrozenBatchNorm2d, _one_pass, conv_then_norm, make_norm
+from tasks.detection.dense_head import DenseHead, predict_levels
 
 
 def one_after_another(conv, norm, x, *, residual=None, relu=False):
@@ -111,3 +113,64 @@ def test_bfloat16_saves_one_map_a_layer() -> None:
     with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         layers(x)
     assert sum(kept.values()) < 2.5 * map_bytes  # the input in bf16, the output, and weights
+
+
+@pytest.mark.parametrize("eps", [(1e-5, 1e-5), (1e-5, 0.0)])
+def test_frozen_norms_worked_out_together_give_the_same_bits(eps: tuple[float, float]) -> None:
+    torch.manual_seed(0)
+    model = lively(backbones.resnet18(norm="frozen", frozen_stages=1))
+    for number, norm in enumerate(m for m in model.modules() if isinstance(m, FrozenBatchNorm2d)):
+        norm.eps = eps[number % 2]
+    images = torch.randn(2, 3, 64, 96)
+
+    def step() -> tuple[dict[str, Tensor], list[Tensor | None]]:
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            maps = model(images)
+        sum(level.float().square().mean() for level in maps.values()).backward()
+        return maps, [parameter.grad for parameter in model.parameters()]
+
+    before, wanted = step()
+    with _one_pass(model, torch.bfloat16):
+        assert all(
+            "_scale_and_shift" in m.__dict__ for m in model.modules() if isinstance(m, FrozenBatchNorm2d)
+        )
+        after, found = step()
+    for name, level in before.items():
+        assert torch.equal(level, after[name])
+    for one, other in zip(wanted, found, strict=True):
+        assert (one is None and other is None) or (
+            one is not None and other is not None and torch.equal(one, other)
+        )
+    assert not any(key in m.__dict__ for m in model.modules() for key in ("_scale_and_shift", "_casts"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_one_pass_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    body = backbones.resnet18(norm="frozen", frozen_stages=0).cuda().to(memory_format=torch.channels_last)
+    head = DenseHead(128, num_classes=3, num_anchors=1, layers=2, width=128, norm=None, bias=True).cuda()
+    heads = torch.nn.ModuleList([head.to(memory_format=torch.channels_last)])
+    images = torch.randn(2, 3, 128, 192, device="cuda").to(memory_format=torch.channels_last)
+
+    def step() -> tuple[Tensor, list[Tensor | None]]:
+        parameters = [*body.parameters(), *heads.parameters()]
+        for parameter in parameters:
+            parameter.grad = None
+        with torch.autocast("cuda", torch.bfloat16):
+            level = body(images)["c3"]
+            found = predict_levels(
+                heads, [level, level[..., ::2, ::2].contiguous(memory_format=torch.channels_last)], images
+            )
+        (found.logits.float().square().mean() + found.deltas.float().square().mean()).backward()
+        return found.logits, [parameter.grad for parameter in parameters]
+
+    logits, gradients = step()
+    for module in ("backbones.resnet", "tasks.detection.dense_head"):
+        monkeypatch.setattr(sys.modules[module], "one_pass", lambda model, x: nullcontext())
+    plain, wanted = step()
+    torch.testing.assert_close(logits, plain, rtol=0, atol=0)
+    for one, other in zip(gradients, wanted, strict=True):
+        if one is not None and other is not None:
+            assert (one - other).norm() <= 0.02 * other.norm()

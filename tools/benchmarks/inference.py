@@ -13,6 +13,7 @@ import torch
 from pycocotools import mask as coco_mask
 from torchvision.ops import box_iou
 
+from backbones.layers import fold_once
 from tasks.contracts import Batch
 from tasks.metrics.run_lengths import bitmaps, encode
 
@@ -52,6 +53,7 @@ def infer(arguments: Namespace) -> Iterator[Result]:
                 tolerance = max(1e-4, 2 * rounding(expected, run_theirs(best, images)))
                 check = compare(run_ours(ours, batch), expected, (height, width), tolerance)
             variants = {"torchvision fp32 NCHW": variant(run_theirs, theirs, images, "fp32", device)}
+            fold_once(ours)
             pairs = []
             for precision in arguments.precision:
                 name = f"ours {precision}"
@@ -80,7 +82,7 @@ def variant(
 
 @torch.inference_mode()
 def run_ours(model: Any, batch: Batch) -> Found:
-    """Our detections."""
+    """Our detections; fixed norms are in the weights from the first call on, as predictor and evaluation have it."""
     found = model(batch).to_original(batch.sizes, batch.original_sizes)
     results = []
     for i, (height, width) in enumerate(batch.original_sizes.tolist()):
