@@ -1,6 +1,7 @@
 """Keeps out of a command what other packages import and no command uses: half the time to a first step.
 
-    torchmetrics   imports scipy.signal, matplotlib.pyplot and torchvision's models wherever they are installed
+    torchmetrics   imports scipy.signal, matplotlib.pyplot, torchvision's models and transformers wherever they are
+                   installed
     torch.optim    imports torch._dynamo, and sympy with it, to say that optimisers are not to be compiled
     lightning      imports it, too, to say the same of its own and to tell whether a model has been compiled
 
@@ -20,7 +21,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 Execute = Callable[[ModuleType], None]
-UNUSED = ("matplotlib", "scipy", "torchvision")
+UNUSED = ("matplotlib", "scipy", "torchvision", "transformers")
 """Of torchmetrics, of which Lightning needs the class `Metric`."""
 DYNAMO = "torch._dynamo"
 

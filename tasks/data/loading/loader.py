@@ -2,8 +2,9 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 from typing import Any
 
@@ -52,11 +53,13 @@ class ResumableLoader(DataLoader[Any]):
         self._given, self._left_out = self._left_out % len(self), 0  # all of one is none of the next
         self.sampler.start = self._given * self.batch_size
         started = time.perf_counter()
-        for batch in self._from_threads() if self.num_threads else told_plainly(super().__iter__()):
-            self.waited += time.perf_counter() - started
-            self._given += 1
-            yield batch
-            started = time.perf_counter()
+        batches = self._from_threads() if self.num_threads else told_plainly(super().__iter__())
+        with closing(batches):  # its threads end with the epoch, not whenever Python collects it
+            for batch in batches:
+                self.waited += time.perf_counter() - started
+                self._given += 1
+                yield batch
+                started = time.perf_counter()
 
     def state_dict(self) -> dict[str, int]:
         """The place in the epoch."""
@@ -66,7 +69,7 @@ class ResumableLoader(DataLoader[Any]):
         """Lets the next epoch begin where `state` was taken."""
         self._given = self._left_out = state["batches"]
 
-    def _from_threads(self) -> Iterator[Any]:
+    def _from_threads(self) -> Generator[Any, None, None]:
         use_one_thread()
         assert self.batch_sampler is not None
         positions = iter(self.batch_sampler)
@@ -86,7 +89,7 @@ class ResumableLoader(DataLoader[Any]):
         return batch.pin_memory() if self.pin_memory else batch
 
 
-def told_plainly(batches: Iterator[Any]) -> Iterator[Any]:
+def told_plainly(batches: Iterator[Any]) -> Generator[Any, None, None]:
     """The batches of worker processes, whose errors are told in the words in which they were raised there."""
     try:
         yield from batches

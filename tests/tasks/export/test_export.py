@@ -82,10 +82,9 @@ def test_the_copied_program_predicts_without_torch(classifier: Path, tmp_path: P
         cwd=classifier.parent, capture_output=True, text=True, env=environment,
     )  # fmt: skip
     assert broken.returncode == 2
-    assert (
-        broken.stderr.strip()
-        == "error: 'predict.py' is not an image in a format that can be read (JPEG, PNG, …)"
-    )
+    # With no PATH, shells that onnxruntime asks about the machine may have said so before.
+    said = [line for line in broken.stderr.splitlines() if not line.startswith("sh: ")]
+    assert said == ["error: 'predict.py' is not an image in a format that can be read (JPEG, PNG, …)"]
 
 
 def test_a_wrong_graph_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
