@@ -140,24 +140,33 @@ def _timm() -> Any:
 def _probe(model: str, options: dict[str, Any]) -> tuple[list[Level], dict[str, Any]]:
     """Which maps to take, and the options with which timm builds a network of exactly these maps.
 
-    Built on the meta device, which costs neither memory nor initialisation.
+    Built on the meta device, which costs neither memory nor initialisation, where timm's code can be.
     """
     timm = _timm()
     if not timm.is_model(model):
         raise ValueError(f"timm has no model {model!r}{nearest(model, timm.list_models())}")
+
+    def built(device: str, any_size: dict[str, bool]) -> Any:
+        with torch.device(device):
+            return timm.create_model(model, features_only=True, **options, **any_size)
+
     # transformers are fixed to one image size unless told otherwise, each family in its own word
     for any_size in ({"dynamic_img_size": True}, {"strict_img_size": False}, {}):
         try:
-            with torch.device("meta"):
-                network = timm.create_model(model, features_only=True, **options, **any_size)
-            break
+            try:
+                network = built("meta", any_size)
+            except NotImplementedError:  # some of its versions work out the widths of a RegNet by tensors
+                network = built("cpu", any_size)
         except TypeError as error:  # an option that this network does not have
             failure = error
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
+        except (RuntimeError, AssertionError) as error:
             raise ValueError(
                 f"timm gives no feature maps of {model!r} with the options {options}"
                 + (f": {error}" if str(error) else "; it does not support one of them")
             ) from error
+        else:  # some versions take any word of any network and heed only its own
+            if not any_size or not any(getattr(m, "strict_img_size", False) for m in network.modules()):
+                break
     else:
         raise ValueError(f"timm cannot build {model!r} with {options}: {failure}")
     strides, channels = network.feature_info.reduction(), network.feature_info.channels()
