@@ -21,7 +21,7 @@ ROW = re.compile(
     re.MULTILINE,
 )
 WHAT = {"infer": "Predicting", "train-step": "Training"}
-TICKS = {"infer": [3, 10, 30, 100, 300], "train-step": [50, 70, 100, 140]}
+TICKS = {"infer": [3, 10, 30, 100, 400], "train-step": [50, 70, 100, 160]}
 
 
 @dataclass(frozen=True)
