@@ -143,6 +143,12 @@ def read_xml_file(path: Path, store: ImageStorage, image: str) -> VocImage:
     names = [(item.findtext("name") or "").strip() for item in objects]
     if "" in names:
         raise ValueError(f"annotation '{path}' has an object without a name; write its class, or remove it")
+    for item in objects:
+        if len(item.findall("bndbox")) > 1 or len(item.findall("name")) > 1:
+            raise ValueError(
+                f"annotation '{path}' has an object '{item.findtext('name')}' with several boxes or names; write an "
+                "<object> for each"
+            )
     corners = np.array(
         [
             [to_number(item.findtext(f"bndbox/{s}")) for s in ("xmin", "ymin", "xmax", "ymax")]

@@ -88,6 +88,19 @@ def test_boxes_count_from_one_and_include_both_corners(tmp_path: Path) -> None:
     assert source.split("val").annotations.file_name(0) == "c.png"
 
 
+@pytest.mark.parametrize(
+    "second",
+    ["<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>", "<name>cat</name>"],
+)
+def test_an_object_of_two_boxes_or_names_is_not_half_read(second: str, tmp_path: Path) -> None:
+    path = write(tmp_path) / "Annotations" / "a.xml"
+    path.write_text(path.read_text().replace("</bndbox><part>", f"</bndbox>{second}<part>", 1))
+    with pytest.raises(
+        ValueError, match=r"a\.xml' has an object 'dog' with several boxes or names; write an <object>"
+    ):
+        VocData(tmp_path).split("train")
+
+
 def test_difficult_objects_are_neither_taught_nor_held_against_anyone(tmp_path: Path) -> None:
     annotations = VocData(write(tmp_path)).split("train").annotations
     target = annotations.target(0)
