@@ -81,6 +81,7 @@ def torchrun(place: Path, who: str, *words: str) -> tuple[int, str]:
     return run([*command, script(place), *words], place, who)
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_second_rank_ends_both(tmp_path: Path) -> None:
     """Without Lightning's broadcast before each batch, which waits for the device."""
     status, output = run([script(tmp_path), *WORDS], tmp_path, "1:train:12")
@@ -90,6 +91,7 @@ def test_a_signal_to_the_second_rank_ends_both(tmp_path: Path) -> None:
     assert not (tmp_path / "broadcast").exists()
 
 
+@pytest.mark.slow
 def test_a_signal_in_a_validation_of_two_ranks_ends_it(tmp_path: Path) -> None:
     """To the second rank after one of its ten batches; the first validates its own eleven, and then stops too."""
     words = [*WORDS, "data.num_val=21", "loader.batch_size=1"]

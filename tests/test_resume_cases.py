@@ -307,6 +307,7 @@ def test_ctrl_c_in_the_first_epoch_names_the_checkpoint_and_the_run_resumes(tmp_
     assert checkpoint(tmp_path / "run")["global_step"] == step + 2
 
 
+@pytest.mark.slow
 def test_a_warning_before_training_starts_does_not_end_the_run(tmp_path: Path) -> None:
     words = [*TINY["classification"], "trainer.max_steps=2", "run_dir=run"]
     code = (
@@ -329,6 +330,7 @@ def test_a_warning_before_training_starts_does_not_end_the_run(tmp_path: Path) -
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_sigterm_in_a_validation_ends_it_after_the_batch(tmp_path: Path) -> None:
     """The validation waits five seconds for each of its 25 images; its first line says that it has begun."""
     (tmp_path / "slow.py").write_text(

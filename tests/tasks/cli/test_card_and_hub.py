@@ -164,6 +164,7 @@ def test_a_model_goes_to_the_hub_and_comes_back(run: Path, hub: Any, tmp_path: P
         pull(compose("pull", ["repo=me/cells", f"output={output}", f"endpoint={address}"]))
 
 
+@pytest.mark.slow
 def test_what_the_hub_refuses_is_one_sentence(run: Path, hub: Any, tmp_path: Path, monkeypatch) -> None:
     address, held = hub
     words = [f"output={tmp_path / 'out'}", f"endpoint={address}"]

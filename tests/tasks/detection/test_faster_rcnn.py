@@ -147,6 +147,7 @@ def test_methods_mean_the_same_in_any_mode() -> None:
     torch.testing.assert_close(boxes[0], boxes[1])
 
 
+@pytest.mark.slow
 def test_training_learns_one_batch() -> None:
     model, batch = build(box_samples=64).train(), BATCHES["usual"]()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)

@@ -18,7 +18,7 @@ from tests.tasks.export.small_exports import WARNINGS, model_with_header, pictur
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
-pytestmark = WARNINGS
+pytestmark = [*WARNINGS, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
