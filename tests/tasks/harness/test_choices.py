@@ -136,12 +136,14 @@ def test_detections_are_as_many_as_objects() -> None:
 @pytest.mark.parametrize(
     ("images", "on_gpu", "said", "steps"),
     [
-        (205, False, {}, 1000),  # 4,000 images
+        (205, False, {}, 650),  # 2,600 images: a Cascade R-CNN
+        (205, False, {"model.cascade": None}, 1000),  # 4,000
+        (205, False, {"model.name": "retinanet"}, 1000),
         (205, True, {}, 2000),  # 16,000
-        (60, False, {}, 1000),
+        (60, False, {}, 650),
         (4000, False, {}, 8000),  # 8 times each
-        (205, False, {"loader.batch_size": 16}, 250),
-        (205, False, {"trainer.accumulate_grad_batches": 4}, 250),
+        (205, False, {"loader.batch_size": 16}, 150),
+        (205, False, {"trainer.accumulate_grad_batches": 4}, 150),
         (205, False, {"trainer.max_epochs": 3}, None),
         (205, False, {"trainer.max_steps": 70}, None),
     ],
@@ -164,6 +166,15 @@ def test_the_last_validation_is_at_the_end_and_enough_of_them_stop_early() -> No
     assert (
         with_two["trainer.val_check_interval"] == with_two["trainer.max_steps"]
     )  # batches: half of the steps
+
+
+def test_a_detector_without_weights_of_its_own_is_a_cascade() -> None:
+    stages = [0.5, 0.6, 0.7]
+    assert chosen()["model.cascade"] == stages
+    assert chosen(said={"backbone.pretrained": True})["model.cascade"] == stages
+    for said in ({"model.name": "gfl"}, {"init_from": "file"}, {"model.cascade": None}, {"model": "faster_rcnn"}):
+        assert "model.cascade" not in chosen(said=said), said
+    assert "model.cascade" not in chosen("instance_segmentation", NUCLEI)
 
 
 def test_few_images_are_augmented_more() -> None:
@@ -199,7 +210,7 @@ def test_the_printed_words_say_all_that_was_chosen(coco: Path) -> None:
     assert not nothing
     assert plain(again) == plain(suited)
     settings = settings_of(TrainSettings, suited)
-    assert settings.trainer.max_steps == 1000 and settings.ema == 0.99 and settings.optimizer.lr == 0.002
+    assert settings.trainer.max_steps == 650 and settings.ema == 0.99 and settings.optimizer.lr == 0.002
 
 
 @pytest.mark.parametrize(
