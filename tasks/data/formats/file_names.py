@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tasks.data.loading.storage import ImageStorage
+from tasks.data.loading.images import Reading
+from tasks.data.loading.storage import ImageStorage, open_images, read_lines
 
 UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")
 """What Label Studio puts before the name of a file that is uploaded."""
@@ -32,6 +33,17 @@ def check_inside(path: Path, store: ImageStorage) -> None:
             f"labels '{path}' are outside the data set; move them there, or pass data.allow_outside=true to read them "
             "where they are"
         )
+
+
+def read_own_lines(path: Path, reading: Reading) -> list[str]:
+    """Lines, as `read_lines` has them, of a text of the data set in `reading.root` itself: its classes, or a list. What
+    they say gets into model files, so one of somebody else's files is not followed: ValueError."""
+    if not open_images(reading.root or path.parent, reading).is_inside(str(path.absolute())):
+        raise ValueError(
+            f"'{path}' leads out of the data set; put the text itself there, or pass data.allow_outside=true to read "
+            "it where it is"
+        )
+    return read_lines(path)
 
 
 def readings(name: str) -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ from typing import Literal, Unpack, get_args
 import numpy as np
 
 from tasks.data.annotations.class_maps import ClassMaps
+from tasks.data.formats.file_names import read_own_lines
 from tasks.data.formats.splitting import parse_splitting
 from tasks.data.loading.images import (
     DEFAULT_READING,
@@ -33,7 +34,6 @@ from tasks.data.loading.storage import (
     is_image_root,
     open_images,
     read_file,
-    read_lines,
 )
 from tasks.data.quality.image_checks import NUM_THREADS
 from tasks.data.sources import ClassMapSource
@@ -121,7 +121,7 @@ class MaskFiles(ClassMapSource):
     def read_split(self, name: SplitName) -> Split[ClassMaps]:
         """The split. Raises ValueError for a mask that is not of its image's size, or a file that is no image."""
         listed = self.list_masks(name)
-        check_masks_exist(listed.images, listed.mask_folder, listed.masks)
+        check_masks_exist(listed.images, listed.mask_folder, listed.masks, self.reading)
         masks = [listed.mask_folder / mask for mask in listed.masks]
         store = open_images(listed.image_folder, self.reading)
         for image, mask in zip(listed.images, masks, strict=True):
@@ -196,7 +196,8 @@ class MaskPngData(MaskFiles):
         self.root = Path(root).expanduser()
         if not is_image_root(self.root):
             raise FileNotFoundError(f"data.root={root} does not exist or is no folder; wanted the data set's")
-        super().__init__(class_values(classes, self.root), unlisted, reading_of(self.root, **reading), ignore)
+        how = reading_of(self.root, **reading)
+        super().__init__(class_values(classes, self.root, how), unlisted, how, ignore)
         if not all(0 <= value <= IGNORE_LABEL for value in ignore) or set(ignore) & set(
             self.classes.values()
         ):
@@ -244,7 +245,7 @@ class MaskPngData(MaskFiles):
     def _classes_of(self, listed: MaskList) -> np.ndarray:
         """(I, K) bool: the classes that each mask shows; every mask is read for it, once."""
         if self._shown is None:
-            check_masks_exist(listed.images, listed.mask_folder, listed.masks)
+            check_masks_exist(listed.images, listed.mask_folder, listed.masks, self.reading)
             reader = self.reader([listed.mask_folder / mask for mask in listed.masks])
             with ThreadPoolExecutor(NUM_THREADS) as threads:
                 found = list(
@@ -272,7 +273,9 @@ class MaskPngData(MaskFiles):
         return MaskList(images, files, masks, found)
 
 
-def class_values(classes: Sequence[str] | Mapping[str, int] | None, root: Path) -> dict[str, int]:
+def class_values(
+    classes: Sequence[str] | Mapping[str, int] | None, root: Path, reading: Reading
+) -> dict[str, int]:
     """The value of each class in the masks, ascending; see `MaskPngData`."""
     if classes is None:
         file = root / "classes.txt"
@@ -281,7 +284,7 @@ def class_values(classes: Sequence[str] | Mapping[str, int] | None, root: Path) 
                 "masks hold numbers, and nothing says which class each of them is: list the names in the order of the "
                 f"numbers with data.classes=[background,…], or in '{file}', one a line"
             )
-        classes = read_lines(file)
+        classes = read_own_lines(file, reading)
     if not isinstance(classes, Mapping):
         if len(set(classes)) < len(classes):
             raise ValueError(f"data.classes names a class twice: {', '.join(classes)}")
@@ -310,9 +313,16 @@ def mask_name(file: str, image_suffix: str, mask_suffix: str) -> str:
     return os.path.splitext(file)[0].removesuffix(image_suffix) + mask_suffix + ".png"
 
 
-def check_masks_exist(files: Sequence[str], folder: Path, masks: Sequence[str]) -> None:
-    """Raises FileNotFoundError, naming the first few, unless every image has its mask in `folder`."""
-    absent = set(open_images(folder).missing(masks))
+def check_masks_exist(files: Sequence[str], folder: Path, masks: Sequence[str], reading: Reading) -> None:
+    """Raises FileNotFoundError, naming the first few, unless every image has its mask in `folder`; ValueError where one
+    leads out of the data set."""
+    store = open_images(folder, reading)
+    if beyond := store.outside(masks):
+        raise ValueError(
+            f"mask '{folder / beyond[0]}' is outside the data set; move it there, or pass data.allow_outside=true to "
+            "read it where it is"
+        )
+    absent = set(store.missing(masks))
     missing = [(file, mask) for file, mask in zip(files, masks, strict=True) if mask in absent]
     if missing:
         examples = "; ".join(f"'{file}' wants '{folder / mask}'" for file, mask in missing[:3])

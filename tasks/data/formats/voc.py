@@ -22,7 +22,7 @@ from pycocotools import mask as coco_mask
 from tasks.data.annotations.class_maps import BACKGROUND
 from tasks.data.formats.cache import files_in
 from tasks.data.formats.coco import MAX_SIDE
-from tasks.data.formats.file_names import check_inside
+from tasks.data.formats.file_names import check_inside, read_own_lines
 from tasks.data.formats.labelled import parse_xml
 from tasks.data.formats.mask_png import MaskFiles, MaskList, check_masks_exist, class_values, read_mask
 from tasks.data.formats.object_files import MadeOf, ObjectFiles, ObjectOptions
@@ -34,7 +34,6 @@ from tasks.data.loading.storage import (
     is_file,
     is_folder,
     open_images,
-    read_lines,
 )
 from tasks.data.quality.image_checks import image_size
 from tasks.data.quality.issues import BAD_CROWD
@@ -57,7 +56,7 @@ class VocImage:
     """Objects, by index, whose flag is neither 0 nor 1, and what it is."""
 
 
-def read_list(root: Path, kind: str, name: str, option: str) -> list[str]:
+def read_list(root: Path, kind: str, name: str, option: str, reading: Reading) -> list[str]:
     """Names of images, without ending, in `ImageSets/<kind>/<name>.txt`.
 
     Raises FileNotFoundError, which names `option`, where there is no such list; ValueError for one that is
@@ -72,7 +71,7 @@ def read_list(root: Path, kind: str, name: str, option: str) -> list[str]:
             f"there is no list of images '{path}' ({there}); write one, a name without ending a line, or choose "
             f"another with {option}="
         )
-    names = without_flags(read_lines(path), root)
+    names = without_flags(read_own_lines(path, reading), root)
     if not names:
         raise ValueError(f"the list of images '{path}' is empty; write a name without ending on each line")
     if len(set(names)) < len(names):
@@ -263,13 +262,13 @@ class VocData(ObjectFiles):
                 )
         self.lists: dict[SplitName, str | None] = {"train": train, "val": val, "test": test}
         if classes is None and is_file(self.root / "classes.txt"):
-            classes = read_lines(self.root / "classes.txt")
+            classes = read_own_lines(self.root / "classes.txt", self.reading)
         self.classes = None if classes is None else [str(name) for name in classes]
         self._names = self.classes
         self._read: dict[tuple[str, str], VocList] = {}
         for name, list_name in self.lists.items() if self.splitting is None else ():
             if list_name not in (None, name) and not any(is_file(path) for path in self._lists(list_name)):
-                read_list(self.root, self._kind, list_name, f"data.{name}")  # says so
+                read_list(self.root, self._kind, list_name, f"data.{name}", self.reading)  # says so
 
     @property
     def class_names(self) -> list[str]:
@@ -380,7 +379,9 @@ class VocData(ObjectFiles):
         if key not in self._read:
             if self.splitting is None:
                 list_name = named_list(self.lists, name)
-                names = read_list(self.root, self._kind, list_name, f"data.{name}")[: self.max_images]
+                names = read_list(self.root, self._kind, list_name, f"data.{name}", self.reading)[
+                    : self.max_images
+                ]
             else:
                 names = all_names(self.root)
             files = image_files(self.images, names)
@@ -399,7 +400,7 @@ class VocData(ObjectFiles):
         """Run lengths of every object: value j of an object mask is object j of the XML, counted from 1."""
         folder = self.root / "SegmentationObject"
         names = [f"{Path(file).stem}.png" for file in listed.files]
-        check_masks_exist(listed.files, folder, names)
+        check_masks_exist(listed.files, folder, names, self.reading)
         found: list[Any] = []
         for i, (name, image) in enumerate(zip(names, listed.images, strict=True)):
             if i in listed.unreadable:
@@ -443,7 +444,7 @@ class VocClassMaps(MaskFiles):
         max_images: int | None,
         reading: Reading,
     ):
-        super().__init__(class_values([BACKGROUND, *classes], root), "error", reading)
+        super().__init__(class_values([BACKGROUND, *classes], root, reading), "error", reading)
         self.root = root
         self.images = images
         self.lists = lists
@@ -461,7 +462,9 @@ class VocClassMaps(MaskFiles):
                 f"'{masks}'; add them, or pass task=detection for its boxes"
             )
         list_name = named_list(self.lists, name)
-        names = read_list(self.root, "Segmentation", list_name, f"data.{name}")[: self.max_images]
+        names = read_list(self.root, "Segmentation", list_name, f"data.{name}", self.reading)[
+            : self.max_images
+        ]
         return MaskList(
             self.images, image_files(self.images, names), masks, [f"{stem}.png" for stem in names]
         )

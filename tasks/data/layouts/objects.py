@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 from tasks.data.formats.csv_boxes import find_columns, missing_columns, read_table
+from tasks.data.formats.file_names import read_own_lines
 from tasks.data.formats.label_studio import IMAGE_KEYS
 from tasks.data.formats.yolo import find_place, read_data_yaml
 from tasks.data.layouts.found import (
@@ -33,7 +34,8 @@ from tasks.data.layouts.looks import (
     voc_folders,
     xml_kind,
 )
-from tasks.data.loading.storage import is_file, is_folder, read_lines
+from tasks.data.loading.images import Reading
+from tasks.data.loading.storage import is_file, is_folder
 from tasks.data.splits import SPLITS
 
 
@@ -209,7 +211,7 @@ def plain_yolo(listing: Listing, labels: Sequence[str]) -> Iterator[Found]:
         None,
     )
     numbers = [number for name in labels if (number := highest_class(listing, name)) is not None]
-    names = read_lines(listing.root / names_file) if names_file else []
+    names = read_own_lines(listing.root / names_file, Reading(root=listing.root)) if names_file else []
     found = Found("yolo", "YOLO's text files, {where}", "objects", {})
     if not names:
         names = [str(number) for number in range(max(numbers, default=0) + 1)]

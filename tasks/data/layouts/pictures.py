@@ -7,13 +7,14 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from tasks.data.annotations.class_maps import BACKGROUND
+from tasks.data.formats.file_names import read_own_lines
 from tasks.data.formats.mask_png import read_mask
 from tasks.data.formats.voc import VOC_CLASSES
 from tasks.data.layouts.found import Found, settled_pairs, split_it
 from tasks.data.layouts.listing import SPLIT_WORDS, Listing, folder_of, pair_by_name, split_of
 from tasks.data.layouts.looks import NUM_SAMPLES, json_kind, label_texts, voc_folders
-from tasks.data.loading.images import DEFAULT_READING, open_image
-from tasks.data.loading.storage import read_file, read_lines
+from tasks.data.loading.images import DEFAULT_READING, Reading, open_image
+from tasks.data.loading.storage import read_file
 from tasks.data.splits import SplitName
 
 NO_CLASS_FOLDERS = {"images", "image", "imgs", "img", "labels", "label", "masks", "mask", "annotations", "annotation",
@@ -148,7 +149,7 @@ def name_classes(listing: Listing, found: Found, ending: str, files: Sequence[st
         found.words = "Cityscapes (trainIds)" if ending.startswith("_gtFine") else "BDD100K's masks"
         found.options["classes"] = list(CITYSCAPES)
     elif "classes.txt" in listing.names:
-        names = read_lines(listing.root / "classes.txt")
+        names = read_own_lines(listing.root / "classes.txt", Reading(root=listing.root))
         found.words += ", classes from classes.txt"
         if void := [value for value, name in enumerate(names) if name.lower() in VOID]:
             found.options["ignore"] = void

@@ -172,7 +172,12 @@ def test_a_detector_without_weights_of_its_own_is_a_cascade() -> None:
     stages = [0.5, 0.6, 0.7]
     assert chosen()["model.cascade"] == stages
     assert chosen(said={"backbone.pretrained": True})["model.cascade"] == stages
-    for said in ({"model.name": "gfl"}, {"init_from": "file"}, {"model.cascade": None}, {"model": "faster_rcnn"}):
+    for said in (
+        {"model.name": "gfl"},
+        {"init_from": "file"},
+        {"model.cascade": None},
+        {"model": "faster_rcnn"},
+    ):
         assert "model.cascade" not in chosen(said=said), said
     assert "model.cascade" not in chosen("instance_segmentation", NUCLEI)
 

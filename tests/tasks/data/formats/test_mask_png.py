@@ -1,12 +1,14 @@
 """Mask PNGs beside images: values to labels, and every way in which masks can be wrong."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
+import tasks
 from tasks.cli.compose import CONFIGS
 from tasks.data.formats.mask_png import MaskPngData, read_mask
 from tasks.targets import IGNORE_LABEL
@@ -208,3 +210,34 @@ def test_cityscapes_as_its_configuration_has_it(tmp_path: Path) -> None:
     assert {id_ for id_, label in train_ids.items() if label != IGNORE_LABEL} == {
         7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", ["data=mask_png", "data=auto"])
+def test_texts_and_masks_behind_links_that_lead_outside_are_not_read(layout: str, tmp_path: Path) -> None:
+    """A list of classes is written into every model file: it must not be one of somebody's own texts."""
+    secret = tmp_path / "secret"
+    secret.write_text("\n".join(NAMES) + "\npassword\n")
+    root = write(tmp_path / "set")
+    file = root / "classes.txt"
+    file.unlink()
+    file.symlink_to(secret)
+
+    def opened(**options: Any) -> list[str]:
+        return tasks.data.open(layout.removeprefix("data="), root=root, **options).class_names
+
+    with pytest.raises(
+        ValueError, match=r"classes\.txt' leads out of the data set; put the text itself there"
+    ):
+        opened()
+    if layout == "data=mask_png":
+        assert opened(allow_outside=True) == [*NAMES, "password"]
+    file.unlink()
+    (root / "names").write_text("\n".join(NAMES))
+    file.symlink_to("names")  # a link inside is one of the set's own files
+    assert opened() == NAMES
+    mask = root / "masks" / "train" / "a.png"
+    mask.rename(tmp_path / "a.png")
+    mask.symlink_to(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"mask '.*a\.png' is outside the data set"):
+        tasks.data.open("mask_png", root=root).split("train")
+    assert len(tasks.data.open("mask_png", root=root, allow_outside=True).split("train")) == 2

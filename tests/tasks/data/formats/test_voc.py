@@ -298,3 +298,14 @@ def test_blood_smears() -> None:
     splits = [source.split(name) for name in ("train", "val", "test")]
     assert [len(split) for split in splits] == [205, 87, 72]
     assert sum(len(split.annotations.boxes) for split in splits) == 4888 - 2
+
+
+@pytest.mark.parametrize("name", ["classes.txt", "ImageSets/Main/train.txt"])
+def test_lists_behind_links_that_lead_outside_are_not_read(name: str, tmp_path: Path) -> None:
+    root = write(tmp_path / "set")
+    (tmp_path / "secret").write_text("a\nb\n")
+    (root / name).unlink(missing_ok=True)
+    (root / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match=rf"{name}' leads out of the data set"):
+        VocData(root).split("train")
+    VocData(root, allow_outside=True)
