@@ -429,4 +429,8 @@ def sentence(error: BaseException) -> str:
         return str(error)
     what = error.strerror[:1].lower() + error.strerror[1:]
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    if not names and error.errno in OF_DISKS:  # while a file was written, of which Python says no name
+        return (
+            f"{what}; make room where the command writes (run_dir=, output= or out=), or name another place"
+        )
     return f"{' and '.join(map(repr, names))}: {what}" if names else what
