@@ -223,7 +223,8 @@ def test_a_killed_worker_is_one_sentence() -> None:
         (IsADirectoryError(21, "Is a directory", "data"), "'data': is a directory"),
         (
             OSError(28, "No space left on device"),
-            "no space left on device; make room where the command writes (run_dir=, output= or out=), or name another place",
+            "no space left on device; make room where the command writes (run_dir=, output= or out=), or name "
+            "another place",
         ),
         (FileNotFoundError("there is no such file"), "there is no such file"),
     ],
