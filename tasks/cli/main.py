@@ -420,7 +420,12 @@ def user_error(error: BaseException) -> BaseException | None:
 def user_sentence(error: BaseException) -> str | None:
     """What to tell the user of a mistake of theirs, or None for one of ours."""
     cause = user_error(error)
-    return None if cause is None else sentence(cause)
+    return None if cause is None else visible(sentence(cause))
+
+
+def visible(text: str) -> str:
+    """`text` in one line, in which a name from outside can neither break the line nor steer the terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def sentence(error: BaseException) -> str:

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from torch.utils.data import Dataset
 
-from tasks.cli.main import sentence, user_error
+from tasks.cli.main import sentence, user_error, user_sentence
 from tasks.data.loading.images import Reading, read_image
 from tasks.data.loading.loader import ResumableLoader, WorkerError
 from tasks.data.loading.samplers import EpochSampler
@@ -232,6 +232,17 @@ def test_a_killed_worker_is_one_sentence() -> None:
 def test_errors_of_files_are_the_users(error: OSError, text: str) -> None:
     assert user_error(error) is error
     assert sentence(error) == text
+
+
+@pytest.mark.parametrize("error", [ValueError, lambda text: FileNotFoundError(2, "No such file", text)])
+def test_a_name_neither_breaks_the_sentence_nor_steers_the_terminal(error: Any) -> None:
+    told = user_sentence(error("a\nb \x1b[2J \u202e naïve \udc80.jpg"))
+    assert (
+        told is not None
+        and told.isprintable()
+        and "naïve" in told
+        and "\\x1b[2J" in told.replace("\\\\", "\\")
+    )
 
 
 def test_other_errors_of_the_system_are_ours() -> None:
