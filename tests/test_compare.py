@@ -49,3 +49,9 @@ def test_a_folder_of_no_run(tmp_path: Path) -> None:
     assert (
         "has no config.yaml and no metrics.json and no model.safetensors; give folders of runs" in done.stderr
     )
+
+
+@pytest.mark.parametrize("word", ["runs=10", "runs=-1e400", "runs={a:1}", "runs=[nothing]", "runs=nothing"])
+def test_what_is_no_run_is_said(word: str, tmp_path: Path) -> None:
+    done = command("compare", word, cwd=tmp_path)
+    assert done.returncode == 2 and "error: " in done.stderr and "has no config.yaml" in done.stderr

@@ -25,7 +25,7 @@ class Mixing:
 
     def __init__(self, *, mixup: float = 0.0, cutmix: float = 0.0) -> None:
         for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
-            if not 0 <= alpha < float("inf"):
+            if isinstance(alpha, str | bool) or not 0 <= alpha < float("inf"):
                 raise ValueError(
                     f"task.{name}={alpha} must be 0, for none, or the α of Beta(α, α), such as 0.2 or 1"
                 )

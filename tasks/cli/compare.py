@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import statistics
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,9 @@ COLUMNS = (
 def compare(config: DictConfig) -> Found:
     """Measures the models of `config.runs` and prints a table of them, then whether they differ by more than their
     images let them, and writes `config.json` if it is set. Folders of evaluations have no costs."""
-    runs = [Path(str(run)) for run in ([config.runs] if isinstance(config.runs, str) else config.runs)]
+    given = config.runs
+    named = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    runs = [Path(str(run)) for run in named]
     if not runs:
         raise ValueError("runs=[] names no runs; give their folders")
     batch = whole_number(config, "batch", least=1)

@@ -9,6 +9,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from backbones.spec import title
 from backbones.untrusted import first_line
 from tasks.data.datamodule import DataModule
+from tasks.devices import resolve_device
 from tasks.files import write_json
 from tasks.harness import auto
 from tasks.harness.callbacks import PredictionPictures
@@ -178,6 +179,8 @@ def make_trainer(
     settings, in words. `step` is where a run goes on, with a validation where that is due; `has_static_graph` is the
     model's."""
     options, remarks = auto.with_own_statistics(settings.trainer)
+    if resolve_device(options.device).type == "cpu":
+        options.check_count()
     keywords = options.keywords()
     keywords["profiler"] = keywords["profiler"] or Unprofiled()
     if keywords["strategy"] == "ddp":

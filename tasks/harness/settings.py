@@ -150,9 +150,19 @@ class TrainerSettings(TypedSettings):
                 f"trainer.devices={self.devices} must be a number of devices, at least 1, a list of which, auto, or -1 "
                 "for all"
             )
+        if self.accelerator == "cpu":
+            self.check_count()
         if isinstance(self.max_time, str) and not re.fullmatch(r"\d\d:\d\d:\d\d:\d\d", self.max_time):
             raise ValueError(
                 f"trainer.max_time={self.max_time} must be days:hours:minutes:seconds, as 00:01:30:00"
+            )
+
+    def check_count(self) -> None:
+        """Raises ValueError where `devices` are named by number."""
+        if not isinstance(self.devices, int | str):
+            raise ValueError(
+                f"trainer.devices={list(self.devices)} names devices by number, and CPUs have none; give a count of "
+                "processes, such as trainer.devices=2"
             )
 
     @property

@@ -69,12 +69,20 @@ def make(rng: random.Random) -> Input:
     words = list(LINES[name])
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         spoil(words, rng)
+    words = [word for word in words if not asks_for_elsewhere(word)]
     return Input(f"{name} {words}", name, words)
 
 
+def asks_for_elsewhere(word: str) -> bool:
+    """Whether it names a folder to write to outside of this one, which is nobody's mistake."""
+    key, _, value = word.partition("=")
+    return key in ("run_dir", "out", "output") and value.startswith(("/", ".."))
+
+
 def spoil(words: list[str], rng: random.Random) -> None:
-    """Changes one word."""
-    place = rng.randrange(len(words)) if words else 0
+    """Changes one word, but for those that keep a run of seconds from minutes."""
+    places = [place for place, word in enumerate(words) if not word.startswith("data.num_")]
+    place = rng.choice(places) if places else 0
     kind = rng.randrange(8)
     if kind == 0 and words:
         del words[place]

@@ -252,7 +252,7 @@ def opened(path: Path) -> Callable[[], Any]:
         predictor = load_predictor(path, device="cpu", precision="32-true")
         if (
             max(
-                predictor.header.preprocessing["short_side"] or 0,
+                predictor.header.preprocessing.get("short_side", 800) or 0,
                 predictor.header.preprocessing.get("pad_multiple", 32),
             )
             < 300

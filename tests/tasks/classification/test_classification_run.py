@@ -206,6 +206,11 @@ def test_mixed_run_repeats_and_goes_on_exactly(tmp_path: Path, monkeypatch) -> N
             "classification needs a class for each image, which DigitsData",
         ),
         (["task=classification", "task.mixup=-1"], "task.mixup=-1 must be 0, for none, or the α"),
+        (["task=classification", "task.mixup=x"], "task.mixup=x must be 0, for none, or the α"),
+        (
+            ["task=classification", "trainer.devices=[1,2]", "trainer.accelerator=cpu"],
+            r"trainer.devices=\[1, 2\] names devices by number, and CPUs have none; give a count of processes",
+        ),
         (["task=classification", "model.class_weights=[1]"], "model.class_weights=.1. must be 10 numbers"),
     ],
 )
