@@ -150,6 +150,7 @@ def _probe(model: str, options: dict[str, Any]) -> tuple[list[Level], dict[str, 
         with torch.device(device):
             return timm.create_model(model, features_only=True, **options, **any_size)
 
+    failure: TypeError | None = None
     # transformers are fixed to one image size unless told otherwise, each family in its own word
     for any_size in ({"dynamic_img_size": True}, {"strict_img_size": False}, {}):
         try:
