@@ -76,7 +76,7 @@ def make(rng: random.Random) -> Input:
 def asks_for_elsewhere(word: str) -> bool:
     """Whether it names a folder to write to outside of this one, which is nobody's mistake."""
     key, _, value = word.partition("=")
-    return key in ("run_dir", "out", "output") and value.startswith(("/", ".."))
+    return key in ("run_dir", "out", "output") and value.startswith(("/", "..", "~"))
 
 
 def spoil(words: list[str], rng: random.Random) -> None:
