@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All that a CUDA device is needed for, in under nine minutes: the tests marked `gpu`, then training and inference of
+# All that a CUDA device is needed for, in about nine minutes: the tests marked `gpu`, then training and inference of
 # every detector and of ResNet-50 beside torchvision's. Needs torch, torchvision, lightning, pytest, pytest-xdist and
 # what tools/gpu_wheels.sh collects; PYTHON says which interpreter.
 #

@@ -145,6 +145,21 @@ def test_frozen_norms_worked_out_together_give_the_same_bits(eps: tuple[float, f
     assert not any(key in m.__dict__ for m in model.modules() for key in ("_scale_and_shift", "_casts"))
 
 
+def test_a_checkpointed_stage_runs_again_after_the_pass() -> None:
+    """Then its norms are worked out one by one, which must save the same tensors and give the same gradients."""
+    torch.manual_seed(0)
+    plain = lively(backbones.resnet18(norm="frozen"))
+    repeated = backbones.resnet18(norm="frozen", checkpoint_stages=(1, 2, 3, 4))
+    repeated.load_state_dict(plain.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    for model in (plain, repeated):
+        with _one_pass(model, torch.bfloat16), torch.autocast("cpu", torch.bfloat16):
+            maps = model(images)
+        sum(level.float().square().mean() for level in maps.values()).backward()
+    for one, other in zip(plain.parameters(), repeated.parameters(), strict=True):
+        assert one.grad is not None and other.grad is not None and torch.equal(one.grad, other.grad)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_one_pass_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
