@@ -12,12 +12,13 @@ sys.path.insert(0, str(Path(__file__).parent / "tasks" / "metrics"))
 from simulated_detector import simulated_detections, simulated_truth
 
 from tasks.metrics.average_precision import Predictions
+from tasks.metrics.outcomes import read_outcomes
 from tests.peers import tide
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["detection", "instance_segmentation"])
-def test_torchvision_rcnn(task: str) -> None:
+def test_torchvision_rcnn(task: str, tmp_path: Path) -> None:
     command = [sys.executable, "tests/peers/torchvision_rcnn.py", f"task={task}", "loader.batch_size=1"]
     settings = [
         "trainer.max_time=00:00:00:01",
@@ -26,10 +27,11 @@ def test_torchvision_rcnn(task: str) -> None:
         "pyramid.channels=16",
     ]
     settings += ["model.anchor_sizes=[16,32,64,96,128]", "model.rpn_pre_nms_train=50", "model.box_samples=8"]
-    settings += ["model.rpn_post_nms_train=20"]
+    settings += ["model.rpn_post_nms_train=20", "--folder", str(tmp_path)]
     result = subprocess.run([*command, *settings], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "AP " in result.stdout.splitlines()[-1]
+    assert read_outcomes(tmp_path).outcomes.num_images == 2
 
 
 @pytest.mark.skipif(

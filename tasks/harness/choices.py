@@ -212,6 +212,7 @@ def proposals(known: Known) -> Known:
                 model__rpn_post_nms_train=500,
                 model__rpn_pre_nms_test=500,
                 model__box_samples=128,
+                **({} if known.origin == "model" else {"model__box_representation_size": 512}),
             )
     return known.choose(
         "weak detections count for AP",

@@ -5,12 +5,18 @@ composed here as `tools/train.py` would; the network and its training loop are t
 
     python tests/peers/torchvision_rcnn.py experiment=nuclei data.root=DIR
     python tests/peers/torchvision_rcnn.py experiment=blood_cells data.root=DIR --split test
+    python tests/peers/torchvision_rcnn.py experiment=blood_cells data.root=DIR --folder RUN
+
+With `--folder` it leaves what happened on each image there, by which `vertebra compare runs=[RUN,OTHER] costs=false`
+says whether another is better on the same images.
 """
 
-import sys
+import argparse
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig
@@ -24,9 +30,11 @@ from tasks.cli.data import data_of, transforms_of
 from tasks.cli.settings import settings_of
 from tasks.contracts import Batch, Detections
 from tasks.data.datamodule import DataModule
+from tasks.harness.environment import fingerprint
 from tasks.harness.settings import TrainSettings
 from tasks.metrics.coco import CocoMetric
 from tasks.metrics.instance_segmentation import InstanceSegmentationMetric
+from tasks.metrics.outcomes import write_outcomes
 from tasks.preprocessing import Preprocessing
 from tasks.zoo.registry import TASKS, lookup
 
@@ -105,11 +113,12 @@ def train(config: DictConfig, data: DataModule, model: FasterRCNN) -> None:
     print(f"{step} steps in {time.perf_counter() - started:.0f} s", flush=True)
 
 
-def evaluate(task: str, data: DataModule, model: FasterRCNN) -> dict[str, float]:
+def evaluate(task: str, data: DataModule, model: FasterRCNN, folder: Path | None) -> dict[str, float]:
     model.eval()
     # Boxes and 28 x 28 masks from the heads; the experiment's own evaluation does the rest.
     model.transform.postprocess = lambda result, sizes, original: result
-    metric = METRICS[task](data.split(data.eval_split).annotations)
+    annotations = data.split(data.eval_split).annotations
+    metric = METRICS[task](annotations)
     for batch in data.val_dataloader():
         with torch.no_grad():
             found = model(inputs(batch)[0])
@@ -125,26 +134,35 @@ def evaluate(task: str, data: DataModule, model: FasterRCNN) -> dict[str, float]
             if masks is not None:
                 masks[i, rows] = one["masks"][:, 0]
         metric.update(detections.to_original(batch.sizes, batch.original_sizes), batch)
-    return metric.compute()
+    numbers = metric.compute()
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        ids = np.sort(annotations.image_ids)
+        write_outcomes(folder, metric.outcomes(), ids, data=fingerprint(annotations), split=data.eval_split)
+    return numbers
 
 
 def main() -> None:
-    words = sys.argv[1:]
-    split = words.pop(words.index("--split") + 1) if "--split" in words else "val"
-    config = compose("train", [word for word in words if word != "--split"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--folder", type=Path)
+    arguments, words = parser.parse_known_args()
+    config = compose("train", words)
     torch.manual_seed(config.seed)
     data = DataModule(
         data_of(config),
         Preprocessing(**config.preprocessing),
         augmentation=transforms_of(config),
         seed=config.seed,
-        eval_split=split,
+        eval_split=arguments.split,
         **lookup(TASKS, "task", config.task.name).data_options,
         **config.loader,
     )
     model = build(config, len(data.class_names)).train()
     train(config, data, model)
-    numbers = evaluate(config.task.name, data, model)
+    numbers = evaluate(config.task.name, data, model, arguments.folder)
     shown = ("AP", "AP50", "mask_AP", "mask_AP50")
     print("  ".join(f"{name} {numbers[name]:.3f}" for name in shown if name in numbers))
 

@@ -133,6 +133,13 @@ def test_detections_are_as_many_as_objects() -> None:
     assert (nuclei["model.score_threshold"], cells["model.score_threshold"]) == (0.01, 0.001)
 
 
+def test_heads_without_a_gpu_are_half_as_wide_unless_they_have_learned() -> None:
+    width = "model.box_representation_size"
+    assert chosen(said={"pretrained": False})[width] == 512
+    assert width not in chosen(said={"pretrained": False}, on_gpu=True)
+    assert width not in chosen(said={"init_from": "x"})
+
+
 @pytest.mark.parametrize(
     ("images", "on_gpu", "said", "steps"),
     [
