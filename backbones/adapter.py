@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .features import FeatureExtractor
+from .grouped import quick_groups
 from .layers import BatchNorm
 
 
@@ -32,9 +33,11 @@ class AdaptedExtractor(FeatureExtractor):
         height, width = images.shape[-2:]
         multiple = max(info.stride for info in self.feature_info.values())
         padded = F.pad(images, (0, -width % multiple, 0, -height % multiple))
+        with quick_groups(padded):
+            maps = self.maps(padded)
         return {
             level: x[:, :, : -(-height // info.stride), : -(-width // info.stride)]
-            for (level, info), x in zip(self.feature_info.items(), self.maps(padded), strict=True)
+            for (level, info), x in zip(self.feature_info.items(), maps, strict=True)
         }
 
     def freeze_norms(self) -> None:

@@ -32,7 +32,7 @@ images a second from batch to predictions, the median of {repeats} batches; memo
 beyond the model itself, of predicting a batch and of a training step."""
 REPEATS = 9
 OUTCOMES = "outcomes.npz"
-MAIN_NUMBERS = ("AP", "AP50", "mask_AP", "top1", "mean_class_accuracy", "mean_iou")
+MAIN_NUMBERS = ("AP", "AP50", "AP75", "mask_AP", "top1", "mean_class_accuracy", "mean_iou")
 """What a comparison says, as far as both have it."""
 COLUMNS = (
     "model",

@@ -28,7 +28,7 @@ QUIET = (
     ".*smaller than the logging interval.*",  # counted over epochs, so that short ones are logged too
     ".*could not find the monitored key in the returned metrics.*",  # an epoch before the first validation
     ".*GPU available but not used.*",
-    ".*smaller than the logging interval.*",  # the first step of every run is logged
+    r".*module\(s\) in eval mode at the start of training.*",  # frozen stages and norms
     ".*Checkpoint directory .* exists and is not empty.*",  # of a run that goes on
     ".*overridden `on_before_batch_transfer` in `LightningModule`.*",  # and the module's is the one meant
     ".*recommended to use .*sync_dist=True.* when logging on epoch level.*",  # metrics gather themselves

@@ -65,6 +65,8 @@ class Known:
     """Whether weights of ImageNet are published for the backbone of that name."""
     pixels: Callable[[str], tuple[Sequence[float], Sequence[float]] | None] = lambda name: None
     """Mean and standard deviation of the pixels that these weights expect; None where they are the usual ones."""
+    has_stages: Callable[[str], bool] = lambda name: False
+    """Whether the first stages of the backbone of that name can be frozen."""
     file: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Description of the network in the file to start from, by dotted key; empty without one."""
     facts: Facts = field(default_factory=lambda: Facts(num_train=0, num_val=0))
@@ -173,6 +175,18 @@ def pixels(known: Known) -> Known:
     return known.choose("as the weights were trained", preprocessing__mean=mean, preprocessing__std=std)
 
 
+def first_stages(known: Known) -> Known:
+    """Whether the first stages of a trained backbone learn on."""
+    if (
+        known.origin != "backbone"
+        or not known.has_boxes
+        or not known.has_stages(str(known.get("backbone.name")))
+    ):
+        return known
+    why = "the first layers of a trained backbone serve as they are, and steps are faster"
+    return known.choose(why, backbone__frozen_stages=1)
+
+
 def anchors(known: Known) -> Known:
     """Those of a proposal network that has not learned with others."""
     sides, short = known.facts.object_sides, known.get("preprocessing.short_side")
@@ -212,7 +226,7 @@ def proposals(known: Known) -> Known:
                 model__rpn_post_nms_train=500,
                 model__rpn_pre_nms_test=500,
                 model__box_samples=128,
-                **({} if known.origin == "model" else {"model__box_representation_size": 512}),
+                **({} if known.origin == "model" else NARROW[known.model]),
             )
     return known.choose(
         "weak detections count for AP",
@@ -220,6 +234,11 @@ def proposals(known: Known) -> Known:
     )
 
 
+NARROW = {
+    "faster_rcnn": {"model__box_representation_size": 512},
+    "mask_rcnn": {"model__box_representation_size": 512, "model__mask_width": 128},
+}
+"""Heads half as wide as usual, where none have learned yet and there is no GPU."""
 LEAST_SCORE = {False: 0.001, True: 0.01}
 """Of a detection, without and with a mask to be made of it. `predict` has a threshold of its own."""
 
@@ -254,7 +273,8 @@ def length(known: Known) -> Known:
     accumulated = known.get("trainer.accumulate_grad_batches") or 1
     in_a_step = size * accumulated
     if known.is_open("trainer.max_steps") and known.is_open("trainer.max_epochs"):
-        least = LEAST_OF_CASCADES if known.get("model.cascade") else LEAST_SAMPLES
+        has_slow_heads = known.get("model.cascade") or known.model == "mask_rcnn"
+        least = LEAST_OF_SLOW_HEADS if has_slow_heads else LEAST_SAMPLES
         samples = max(least[known.on_gpu], EPOCHS * facts.num_train)
         steps = max(50, 50 * round(samples / in_a_step / 50))
         times = steps * in_a_step / facts.num_train
@@ -287,8 +307,8 @@ def length(known: Known) -> Known:
 
 LEAST_SAMPLES = {False: 4000, True: 16000}
 """Images that training sees at least, without and with a GPU."""
-LEAST_OF_CASCADES = {**LEAST_SAMPLES, False: 2600}
-"""The same where a step takes a CPU half as long again."""
+LEAST_OF_SLOW_HEADS = {**LEAST_SAMPLES, False: 2600}
+"""The same where a step takes a CPU half as long again, as those of a Cascade and of a Mask R-CNN."""
 EPOCHS = 8
 """Of larger sets."""
 
@@ -328,6 +348,7 @@ NETWORK: tuple[Callable[[Known], Known], ...] = (network, origin)
 TRAINING: tuple[Callable[[Known], Known], ...] = (
     images,
     pixels,
+    first_stages,
     anchors,
     proposals,
     heads,

@@ -4,6 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import torch
+
 import backbones
 from tasks.data import FORMATS
 from tasks.data.sources import Source
@@ -66,6 +68,7 @@ def suited(
         given=given,
         has_weights=backbones.has_published_weights,
         pixels=_pixels,
+        has_stages=_has_stages,
         file={} if start is None or values.get("pretrained") else flat(read(start)[0].model),
     )
     known = run(NETWORK, known)
@@ -116,6 +119,14 @@ def _fetch(known: Known) -> None:
 def _pixels(backbone: str) -> tuple[Sequence[float], Sequence[float]] | None:
     found, usual = backbones.expected_pixels(backbone), Preprocessing()
     return None if found == (usual.mean, usual.std) else found
+
+
+def _has_stages(backbone: str) -> bool:
+    try:
+        with torch.device("meta"):
+            return len(backbones.create(backbone).stages) > 2
+    except ValueError:  # one that needs more words, or that is not installed
+        return False
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tasks.data.augmentation.named import NAMED, transforms
 from tasks.harness.choices import NETWORK, TRAINING, Choice, Known, geometric, run
 from tasks.harness.facts import Facts, facts_of
 from tasks.harness.settings import TrainSettings
-from tasks.harness.suit import flat
+from tasks.harness.suit import _has_stages, flat
 from tasks.zoo.pretrained import PUBLISHED
 from tests.backbones.file_server import FileServer
 from tests.tasks.zoo.small_weights import publish, write_coco
@@ -40,6 +40,7 @@ def known(
         values={**USUAL, **said},
         given=list(said),
         has_weights=ON_IMAGENET,
+        has_stages=ON_IMAGENET,
         facts=facts,
     )
     return run(TRAINING, run(NETWORK, start))
@@ -138,6 +139,28 @@ def test_heads_without_a_gpu_are_half_as_wide_unless_they_have_learned() -> None
     assert chosen(said={"pretrained": False})[width] == 512
     assert width not in chosen(said={"pretrained": False}, on_gpu=True)
     assert width not in chosen(said={"init_from": "x"})
+    assert chosen("instance_segmentation", NUCLEI, said={"pretrained": False})["model.mask_width"] == 128
+    assert "model.mask_width" not in chosen("instance_segmentation", NUCLEI, said={"init_from": "x"})
+
+
+def test_first_stages_of_a_trained_backbone_stay_as_they_are() -> None:
+    key = "backbone.frozen_stages"
+    assert chosen(said={"backbone.pretrained": True})[key] == 1
+    assert chosen("instance_segmentation", NUCLEI)[key] == 1  # weights of ImageNet are published
+    for said in ({"pretrained": False}, {"init_from": "x"}, {"pretrained": "COCO_V2"}):
+        assert key not in chosen(said=said)
+    assert key not in chosen("classification", said={"backbone.pretrained": True})
+    without = {"backbone.name": "vit_small_patch16_224", "backbone.pretrained": True}
+    assert key not in chosen(said=without)
+
+
+def test_whether_a_backbone_has_stages_is_asked_of_itself() -> None:
+    assert [_has_stages(name) for name in ("resnet18", "densenet121", "timm", "nothing")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -148,6 +171,7 @@ def test_heads_without_a_gpu_are_half_as_wide_unless_they_have_learned() -> None
         (205, False, {"model.name": "retinanet"}, 1000),
         (205, True, {}, 2000),  # 16,000
         (60, False, {}, 650),
+        (205, False, {"model.name": "mask_rcnn"}, 650),
         (4000, False, {}, 8000),  # 8 times each
         (205, False, {"loader.batch_size": 16}, 150),
         (205, False, {"trainer.accumulate_grad_batches": 4}, 150),

@@ -15,6 +15,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image, project
 from tasks.contracts import Batch
 from tasks.data.annotations.masks import cropped
 from tasks.data.loading.collate import join_masks
+from tasks.instance_segmentation.mask_head import MaskHead
 from tasks.instance_segmentation.mask_rcnn import MaskRCNN, mask_rcnn
 from tasks.instance_segmentation.mask_targets import sample_masks
 from tasks.instance_segmentation.torchvision_weights import load_torchvision_weights
@@ -252,3 +253,23 @@ def test_weights_of_a_detector_without_masks_are_refused() -> None:
     model = mask_rcnn(num_classes=2, backbone={"name": "resnet18"}, pyramid={"name": "fpn", "channels": 8})
     with pytest.raises(ValueError, match="no mask predictor"):
         load_torchvision_weights(model, {})
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("boxes", [5, 0])
+def test_masks_of_the_classes_alone_equal_the_layers_one_after_another(
+    boxes: int, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    head = MaskHead(8, num_classes=NUM_CLASSES, roi_size=6, layers=0, width=8, norm=None).to(dtype)
+    nn.init.normal_(head.upsample.bias)  # type: ignore[arg-type]
+    nn.init.normal_(head.masks.bias)  # type: ignore[arg-type]
+    features, labels = torch.randn(boxes, 8, 6, 6, dtype=dtype), torch.arange(boxes) % NUM_CLASSES
+    expected = head.masks(F.relu(head.upsample(features)))[torch.arange(boxes), labels]
+    found = head._masks_of(features, labels)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-4
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    weights = (head.upsample.weight, head.upsample.bias, head.masks.weight, head.masks.bias)
+    gradients = [torch.autograd.grad((maps**2).sum(), weights) for maps in (found, expected)]  # type: ignore[arg-type]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
