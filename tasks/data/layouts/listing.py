@@ -28,7 +28,9 @@ SPLIT_WORDS: Mapping[str, SplitName] = {
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-"""What folders and files of splits are called."""
+"""What folders and files of splits are called, ..."""
+SPLIT_ENDINGS = ("annot", "annotations", "labels", "masks", "images", "imgs", "set")
+"""... and what may follow without a gap, as in CamVid's trainannot."""
 ENDS = 2**20
 """Bytes that are read of each end of a large file."""
 
@@ -132,8 +134,9 @@ def split_of(path: str) -> SplitName | None:
     """The split that a path is of by its name, or by the folder nearest to it that says so."""
     for part in reversed(PurePosixPath(path).parts):
         for word in re.split(r"[^a-z]+", part.lower()):
-            if word in SPLIT_WORDS:
-                return SPLIT_WORDS[word]
+            for ending in ("", *SPLIT_ENDINGS):
+                if word.endswith(ending) and word.removesuffix(ending) in SPLIT_WORDS:
+                    return SPLIT_WORDS[word.removesuffix(ending)]
     return None
 
 

@@ -40,6 +40,15 @@ def pictures(splits: dict[str, int] | None = None) -> list[Picture]:
     return found
 
 
+def numbered_anew(given: list[Picture]) -> list[Picture]:
+    """Called by numbers that begin again in each split."""
+    found: list[Picture] = []
+    for picture in given:
+        number = sum(p.split == picture.split for p in found)
+        found.append(picture._replace(stem=f"{number:04d}"))
+    return found
+
+
 def whole(count: int = 10) -> list[Picture]:
     """Pictures of no split."""
     return [p._replace(split="", stem=f"img_{i}") for i, p in enumerate(pictures({"x": count}))]

@@ -61,6 +61,19 @@ def test_a_layout_with_splits(layout: str, tmp_path: Path) -> None:
     assert describe(source) == f"{words}: train 6, val 3, test 2 images; 2 classes (cat, dog)"
 
 
+ONE_FOLDER = ("coco_two_files", "voc_own")
+"""Layouts whose pictures lie together, where names cannot repeat."""
+
+
+@pytest.mark.parametrize("layout", [name for name in WITH_SPLITS if name not in ONE_FOLDER])
+def test_names_may_be_the_same_in_every_split(layout: str, tmp_path: Path) -> None:
+    given = layouts.numbered_anew(layouts.pictures())
+    WITH_SPLITS[layout][0](tmp_path, given)
+    source = tasks.data.open(tmp_path)
+    for split in ("train", "val", "test"):
+        assert_objects(objects_of(source, (split,)), [p for p in given if p.split == split])
+
+
 @pytest.mark.parametrize("layout", WITHOUT_SPLITS)
 def test_a_layout_without_splits_is_split(layout: str, tmp_path: Path) -> None:
     write, words = WITHOUT_SPLITS[layout]
@@ -103,10 +116,12 @@ def test_the_doctor_and_the_converter_take_it(layout: str, tmp_path: Path) -> No
     assert_objects(objects_of(tasks.data.open(tmp_path / "out"), names), given)
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["names of their own", "numbers in each split"])
 @pytest.mark.parametrize("layout", MASKS)
-def test_a_layout_of_masks(layout: str, tmp_path: Path) -> None:
+def test_a_layout_of_masks(layout: str, again: bool, tmp_path: Path) -> None:
     write, words, num_classes, (cat, dog), other = MASKS[layout]
     given = layouts.pictures({"train": 3, "val": 2})
+    given = layouts.numbered_anew(given) if again else given
     write(tmp_path, given)
     source = tasks.data.open(tmp_path, task="semantic_segmentation")
     assert describe(source).startswith(f"{words}: train 3, val 2 images; {num_classes} classes")
