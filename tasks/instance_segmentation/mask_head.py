@@ -41,16 +41,20 @@ class MaskHead(nn.Module):
     def forward(self, table: PyramidTable, boxes: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         """Logits (P, S, S) of the class `labels` (P,), for `boxes` (P, 4) of `images` (P,), pooled from `table`."""
         pooled = multilevel_roi_align(table, boxes, self.roi_size, images)
-        return self._masks_of(self.convs(pooled), labels)
+        features = self.convs(pooled)
+        if self.training:
+            return self._masks_of(features, labels)
+        logits = self.masks(F.relu(self.upsample(features)))
+        return logits[torch.arange(labels.shape[0], device=labels.device), labels]
 
     def _masks_of(self, features: Tensor, labels: Tensor) -> Tensor:
         """`masks(relu(upsample(features)))` of the classes `labels` alone. Each cell becomes four that share nothing:
-        both layers are matrix products, and only what comes out of them is put where it belongs."""
+        both layers are matrix products, whose gradients are quick, and what comes out is put where it belongs."""
         up, masks = self.upsample, self.masks
         assert up.bias is not None and masks.bias is not None
         weight = up.weight.permute(2, 3, 1, 0).flatten(0, 2)  # rows: of each of the four cells, the channels
         fine = F.relu(F.linear(features.permute(0, 2, 3, 1), weight, up.bias.repeat(4)))
-        fine = fine.reshape(len(features), 4 * self.roi_size**2, up.out_channels)
+        fine = fine.unflatten(3, (4, up.out_channels)).flatten(1, 3)
         of_class = masks.weight.flatten(1)[labels].unsqueeze(2)
         logits = torch.baddbmm(masks.bias[labels].view(-1, 1, 1), fine, of_class)
         r = self.roi_size
