@@ -54,6 +54,8 @@ ALLOW_CODE = "allow_code"
 FOUND = "found"
 """Key of a composed configuration: the layout that was found of data that was looked for, in words."""
 AUTO = "tasks.data.layouts.auto.open_folder"
+DATA_IS_OPTIONAL = ("export",)
+"""Commands that have no data unless somebody names some."""
 GIVEN = "given"
 """Key of a composed training: what somebody has said, by dotted key; null where all is said, as an experiment does."""
 INTERNAL = (ALLOW_CODE, FOUND, GIVEN)
@@ -94,7 +96,7 @@ def compose(config_name: str, words: Iterable[str]) -> DictConfig:
             parsed(word)
         config = _composed(config_name, [*choices, *of_hydra])
         given = [(key, word) for key, word in given if key not in groups and not key.startswith(("+", "~"))]
-        if _is_folder_alone(config, choices, given):
+        if _is_folder_alone(config_name, config, choices, given):
             choices.append("data=auto")
             config = _composed(config_name, [*choices, *of_hydra])
         elif _is_of_run(config_name, choices, given):
@@ -148,10 +150,14 @@ def _as_root(key: str, word: str) -> Iterator[tuple[str, str]]:
     yield key, word
 
 
-def _is_folder_alone(config: DictConfig, choices: list[str], given: list[tuple[str, str]]) -> bool:
+def _is_folder_alone(
+    config_name: str, config: DictConfig, choices: list[str], given: list[tuple[str, str]]
+) -> bool:
     """Whether a folder is given and no format of it, by a word or an experiment."""
     if not any(key == "data.root" for key, _ in given) or any(w.startswith("data=") for w in choices):
         return False
+    if config_name in DATA_IS_OPTIONAL:
+        return True
     return "data" in config and "root" not in {*known_keys(config, "data"), *config.data}
 
 

@@ -306,3 +306,23 @@ def test_classification_gets_its_preprocessing(tmp_path: Path) -> None:
     config = compose("train", ["task=classification", f"data.root={tmp_path}"])
     assert config.data._target_ == "tasks.data.formats.image_folder.ImageFolderData"
     assert config.preprocessing.center_crop == 224
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("train", ["task=detection"]),
+        ("evaluate", ["checkpoint=x"]),
+        ("export", ["checkpoint=x", "output=y"]),
+        ("tune", ["checkpoint=x"]),
+        ("explain", ["checkpoint=x", "image=y"]),
+        ("suspects", ["checkpoint=x"]),
+        ("check_data", []),
+        ("show_data", ["task=detection"]),
+        ("convert_data", ["to=coco", "out=y"]),
+    ],
+)
+def test_every_command_takes_a_folder_alone(name: str, words: list[str], tmp_path: Path) -> None:
+    layouts.roboflow_yolo(tmp_path, layouts.pictures())
+    config = compose(name, [*words, f"data.root={tmp_path}"])
+    assert config.data._target_ == "tasks.data.formats.yolo.YoloData"
