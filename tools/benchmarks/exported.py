@@ -27,6 +27,8 @@ from .timing import Result, in_turns
 from .training import autocast
 
 CALIBRATION = 8
+SPREAD = 1.0
+"""Of a dense detector's logits: with more, scores of some images that are compared are 1 alike, and ranks are chance."""
 
 
 def exported(arguments: Namespace) -> Iterator[Result]:
@@ -38,10 +40,11 @@ def exported(arguments: Namespace) -> Iterator[Result]:
 def compare(model: str, height: int, width: int, repeats: int) -> Result:
     """Exports the network called `model`, and times all that can run it on one image."""
     batch = make_batch(1, height, width, 1, masks=False)
-    ours, theirs = classifier_pair() if model == "resnet50" else detector_pair(model, batch)
+    is_classifier = model == "resnet50"
+    ours, theirs = classifier_pair() if is_classifier else detector_pair(model, batch, spread=SPREAD)
     ours.to(memory_format=torch.channels_last).eval()
     best = theirs.eval().to(memory_format=torch.channels_last)
-    given = (torch.stack(to_images(batch)),) if model == "resnet50" else (to_images(batch),)
+    given = (torch.stack(to_images(batch)),) if is_classifier else (to_images(batch),)
     network = NetworkGraph(ours)
     graph = network_onnx(network)
     variants: dict[str, Callable[[], Any]] = {}

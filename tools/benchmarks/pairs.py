@@ -75,25 +75,26 @@ PAIRS = {
 }
 
 
-def detector_pair(name: str, batch: Batch) -> tuple[Model, Any]:
-    """Ours and torchvision's network called `name`, whose answers differ from place to place of `batch`."""
+def detector_pair(name: str, batch: Batch, *, spread: float = 2.0) -> tuple[Model, Any]:
+    """Ours and torchvision's network called `name`, whose answers differ from place to place of `batch`; `spread` is the
+    standard deviation of a dense detector's logits there."""
     if name not in PAIRS:
         raise SystemExit(f"error: --model {name} is unknown; there are {', '.join(PAIRS)}")
     torch.manual_seed(0)
     pair = PAIRS[name]
     ours, theirs = pair.make()
     theirs.transform.resize = lambda image, target: (image, target)  # the images have their size already
-    scale_random_heads(theirs, batch)
+    scale_random_heads(theirs, batch, spread)
     pair.load(ours, theirs.state_dict())
     return ours.train(), theirs.train()
 
 
-def scale_random_heads(theirs: Any, batch: Batch) -> None:
+def scale_random_heads(theirs: Any, batch: Batch, of_dense: float) -> None:
     """Scales the last layers of random weights to the spread of answers that trained ones give."""
     if hasattr(theirs, "rpn"):
         spread = {theirs.rpn.head.cls_logits: 2.0, theirs.roi_heads.box_predictor.cls_score: 2.5}
     else:
-        spread = {theirs.head.classification_head.cls_logits: 2.0}
+        spread = {theirs.head.classification_head.cls_logits: of_dense}
         if hasattr(theirs.head.regression_head, "bbox_ctrness"):
             # Of random weights half the boxes of FCOS have no area, which it keeps and we drop.
             nn.init.ones_(theirs.head.regression_head.bbox_reg.bias)
