@@ -21,7 +21,7 @@ RECALLS = np.linspace(0.0, 1.0, 101)
 LIMITS = (1, 10, 100)
 """COCO's numbers of detections of a class in an image."""
 _BLOCK = 2**21
-"""Numbers of a class at a time: smaller blocks stay in the cache of a core, but threads then wait for the interpreter."""
+"""Numbers of a class at a time: in smaller blocks threads wait for the interpreter more than the cache saves."""
 
 
 @dataclass(frozen=True)

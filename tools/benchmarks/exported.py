@@ -28,7 +28,7 @@ from .training import autocast
 
 CALIBRATION = 8
 SPREAD = 1.0
-"""Of a dense detector's logits: with more, scores of some images that are compared are 1 alike, and ranks are chance."""
+"""Of a dense detector's logits: with more, scores of some images that are compared are all 1, and ranks are chance."""
 
 
 def exported(arguments: Namespace) -> Iterator[Result]:

@@ -76,8 +76,10 @@ PAIRS = {
 
 
 def detector_pair(name: str, batch: Batch, *, spread: float = 2.0) -> tuple[Model, Any]:
-    """Ours and torchvision's network called `name`, whose answers differ from place to place of `batch`; `spread` is the
-    standard deviation of a dense detector's logits there."""
+    """Ours and torchvision's network called `name`, whose answers differ from place to place of `batch`.
+
+    `spread` is the standard deviation of a dense detector's logits there.
+    """
     if name not in PAIRS:
         raise SystemExit(f"error: --model {name} is unknown; there are {', '.join(PAIRS)}")
     torch.manual_seed(0)
