@@ -42,14 +42,14 @@ class MaskHead(nn.Module):
         """Logits (P, S, S) of the class `labels` (P,), for `boxes` (P, 4) of `images` (P,), pooled from `table`."""
         pooled = multilevel_roi_align(table, boxes, self.roi_size, images)
         features = self.convs(pooled)
-        if self.training:
+        if self.training and features.device.type == "cpu":
             return self._masks_of(features, labels)
         logits = self.masks(F.relu(self.upsample(features)))
         return logits[torch.arange(labels.shape[0], device=labels.device), labels]
 
     def _masks_of(self, features: Tensor, labels: Tensor) -> Tensor:
         """`masks(relu(upsample(features)))` of the classes `labels` alone. Each cell becomes four that share nothing:
-        both layers are matrix products, whose gradients are quick, and what comes out is put where it belongs."""
+        both layers are matrix products, with quick gradients on a CPU, and what comes out is put in place."""
         up, masks = self.upsample, self.masks
         assert up.bias is not None and masks.bias is not None
         weight = up.weight.permute(2, 3, 1, 0).flatten(0, 2)  # rows: of each of the four cells, the channels
