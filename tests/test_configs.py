@@ -6,7 +6,8 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 import backbones
-from tasks.cli.compose import CONFIGS, compose, config_groups
+from tasks.cli.compose import compose
+from tasks.cli.folders import CONFIGS, config_groups
 from tasks.cli.settings import TRAINER
 from tasks.cli.targets import arguments
 from tasks.harness.settings import TrainerSettings

@@ -131,7 +131,8 @@ def differences(runs: list[Path]) -> tuple[list[str], list[dict[str, Any]]]:
 
 def setting(run: Path) -> str:
     """What tells the setting of a run from others: its configuration without seed and folder; else its folder."""
-    from tasks.cli.compose import load_config, plain
+    from tasks.cli.nodes import plain
+    from tasks.cli.run_config import load_config
 
     if not (run / "config.yaml").is_file():
         return str(run.resolve())
@@ -162,8 +163,8 @@ def measure(run: Path, device_name: str, batch_size: int) -> dict[str, Any]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from backbones.spec import title
-    from tasks.cli.compose import load_config
     from tasks.cli.data import data_of
+    from tasks.cli.run_config import load_config
     from tasks.data.datamodule import DataModule
     from tasks.devices import autocast, resolve_device, resolve_precision
     from tasks.preprocessing import Preprocessing

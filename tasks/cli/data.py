@@ -4,7 +4,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from tasks.cli.compose import ALLOW_CODE, FOUND, plain
+from tasks.cli.nodes import ALLOW_CODE, FOUND, plain
 from tasks.cli.targets import build
 from tasks.data.sources import Source
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from tasks.cli.compose import plain
 from tasks.cli.data import data_of
+from tasks.cli.nodes import plain
 from tasks.cli.output import Found, files_of
 from tasks.cli.published import published_model_of, published_on_backbone
 from tasks.cli.settings import settings_of

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from tasks.cli.bar import Bar
-from tasks.cli.compose import plain
+from tasks.cli.nodes import plain
 from tasks.cli.output import Found, say_result
 from tasks.cli.published import published_model_of
 from tasks.cli.settings import settings_of

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from tasks.cli.compose import plain
+from tasks.cli.nodes import plain
 from tasks.cli.settings import spec_of
 from tasks.contracts import Model
 from tasks.preprocessing import Preprocessing

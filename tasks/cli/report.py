@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from tasks.cli.compose import load_config
 from tasks.cli.data import data_of
 from tasks.cli.output import Found, say_result
+from tasks.cli.run_config import load_config
 from tasks.cli.values import whole_number
 from tasks.data.datamodule import DataModule
 from tasks.harness.environment import fingerprint

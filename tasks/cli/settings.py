@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import DictConfig
 
-from tasks.cli.compose import INTERNAL, plain
 from tasks.cli.data import allowed_modules
+from tasks.cli.nodes import INTERNAL, plain
 from tasks.cli.targets import build, find
 from tasks.export.settings import ExportSettings
 from tasks.harness.record import Record

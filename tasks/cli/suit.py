@@ -4,7 +4,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from tasks.cli.compose import GIVEN, plain
+from tasks.cli.nodes import GIVEN, plain
 from tasks.data.augmentation.named import NAMED
 from tasks.data.sources import Source
 from tasks.harness.suit import flat, is_ones_own, suited

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from tasks.cli.compose import load_config
 from tasks.cli.data import data_of
 from tasks.cli.output import Found, files_of, say_result
+from tasks.cli.run_config import load_config
 from tasks.cli.run_data import run_of
 from tasks.cli.settings import settings_of, spec_of
 from tasks.cli.terminal import Terminal, folder_of_run, prepare

@@ -17,10 +17,13 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from tasks.cli.compose import compose, first_values, has_text, register
+from tasks.cli.compose import compose
+from tasks.cli.config_store import register
 from tasks.cli.folders import CONFIGS, config_groups
+from tasks.cli.keys import has_text
 from tasks.cli.output import Found, say_result
 from tasks.cli.tables import Column, table
+from tasks.cli.words import first_values
 from tasks.files import write_text
 from tasks.zoo.registry import TASKS, lookup
 

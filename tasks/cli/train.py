@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from tasks.cli.compose import plain
 from tasks.cli.data import data_of
+from tasks.cli.nodes import plain
 from tasks.cli.output import Found, files_of
 from tasks.cli.settings import record_of, settings_of
 from tasks.cli.suit import suited_config

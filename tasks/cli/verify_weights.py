@@ -11,9 +11,9 @@ from omegaconf import DictConfig
 from backbones import WEIGHTS
 from backbones.checks import suggest
 from tasks.classification.published import published_classifier
-from tasks.cli.compose import plain
 from tasks.cli.data import data_of
 from tasks.cli.main import user_sentence
+from tasks.cli.nodes import plain
 from tasks.cli.output import Found, say_result
 from tasks.cli.settings import settings_of
 from tasks.cli.terminal import Terminal, prepare

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import tasks
-from tasks.cli.compose import compose, plain
+from tasks.cli.compose import compose
 from tasks.cli.data import data_of
+from tasks.cli.nodes import plain
 from tasks.cli.settings import settings_of
 from tasks.cli.suit import suited_config
 from tasks.cli.train import train

@@ -11,8 +11,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tasks.cli.compose import compose, config_groups
+from tasks.cli.compose import compose
 from tasks.cli.data import transforms_of
+from tasks.cli.folders import config_groups
 from tasks.data.annotations.masks import cropped, mask_box
 from tasks.data.augmentation.multi_image import CopyPaste, CutMix, MixUp, Mosaic
 from tasks.data.augmentation.pipeline import Augmentation

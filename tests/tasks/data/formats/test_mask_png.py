@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import tasks
-from tasks.cli.compose import CONFIGS
+from tasks.cli.folders import CONFIGS
 from tasks.data.formats.mask_png import MaskPngData, read_mask
 from tasks.targets import IGNORE_LABEL
 from tests.tasks.data.coco_on_disk import picture, save_rotated

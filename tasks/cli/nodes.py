@@ -1,0 +1,48 @@
+"""A composed configuration: what it holds beside the keys of its files, and reading it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+ALLOW_CODE = "allow_code"
+FOUND = "found"
+"""Key of a composed configuration: the layout that was found of data that was looked for, in words."""
+GIVEN = "given"
+"""Key of a composed training: what somebody has said, by dotted key; null where all is said, as an experiment does."""
+INTERNAL = (ALLOW_CODE, FOUND, GIVEN)
+"""Keys that no file of a run keeps."""
+
+
+def plain(config: Any) -> Any:
+    """A configuration, or a part, as plain containers."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+
+
+def flat(config: DictConfig) -> dict[str, Any]:
+    """Values by dotted key; lists count as values."""
+    found: dict[str, Any] = {}
+
+    def add(values: Any, prefix: str) -> None:
+        for key, value in values.items():
+            if isinstance(value, dict) and value:
+                add(value, f"{prefix}{key}.")
+            else:
+                found[f"{prefix}{key}"] = value
+
+    from omegaconf import OmegaConf
+
+    add(OmegaConf.to_container(config, resolve=False), "")
+    return found
+
+
+def select(config: DictConfig, key: str) -> Any:
+    """The value or node at a dotted key, as it stands; None where there is none."""
+    node: Any = config
+    for part in key.split("."):
+        node = node._get_node(part) if hasattr(node, "_get_node") and part in node else None
+    return node
