@@ -7,7 +7,7 @@ Legend:
 """
 
 from functools import cache
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ class DeformableConv2d(nn.Conv2d):
     cell.
 
     `offsets` starts at zero, where all is as in the plain convolution, whose weights load under the same names: what
-    counts of each place is twice the paper's sigmoid, which would start at a half. Computed in float32.
+    counts of each place is twice the paper's sigmoid, which would start at a half. Read in float32.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -50,7 +50,7 @@ class DeformableConv2d(nn.Conv2d):
         num_cells = found.shape[1] // 3
         shifts, counts = found[:, : 2 * num_cells], 2 * found[:, 2 * num_cells :].sigmoid()
         if input.device.type == "cpu" and not torch.compiler.is_compiling():
-            result = self._by_sampling(input.float(), shifts, counts)
+            result = self._by_sums(input.float(), shifts, counts)
         else:
             result = self._by_operator(input.float(), shifts, counts)
         if input.is_contiguous(memory_format=torch.channels_last):
@@ -64,25 +64,56 @@ class DeformableConv2d(nn.Conv2d):
         arguments = (input, self.weight.float(), shifts, counts, no_bias, *geometry, self.groups, 1, True)
         return cast(Tensor, torch.ops.torchvision.deform_conv2d(*arguments))
 
-    def _by_sampling(self, input: Tensor, shifts: Tensor, counts: Tensor) -> Tensor:
-        """The same, whose gradient takes a fifth of the operator's time on a CPU."""
-        height, width = shifts.shape[2:]
-        stride, padding, dilation = (
-            cast(Pair, value) for value in (self.stride, self.padding, self.dilation)
+    def _by_sums(self, input: Tensor, shifts: Tensor, counts: Tensor) -> Tensor:
+        """The same on a CPU in a fraction of the operator's time: what a cell of the kernel reads is a weighted sum of
+        four rows of the pixels' table, and the gradients of such sums are sums of rows again."""
+        height, width = input.shape[2:]
+        images, _, rows, columns = shifts.shape
+        y, x = (
+            _corners(self, shifts[:, axis::2].permute(0, 2, 3, 1), axis, size)
+            for axis, size in enumerate((height, width))
         )
-        rows, columns = self.size
-        cell = torch.arange(rows * columns)[:, None, None]
-        y = torch.arange(height)[:, None] * stride[0] - padding[0] + cell // columns * dilation[0]
-        x = torch.arange(width) * stride[1] - padding[1] + cell % columns * dilation[1]
-        # From pixels to -1 … 1, the outer edges of the first pixel and the last.
-        y = (2 * (y + shifts[:, 0::2]) + 1) / input.shape[2] - 1  # (B, T, H, W)
-        x = (2 * (x + shifts[:, 1::2]) + 1) / input.shape[3] - 1
-        places = torch.stack((x, y), dim=-1).flatten(1, 2)
-        read = F.grid_sample(input, places, padding_mode="zeros", align_corners=False)  # (B, C, T * H, W)
-        counted = read.reshape(*read.shape[:2], -1, height, width) * counts[:, None]
-        weight = self.weight.float().reshape(self.groups, self.out_channels // self.groups, -1)
-        products = weight @ counted.reshape(len(input), self.groups, weight.shape[2], height * width)
-        return products.reshape(len(input), self.out_channels, height, width)
+        counts = counts.permute(0, 2, 3, 1)[..., None, None]
+        weights = y.weight[..., :, None] * (x.weight[..., None, :] * counts)  # (B, H, W, T, 2, 2)
+        first = torch.arange(images).reshape(-1, 1, 1, 1, 1, 1) * (height * width)
+        places = first + y.place[..., :, None] * width + x.place[..., None, :]
+        table = input.permute(0, 2, 3, 1).reshape(-1, input.shape[1])
+        read = F.embedding_bag(
+            places.reshape(-1, 4), table, mode="sum", per_sample_weights=weights.reshape(-1, 4)
+        )
+        # For each group: its inputs at each cell of the kernel, then its kernels, cell by cell.
+        groups, kernels = self.groups, self.out_channels // self.groups
+        cells = self.size[0] * self.size[1]
+        read = read.reshape(-1, cells, groups, input.shape[1] // groups).permute(2, 0, 1, 3).flatten(2)
+        weight = self.weight.float().reshape(groups, kernels, -1, cells).permute(0, 3, 2, 1).flatten(1, 2)
+        products = (read @ weight).transpose(0, 1)
+        return products.reshape(images, rows, columns, self.out_channels).permute(0, 3, 1, 2)
+
+
+class _Corners(NamedTuple):
+    """The pixels before and behind each place along one axis (…, 2)."""
+
+    place: Tensor
+    """int64, inside of the image."""
+    weight: Tensor
+    """What counts of them: the nearer, the more, and nothing of what lies outside."""
+
+
+def _corners(conv: DeformableConv2d, shifts: Tensor, axis: int, size: int) -> _Corners:
+    """Those along `axis`, 0 for y and 1 for x, of an image of `size` pixels for `shifts` (B, H, W, T)."""
+    stride, padding, dilation = (
+        cast(Pair, value)[axis] for value in (conv.stride, conv.padding, conv.dilation)
+    )
+    cell = torch.arange(shifts.shape[3])
+    cell = cell % conv.size[1] if axis else cell // conv.size[1]
+    start = torch.arange(shifts.shape[1 + axis]).reshape((1, -1, 1) if axis else (-1, 1, 1)) * stride
+    place = start + cell * dilation - padding + shifts
+    before = place.detach().floor()
+    part = place - before
+    both = torch.stack((before, before + 1), dim=-1)
+    is_inside = (both >= 0) & (both < size)
+    weight = torch.stack((1 - part, part), dim=-1) * is_inside
+    return _Corners(both.where(is_inside, 0).long(), weight)
 
 
 @cache

@@ -28,13 +28,15 @@ def lively(*args, **kwargs) -> DeformableConv2d:
         {"padding": 1, "stride": 2},
         {"padding": 2, "dilation": 2, "groups": 2},
         {"padding": 1, "groups": 4},
+        {"kernel_size": (3, 2), "padding": (1, 0), "stride": (1, 2)},
     ],
 )
 def test_values_and_gradients_are_those_of_torchvisions_operator(options: dict) -> None:
-    conv = lively(8, 12, 3, **options)
+    conv = lively(8, 12, **{"kernel_size": 3, **options})
+    cells = conv.size[0] * conv.size[1]
     images = torch.randn(2, 8, 9, 7).requires_grad_()
     found = conv(images)
-    shifts, counts = conv.offsets(images).split([18, 9], dim=1)
+    shifts, counts = conv.offsets(images).split([2 * cells, cells], dim=1)
     geometry = conv.stride, conv.padding, conv.dilation
     expected = deform_conv2d(images, shifts, conv.weight, None, *geometry, 2 * counts.sigmoid())
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -56,6 +58,16 @@ def test_places_by_hand() -> None:
         found = conv(torch.tensor([[[[2.0, 4.0, 8.0], [0.0, 0.0, 10.0]]]]))
     expected = torch.tensor([[[[3.0, 6.0, 4.0], [0.0, 5.0, 5.0]]]]) / 2  # beyond the last pixel is 0
     torch.testing.assert_close(found, expected)
+
+
+def test_a_shift_that_is_no_number_makes_a_result_that_is_none() -> None:
+    """So that whoever looks at losses finds it; far away there is nothing."""
+    conv = DeformableConv2d(1, 1, 1, bias=False)
+    images = torch.ones(1, 1, 2, 2)
+    for shift, is_number in ((float("nan"), False), (float("inf"), False), (1e20, True), (-1e20, True)):
+        torch.nn.init.constant_(conv.offsets.bias, shift)
+        found = conv(images)
+        assert found.isfinite().all() == is_number and (not is_number or not found.any())
 
 
 @pytest.mark.parametrize("bf16", [False, True])
