@@ -93,7 +93,7 @@ def test_a_format_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     (tmp_path / "train.txt").write_text("0.png cat 1 2 10 10\n1.png dog 0 0 8 8\n0.png dog 20 5 10 10")
     (tmp_path / "val.txt").write_text("3.png cat 5 0 10 10")
     example("own_format.py", tmp_path, monkeypatch=monkeypatch, folder=tmp_path)
-    assert "objects of one split alone have it" in capsys.readouterr().out  # the doctor, of the dog
+    assert "it occurs in one split alone" in capsys.readouterr().out  # the doctor, of the dog
     again = tasks.data.open("coco", root=tmp_path / "as_coco")
     assert again.split("train").annotations.boxes.tolist() == [[1, 2, 10, 10], [20, 5, 10, 10], [0, 0, 8, 8]]
 

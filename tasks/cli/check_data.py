@@ -14,14 +14,20 @@ from tasks.cli.output import Found, say_result
 from tasks.cli.tables import Column, table
 from tasks.data.quality.html_report import page
 from tasks.data.quality.issues import ISSUES, IssueReport
-from tasks.data.quality.report import Report, examine
+from tasks.data.quality.picture_report import examine_pictures
+from tasks.data.quality.report import Examined, Report, examine
+from tasks.data.sources import ClassMapSource, LabelSource
 from tasks.files import write_text
 from tasks.preprocessing import Preprocessing
 
 
 def check_data(config: DictConfig) -> Found:
     """Examines `config.data` and leaves a report; the exit status is 1 where there is an error."""
-    report = examine(told_data_of(config).with_files(), Preprocessing(**config.preprocessing))
+    source = told_data_of(config)
+    if isinstance(source, LabelSource | ClassMapSource):
+        report = examine_pictures(source)
+    else:
+        report = examine(source.with_files(), Preprocessing(**config.preprocessing))
     folder = Path(config.run_dir or Path("runs") / f"check_data-{time.strftime('%Y%m%d-%H%M%S')}")
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "report.json", json.dumps(to_json(report), indent=1, ensure_ascii=False) + "\n")
@@ -52,16 +58,21 @@ def summary(report: Report) -> list[dict[str, Any]]:
 
 def to_json(report: Report) -> dict[str, Any]:
     """The whole report as plain values."""
-    splits = {
-        name: {"images": len(raw), "annotations": len(raw.ids), "categories": len(raw.class_names)}
-        for name, raw in report.splits.items()
-    }
+    splits = {name: counts(split) for name, split in report.splits.items()}
     return {
         "splits": splits,
-        "notes": {name: raw.notes for name, raw in report.splits.items() if raw.notes},
+        "notes": {name: split.notes for name, split in report.splits.items() if split.notes},
         "summary": summary(report),
         "findings": [finding_to_json(finding) for finding in report.findings],
     }
+
+
+def counts(split: Examined) -> dict[str, int]:
+    """Images, annotations where these are objects, and categories."""
+    found = {"images": split.num_images}
+    if split.objects is not None:
+        found["annotations"] = len(split.objects.ids)
+    return {**found, "categories": len(split.class_names)}
 
 
 def finding_to_json(finding: IssueReport) -> dict[str, Any]:
@@ -76,27 +87,24 @@ def finding_to_json(finding: IssueReport) -> dict[str, Any]:
 def in_words(report: Report) -> str:
     """What is there, and a line for each kind of issue with the first of them."""
     lines = []
-    for name, raw in report.splits.items():
-        lines.append(
-            f"{name}: {len(raw)} images, {len(raw.ids)} annotations, {len(raw.class_names)} categories"
-        )
-        lines += [f"note: {name}: {note}" for note in raw.notes]
+    for name, split in report.splits.items():
+        lines.append(f"{name}: {', '.join(f'{count} {what}' for what, count in counts(split).items())}")
+        lines += [f"note: {name}: {note}" for note in split.notes]
     rows = summary(report)
     if not rows:
         return "\n".join([*lines, "no issue found"])
     cells = []
     for row in rows:
         remedy = ", ".join(f"{row[key]} {key}" for key in ("fixed", "dropped") if row[key])
-        cells.append(
-            (row["issue"], row["severity"], str(row["count"]), remedy or "unchanged", row["example"])
-        )
+        done = [remedy or "unchanged"] if report.has_policy else []
+        cells.append((row["issue"], row["severity"], str(row["count"]), *done, row["example"]))
     num_errors = sum(row["count"] for row in rows if row["severity"] == "error")
     num_warnings = sum(row["count"] for row in rows) - num_errors
     columns = [
         Column("issue"),
         Column(""),
         Column("count", right=True),
-        Column("on_invalid=fix"),
+        *([Column("on_invalid=fix")] if report.has_policy else []),
         Column("the first"),
     ]
     return "\n".join(

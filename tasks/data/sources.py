@@ -28,7 +28,7 @@ LACKS = {
     "images (data=mask_png, data=voc, data=cityscapes) or objects with masks (data=coco, data=digits)",
     "classes": "classification needs a class for each image, which {name} does not have; use one folder per class "
     "(data=image_folder), data=single_digits or data=cifar10, or another task for this data",
-    "files": "{name} has no annotation files that could be converted or be checked; give data=coco, data=voc or "
+    "files": "{name} has no files of objects that could be converted or be checked; give data=coco, data=voc or "
     "another format of objects with data.root=DIR",
 }
 """What is said of a source that has not what was asked of it."""
@@ -119,6 +119,10 @@ class LabelSource(Source[ImageLabels]):
 
 class ClassMapSource(Source[ClassMaps]):
     """Images with a class for every pixel."""
+
+    def unchecked_split(self, name: SplitName) -> Split[ClassMaps]:
+        """The split whose masks may be missing or unfit, which is said where one is read."""
+        return self.split(name)
 
     def with_class_maps(self) -> Source[ClassMaps]:
         return self

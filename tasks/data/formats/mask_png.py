@@ -122,10 +122,18 @@ class MaskFiles(ClassMapSource):
         """The split. Raises ValueError for a mask that is not of its image's size, or a file that is no image."""
         listed = self.list_masks(name)
         check_masks_exist(listed.images, listed.mask_folder, listed.masks, self.reading)
+        split = self._split(listed)
+        for image, mask in zip(listed.images, listed.masks, strict=True):
+            check_sizes(split.storage, image, listed.mask_folder / mask, self.reading)
+        return split
+
+    def unchecked_split(self, name: SplitName) -> Split[ClassMaps]:
+        listed = self.list_masks(name)
+        check_masks_inside(listed.mask_folder, listed.masks, self.reading)
+        return self._split(listed)
+
+    def _split(self, listed: MaskList) -> FileSplit[ClassMaps]:
         masks = [listed.mask_folder / mask for mask in listed.masks]
-        store = open_images(listed.image_folder, self.reading)
-        for image, mask in zip(listed.images, masks, strict=True):
-            check_sizes(store, image, mask, self.reading)
         annotations = ClassMaps(
             class_names=self.class_names,
             category_ids=self.category_ids,
@@ -316,19 +324,23 @@ def mask_name(file: str, image_suffix: str, mask_suffix: str) -> str:
 def check_masks_exist(files: Sequence[str], folder: Path, masks: Sequence[str], reading: Reading) -> None:
     """Raises FileNotFoundError, naming the first few, unless every image has its mask in `folder`; ValueError where one
     leads out of the data set."""
-    store = open_images(folder, reading)
-    if beyond := store.outside(masks):
-        raise ValueError(
-            f"mask '{folder / beyond[0]}' is outside the data set; move it there, or pass data.allow_outside=true to "
-            "read it where it is"
-        )
-    absent = set(store.missing(masks))
+    check_masks_inside(folder, masks, reading)
+    absent = set(open_images(folder, reading).missing(masks))
     missing = [(file, mask) for file, mask in zip(files, masks, strict=True) if mask in absent]
     if missing:
         examples = "; ".join(f"'{file}' wants '{folder / mask}'" for file, mask in missing[:3])
         raise FileNotFoundError(
             f"{len(missing)} of {len(files)} images have no mask: {examples}{'; …' if len(missing) > 3 else ''}; add "
             "the masks, remove the images, or say how names differ with data.image_suffix= and data.mask_suffix="
+        )
+
+
+def check_masks_inside(folder: Path, masks: Sequence[str], reading: Reading) -> None:
+    """Raises ValueError where one of `masks` leads out of the data set."""
+    if beyond := open_images(folder, reading).outside(masks):
+        raise ValueError(
+            f"mask '{folder / beyond[0]}' is outside the data set; move it there, or pass data.allow_outside=true to "
+            "read it where it is"
         )
 
 
@@ -342,6 +354,8 @@ def read_mask(path: Path, reading: Reading = DEFAULT_READING) -> np.ndarray:
         with open_image(content, str(path), reading) as image:
             mode = image.mode
             values = np.asarray(image)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"mask '{path}' is missing") from None
     except (OSError, ImageError) as error:
         raise ValueError(f"mask '{path}' cannot be decoded ({error}); replace it or leave it out") from error
     if mode not in ("P", "L", "1") and not mode.startswith("I"):

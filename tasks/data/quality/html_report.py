@@ -20,22 +20,24 @@ table{border-collapse:collapse}td,th{text-align:left;padding:.2em .8em;border-bo
 .error{color:#b00020}.warning{color:#8a6000}figure{display:inline-block;margin:0 1em 1em 0;vertical-align:top;
 max-width:480px}figcaption{font-size:13px;overflow-wrap:anywhere}img{max-width:100%}li{overflow-wrap:anywhere}
 </style><h1>Data report</h1>
-<p>{% for name, raw in splits.items() %}{{ name }}: {{ raw|length }} images, {{ raw.ids|length }} annotations
+<p>{% for name, split in splits.items() %}{{ name }}: {{ split.num_images }} images
+{%- if split.objects %}, {{ split.objects.ids|length }} annotations{% endif %}
 {{- "; " if not loop.last }}{% endfor %}</p>
-{% for name, raw in splits.items() %}{% for note in raw.notes %}<p>{{ name }}: {{ note }}</p>
+{% for name, split in splits.items() %}{% for note in split.notes %}<p>{{ name }}: {{ note }}</p>
 {% endfor %}{% endfor %}
 {% if not sections %}<p>No issue found.</p>{% else %}
 <table><tr><th>issue</th><th></th><th>count</th></tr>{% for issue, found, _ in sections %}
 <tr><td><a href="#{{ issue.name|replace(" ", "-") }}">{{ issue.name }}</a></td>
 <td class="{{ issue.severity }}">{{ issue.severity }}</td><td>{{ found|length }}</td></tr>{% endfor %}
 </table>{% endif %}
-<p>In italics: what <code>data.on_invalid=fix</code> does about it.</p>
+{% if has_policy %}<p>In italics: what <code>data.on_invalid=fix</code> does about it.</p>{% endif %}
 {% for issue, found, figures in sections %}
 <h2 id="{{ issue.name|replace(" ", "-") }}" class="{{ issue.severity }}">{{ issue.name }} ({{ found|length }})</h2>
 {% for picture, caption in figures %}<figure><img alt="" src="data:image/jpeg;base64,{{ picture }}">
 <figcaption>{{ caption }}</figcaption></figure>{% endfor %}
 <ul>{% for f in found[:most] %}
-<li>{{ f.split }}: {{ f }} <i>({{ f.remedy }}{{ ": " + f.after_fix if f.after_fix }})</i></li>
+<li>{{ f.split }}: {{ f }}
+{%- if has_policy %} <i>({{ f.remedy }}{{ ": " + f.after_fix if f.after_fix }})</i>{% endif %}</li>
 {% endfor %}{% if found|length > most %}<li>… and {{ found|length - most }} more in report.json</li>{% endif %}</ul>
 {% endfor %}</html>
 """
@@ -51,7 +53,9 @@ def page(report: Report, num_pictures: int) -> str:
             figures = [(encoded(drawn), caption(group)) for drawn, group in pictures if drawn is not None]
             sections.append((issue, found, figures))
     template = Environment(autoescape=True).from_string(TEMPLATE)
-    return template.render(sections=sections, splits=report.splits, most=MAX_LISTED)
+    return template.render(
+        sections=sections, splits=report.splits, most=MAX_LISTED, has_policy=report.has_policy
+    )
 
 
 def worst(found: list[IssueReport]) -> list[list[IssueReport]]:
@@ -66,14 +70,17 @@ def worst(found: list[IssueReport]) -> list[list[IssueReport]]:
 def draw(report: Report, group: list[IssueReport]) -> Image.Image | None:
     """The image of the findings with its boxes as they stand in the file, shrunk; None where it cannot be read."""
     first = group[0]
-    raw = report.splits[first.split]
+    split = report.splits[first.split]
     assert first.file_name is not None
     try:
-        image = Image.fromarray(raw.storage.image(first.file_name))
+        image = Image.fromarray(split.storage.image(first.file_name))
     except (ValueError, FileNotFoundError):
         return None
     scale = min(1.0, MAX_SIDE / max(image.size)) if max(image.size) > 64 else MAX_SIDE / 2 / max(image.size)
     image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+    raw = split.objects
+    if raw is None:
+        return image
     pen = ImageDraw.Draw(image)
     bad = {finding.annotation_id for finding in group if finding.annotation_id is not None}
     index = raw.file_names.index(first.file_name)

@@ -59,12 +59,15 @@ EXIF_IGNORED = Issue(
 )
 EXIF_ROTATED = Issue("EXIF rotation", "warning", "its file is turned by EXIF, which some tools ignore")
 FEW_LEVELS = Issue("few grey levels", "warning", "its values have most likely another range than is read")
+TWO_CLASSES = Issue("same picture in two classes", "error", "its file is also in another class")
+UNUSABLE_MASK = Issue("mask unusable", "error", "its mask cannot be used")
+EMPTY_MASK = Issue("nothing in the mask", "warning", "every pixel of its mask is ignored")
 # Of several splits.
 COPIED = Issue("same picture in two splits", "error", "its file is also in another split")
 NEARLY_COPIED = Issue("near copy in two splits", "warning", "its picture is much like one of another split")
 # Of categories, and of objects as they are trained on.
-UNUSED_CATEGORY = Issue("unused category", "warning", "no object has it")
-ONE_SPLIT_CATEGORY = Issue("category in one split only", "warning", "objects of one split alone have it")
+UNUSED_CATEGORY = Issue("unused category", "warning", "nothing is of it")
+ONE_SPLIT_CATEGORY = Issue("category in one split only", "warning", "it occurs in one split alone")
 VANISHING = Issue("vanishes at training size", "warning", "it is smaller than a pixel at the training size")
 ALL_CROWD = Issue(
     "category of crowds alone", "warning", "nothing of it can be learned: every object of it is a crowd"
@@ -77,10 +80,11 @@ DIFFERENT_CATEGORIES = Issue("categories differ", "error", "not every split decl
 ISSUES = (
     UNREADABLE_SPLIT, NOTHING_TO_LEARN, DIFFERENT_CATEGORIES, DUPLICATE_IMAGE_ID, SAME_FILE, NO_ANNOTATION, MISSING,
     OUTSIDE_FILE,
-    UNREADABLE, TRUNCATED, OTHER_SIZE, EXIF_IGNORED, COPIED, UNKNOWN_IMAGE, UNKNOWN_CATEGORY, DUPLICATE_ID, BAD_CROWD,
+    UNREADABLE, TRUNCATED, OTHER_SIZE, EXIF_IGNORED, COPIED, UNUSABLE_MASK, TWO_CLASSES,
+    UNKNOWN_IMAGE, UNKNOWN_CATEGORY, DUPLICATE_ID, BAD_CROWD,
     WRONG_COLUMNS, NOT_FINITE, DEGENERATE, CORNERS, REVERSED, FRACTIONS, PIXELS, NEGATIVE, OUTSIDE, BAD_AREA,
     BAD_SEGMENTATION, RUNS_OF_OTHER_SIZE, FEW_POINTS, ODD_POLYGON, POLYGON_OUTSIDE, NO_MASK, DUPLICATE, EXIF_ROTATED,
-    FEW_LEVELS, NEARLY_COPIED, UNUSED_CATEGORY, ONE_SPLIT_CATEGORY, ALL_CROWD, VANISHING,
+    FEW_LEVELS, EMPTY_MASK, NEARLY_COPIED, UNUSED_CATEGORY, ONE_SPLIT_CATEGORY, ALL_CROWD, VANISHING,
 )  # fmt: skip
 """In the order of a report."""
 

@@ -1,4 +1,4 @@
-"""The doctor: looks at all splits of a data set, file by file and beside each other, and changes nothing."""
+"""The doctor for objects: looks at all splits of a data set, by themselves and beside each other; changes nothing."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -8,6 +8,7 @@ import numpy as np
 
 from tasks.data.formats.object_files import ObjectFiles
 from tasks.data.formats.raw import RawSplit
+from tasks.data.loading.storage import ImageStorage
 from tasks.data.quality.issues import (
     ALL_CROWD,
     COPIED,
@@ -30,14 +31,35 @@ VANISHING_SIDE = 1.0
 """Pixels of the resized image."""
 
 
+@dataclass(frozen=True)
+class Examined:
+    """A split that could be read."""
+
+    num_images: int
+    class_names: list[str]
+    storage: ImageStorage
+    objects: RawSplit | None = None
+    """Its annotations, where they are objects."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What was read otherwise than it is written, in words."""
+        return [] if self.objects is None else self.objects.notes
+
+
 @dataclass
 class Report:
     """What the doctor found."""
 
     findings: list[IssueReport]
     """Errors and warnings, split by split."""
-    splits: dict[str, RawSplit]
+    splits: dict[str, Examined]
     """Those that could be read."""
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether `data.on_invalid` can say what is done about what is wrong."""
+        return any(split.objects is not None for split in self.splits.values())
 
     @property
     def has_errors(self) -> bool:
@@ -76,7 +98,8 @@ def examine(source: ObjectFiles, preprocessing: Preprocessing) -> Report:
             )
     findings += different_categories(raws)
     findings += category_findings(raws)
-    return Report(findings, raws)
+    splits = {name: Examined(len(raw), raw.class_names, raw.storage, raw) for name, raw in raws.items()}
+    return Report(findings, splits)
 
 
 def add_near_copies(diagnoses: Mapping[str, Diagnosis]) -> None:

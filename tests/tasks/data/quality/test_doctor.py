@@ -172,7 +172,7 @@ def test_warnings_alone_are_no_failure(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_what_cannot_be_examined(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="DigitsData has no annotation files .* be checked; give data=coco"):
+    with pytest.raises(ValueError, match="DigitsData has no files of objects .* be checked; give data=coco"):
         check_data(compose("check_data", [f"run_dir={tmp_path / 'out'}"]))
     assert not list(tmp_path.iterdir())
 
