@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tasks.contracts import Batch
@@ -73,6 +73,10 @@ def fcos(
         bias=True,
         with_quality=True,
     )
+    # Boxes of two strides to begin with: at 0, where half of the sides would be, neither ReLU nor overlap has a
+    # gradient, and on small objects none of them may ever leave.
+    assert head.deltas.bias is not None
+    nn.init.ones_(head.deltas.bias)
     return FCOS(extractor, [head], Preprocessing.of(preprocessing), AnchorGrid(strides), settings)
 
 
