@@ -188,15 +188,20 @@ def first_stages(known: Known) -> Known:
 
 
 def anchors(known: Known) -> Known:
-    """Those of a proposal network that has not learned with others."""
+    """Those of a network that has not learned with others."""
     sides, short = known.facts.object_sides, known.get("preprocessing.short_side")
-    if known.model not in ("faster_rcnn", "mask_rcnn") or known.origin == "model":
+    if known.model not in ("faster_rcnn", "mask_rcnn", "retinanet") or known.origin == "model":
         return known
     if sides is None or short is None:
         return known
     if not known.is_open("pyramid.levels") or not known.is_open("pyramid.extra"):
         return known
-    sizes = geometric(max(8.0, sides[0] * short), sides[2] * short, 5)
+    if known.model == "retinanet":
+        # A level's anchors are as many of its strides wide as on the next, so that every object meets enough of them.
+        first = round(min(32.0, max(16.0, sides[0] * short)))
+        sizes = [first * 2**level for level in range(5)]
+    else:
+        sizes = geometric(max(8.0, sides[0] * short), sides[2] * short, 5)
     why = f"objects are {sides[0] * short:.0f} to {sides[2] * short:.0f} pixels at this size"
     return known.choose(why, model__anchor_sizes=sizes)
 
@@ -244,8 +249,12 @@ LEAST_SCORE = {False: 0.001, True: 0.01}
 
 
 def heads(known: Known) -> Known:
-    """One head of boxes after another, where none has learned yet."""
-    if known.model != "faster_rcnn" or known.origin == "model":
+    """Heads that learn sooner, where none has learned yet."""
+    if known.origin == "model":
+        return known
+    if known.model == "retinanet":
+        return known.choose("a new head learns sooner with norms", model__head_norm="group")
+    if known.model != "faster_rcnn":
         return known
     why = "a Cascade R-CNN: truer boxes than one head finds with half as many steps again"
     return known.choose(why, model__cascade=[0.5, 0.6, 0.7])

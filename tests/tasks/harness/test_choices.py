@@ -128,6 +128,17 @@ def test_anchors_span_the_objects() -> None:
     assert "model.anchor_sizes" not in chosen(said={"model.name": "fcos", "pretrained": False})
 
 
+def test_a_retinanet_of_new_heads_has_norms_and_small_anchors_on_its_finest_map() -> None:
+    cells = chosen(said={"model.name": "retinanet", "pretrained": False})
+    assert cells["model.anchor_sizes"] == [29, 58, 116, 232, 464] and cells["model.head_norm"] == "group"
+    nuclei = chosen(facts=NUCLEI, said={"model.name": "retinanet", "backbone.pretrained": True})
+    assert nuclei["model.anchor_sizes"] == [16, 32, 64, 128, 256] and nuclei["model.head_norm"] == "group"
+    whole = chosen(said={"model.name": "retinanet", "init_from": "model.safetensors"})
+    assert not {"model.anchor_sizes", "model.head_norm"} & set(whole)
+    fcos = chosen(said={"model.name": "fcos", "pretrained": False})
+    assert "model.head_norm" not in fcos
+
+
 def test_detections_are_as_many_as_objects() -> None:
     nuclei, cells = chosen("instance_segmentation", NUCLEI), chosen()
     assert (nuclei["model.max_detections"], nuclei["model.rpn_post_nms_test"]) == (400, 1000)
