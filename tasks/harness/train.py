@@ -88,6 +88,9 @@ def train(
     source = start.check_data(data, task)
     started_with = start.resolve(task, source, model, backbone, pyramid, settings)
     spec, settings = started_with.spec, started_with.settings
+    device = resolve_device(settings.trainer.device)
+    if device.type == "cpu":
+        settings.trainer.check_count()
     pl.seed_everything(settings.seed, workers=True, verbose=False)
     spec, of_pyramid = auto.with_pyramid(spec)
     plan = Plan(task, source, spec, settings, start.open_data(task, source, settings))
@@ -115,7 +118,6 @@ def train(
     benchmark = settings.trainer.benchmark
     if benchmark is None:  # a search for each shape pays where there is one
         benchmark = settings.preprocessing.center_crop is not None and not settings.trainer.deterministic
-    device = resolve_device(settings.trainer.device)
     with (
         reporter.writing(place / "log.txt"),
         backends(device, tf32=settings.tf32, benchmark=benchmark) as told,

@@ -211,6 +211,11 @@ def test_mixed_run_repeats_and_goes_on_exactly(tmp_path: Path, monkeypatch) -> N
             ["task=classification", "trainer.devices=[1,2]", "trainer.accelerator=cpu"],
             r"trainer.devices=\[1, 2\] names devices by number, and CPUs have none; give a count of processes",
         ),
+        pytest.param(
+            ["task=classification", "trainer.devices=[1,2]"],
+            r"trainer.devices=\[1, 2\] names devices by number",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
         (["task=classification", "model.class_weights=[1]"], "model.class_weights=.1. must be 10 numbers"),
     ],
 )
