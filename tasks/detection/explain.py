@@ -10,6 +10,7 @@ Legend:
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,28 @@ class Trace:
     """(P, K, 4): where each class puts the box."""
     settings: DetectionSettings
 
+    @cached_property
+    def suppression(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows, labels and suppressors of all candidates by falling score; the place of the candidate that suppressed
+        each, -1 for those that stay. Soft suppression drops nothing, and so does none here."""
+        settings = self.settings
+        sides = self.boxes[..., 2:] - self.boxes[..., :2]
+        rows, labels = np.nonzero((self.scores > settings.score_threshold) & (sides >= MIN_SIZE).all(axis=-1))
+        order = np.argsort(-self.scores[rows, labels], kind="stable")
+        rows, labels = rows[order], labels[order]
+        boxes, by = self.boxes[rows, labels], np.full(len(rows), -1)
+        if settings.soft_nms_sigma is not None:
+            return rows, labels, by
+        group_of = np.zeros_like(labels) if settings.class_agnostic_nms else labels
+        for group in np.unique(group_of):
+            left = np.flatnonzero(group_of == group)
+            while len(left):
+                first, left = left[0], left[1:]
+                is_gone = _iou(boxes[left], boxes[first]) > settings.nms_threshold
+                by[left[is_gone]] = first
+                left = left[~is_gone]
+        return rows, labels, by
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -103,7 +126,7 @@ def lost_at(trace: Trace, box: np.ndarray, label: int) -> Explanation:
         return Explanation(
             "placement", f"the box of score {scores[row]:.3f} overlaps it by {overlap:.2f} alone", best
         )
-    rows, labels, suppressors = _suppressed(trace)
+    rows, labels, suppressors = trace.suppression
     kept = suppressors < 0
     places = np.flatnonzero((labels == label) & np.isin(rows, np.flatnonzero(on_it)))
     if not kept[places].any():
@@ -191,28 +214,6 @@ def can_trace(model: Model) -> bool:
     """Whether `trace` knows the stages of this detector."""
     is_two_stage = isinstance(model, FasterRCNN) and not isinstance(model.roi_head, CascadeHead)
     return is_two_stage or isinstance(model, DenseDetector)
-
-
-def _suppressed(trace: Trace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows, labels and suppressors of all candidates by falling score; the place of the candidate that suppressed each,
-    -1 for those that stay. Soft suppression drops nothing, and so does none here."""
-    settings = trace.settings
-    sides = trace.boxes[..., 2:] - trace.boxes[..., :2]
-    rows, labels = np.nonzero((trace.scores > settings.score_threshold) & (sides >= MIN_SIZE).all(axis=-1))
-    order = np.argsort(-trace.scores[rows, labels], kind="stable")
-    rows, labels = rows[order], labels[order]
-    boxes, by = trace.boxes[rows, labels], np.full(len(rows), -1)
-    if settings.soft_nms_sigma is not None:
-        return rows, labels, by
-    for place in range(len(rows)):
-        if by[place] >= 0:
-            continue
-        later = np.flatnonzero(by < 0)
-        later = later[later > place]
-        if not settings.class_agnostic_nms:
-            later = later[labels[later] == labels[place]]
-        by[later[_iou(boxes[later], boxes[place]) > settings.nms_threshold]] = place
-    return rows, labels, by
 
 
 def _iou(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
