@@ -4,6 +4,7 @@ looked at beside each other, and nothing is changed."""
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -48,7 +49,7 @@ class Pictures:
     issues: list[tuple[int, Issue, str]] = field(default_factory=list[tuple[int, Issue, str]])
     """Image by index, and the detail."""
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """(I,) relative to the split's folder."""
         return [self.split.annotations.file_name(i) for i in range(len(self.split))]
@@ -91,11 +92,10 @@ def examine_pictures(source: LabelSource | ClassMapSource) -> Report:
 
 def examine_split(split: FileSplit[ImageLabels] | FileSplit[ClassMaps], num_classes: int) -> Pictures:
     """The split with what is wrong with each of its images alone."""
-    names = [split.annotations.file_name(i) for i in range(len(split))]
-    sizes = np.zeros((len(names), 2), np.int64)
-    files = check_image_files(split.storage, names, sizes, "decode", fingerprints=True)
-    pictures = Pictures(split, files, np.zeros(num_classes, np.int64))
-    for i, file in enumerate(files):
+    pictures = Pictures(split, [], np.zeros(num_classes, np.int64))
+    sizes = np.zeros((len(split), 2), np.int64)
+    pictures.files = check_image_files(split.storage, pictures.names, sizes, "decode", fingerprints=True)
+    for i, file in enumerate(pictures.files):
         if file.issue is not None:
             pictures.issues.append((i, file.issue, file.detail))
         if file.few_levels:
@@ -105,7 +105,7 @@ def examine_split(split: FileSplit[ImageLabels] | FileSplit[ClassMaps], num_clas
         pictures.issues += in_two_classes(pictures, split.annotations)
     else:
         for i, (counts, issue, detail) in enumerate(
-            in_threads(mask_check(pictures), list(range(len(names))))
+            in_threads(mask_check(pictures), list(range(len(split))))
         ):
             pictures.counts += counts
             if issue is not None:
