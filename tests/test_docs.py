@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 import tasks.data
+from tasks.cli.commands import COMMANDS
 from tasks.cli.compose import compose
-from tasks.cli.main import COMMANDS
 from tests.commands import command
 from tests.scenes_on_disk import write_scenes
 from tests.tiny_runs import NETWORK, quiet_lightning, tiny_run

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.cli.main import user_sentence
+from tasks.cli.errors import user_sentence
 from tasks.cli.sweep import split_words, sweep, table_rows
 from tasks.cli.tables import Column, table
 from tasks.cli.train import train

@@ -12,7 +12,7 @@ from backbones import WEIGHTS
 from backbones.checks import suggest
 from tasks.classification.published import published_classifier
 from tasks.cli.data import data_of
-from tasks.cli.main import user_sentence
+from tasks.cli.errors import user_sentence
 from tasks.cli.nodes import plain
 from tasks.cli.output import Found, say_result
 from tasks.cli.settings import settings_of

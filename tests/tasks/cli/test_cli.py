@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from tasks.cli.commands import help_text
 from tasks.cli.compose import compose
 from tasks.cli.data import data_of, transforms_of
 from tasks.cli.folders import config_groups, put_on_top, take_config_dirs
-from tasks.cli.main import as_settings, help_text
 from tasks.cli.run_config import MOVED, load_config
 from tasks.cli.settings import record_of, settings_of, spec_of
 from tasks.cli.targets import build
-from tasks.cli.words import RENAMED
+from tasks.cli.words import RENAMED, as_settings
 from tasks.harness.settings import TrainSettings
 from tasks.harness.start import recipe_settings, resolve
 from tasks.zoo.task_specs import TASK_SPECS
