@@ -47,8 +47,7 @@ def main() -> None:
 
 def run_tool(name: str) -> None:
     """The command `name` as a script of `tools/` of a checkout."""
-    script = f"{name.replace('-', '_')}.py"
-    _run(name, sys.argv[1:], f"python tools/{script}", [sys.argv[0]])
+    _run(name, sys.argv[1:], f"python tools/{name.replace('-', '_')}.py", [sys.argv[0]])
 
 
 def _run(name: str, words: list[str], program: str, script: list[str]) -> None:
@@ -60,7 +59,8 @@ def _run(name: str, words: list[str], program: str, script: list[str]) -> None:
     command, config_name = COMMANDS[name], name.replace("-", "_")
     traceback = "--traceback" in words
     words = [word for word in words if word != "--traceback"]
-    warnings.formatwarning = one_line  # without the line of source that it came from
+    # Without the line of source that it came from.
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     import_less()
     try:
         words, output = take_flags(words)
@@ -79,13 +79,14 @@ def _run(name: str, words: list[str], program: str, script: list[str]) -> None:
 
                 words = [word for word in words if word not in ("--multirun", "-m")]
                 script += [f"--config-dir={folder}" for folder in folders]
-                found = sweep(
-                    config_name, words, script, lambda config: _call(command, config), user_sentence
-                )
+                found = sweep(config_name, words, script, lambda config: _call(command, config))
             else:
                 found = _call(command, compose(config_name, words))
-        if output.json and _is_rank_zero():
-            _say(lambda: output.text_of(found))
+        session = sys.modules.get(
+            "tasks.harness.session"
+        )  # of commands that train and evaluate, on several ranks
+        if output.json and (session is None or session.is_rank_zero()):
+            _say(found.to_json)
         sys.exit(found.status)
     except KeyboardInterrupt:
         if traceback:
@@ -100,24 +101,14 @@ def _run(name: str, words: list[str], program: str, script: list[str]) -> None:
         sys.exit(EXIT_USER_ERROR)
 
 
-def one_line(message: Warning | str, *_: object, **__: object) -> str:
-    """A warning as the command line prints it."""
-    return f"warning: {message}\n"
-
-
 def _call(command: Command, config: Any) -> Found:
+    from pkgutil import resolve_name
+
     from tasks.cli.bar import ReadingBar
     from tasks.data.progress import showing
 
-    module, function = command.run.split(":")
     with showing(ReadingBar()):
-        return getattr(__import__(module, fromlist=[function]), function)(config)
-
-
-def _is_rank_zero() -> bool:
-    """Whether this process is the only one of a run, or the first."""
-    session = sys.modules.get("tasks.harness.session")  # of commands that train and evaluate
-    return session is None or session.is_rank_zero()
+        return resolve_name(command.run)(config)
 
 
 def _say(text: Callable[[], str]) -> None:

@@ -144,7 +144,7 @@ def test_plain_values() -> None:
         "path": Path("a/b"),
         "pair": (np.int64(2), None),
     }
-    assert json.loads(Output(json=True).text_of(Found(values))) == {
+    assert json.loads(Found(values).to_json()) == {
         "nan": None, "array": [1.5, None], "path": "a/b", "pair": [2, None],
     }  # fmt: skip
     assert to_plain({1: True}) == {"1": True}
