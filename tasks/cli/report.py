@@ -14,7 +14,7 @@ from tasks.cli.output import Found, say_result
 from tasks.cli.run_config import load_config
 from tasks.data.datamodule import DataModule
 from tasks.harness.environment import fingerprint
-from tasks.harness.reporting import findings_of
+from tasks.harness.outcome import findings_of
 from tasks.harness.task import Task
 from tasks.metrics.bootstrap import intervals
 from tasks.metrics.coco import CocoMetric

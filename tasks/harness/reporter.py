@@ -37,7 +37,7 @@ class Reporter:
 
     def progress(self) -> ProgressBar:
         """How the progress of a training is shown."""
-        return ProgressLines(say=self.say)
+        return ProgressLines(self.say)
 
     @contextlib.contextmanager
     def writing(self, path: Path) -> Generator[None]:

@@ -22,8 +22,9 @@ from tasks.distributed import all_gather_objects
 from tasks.harness.environment import fingerprint
 from tasks.harness.guards import LossGuard, check_boxes
 from tasks.harness.optim import build_optimizer
-from tasks.harness.settings import NOT_SHARDED, OPTIMIZERS, ScheduleSettings
+from tasks.harness.settings import OPTIMIZERS, ScheduleSettings
 from tasks.harness.throughput import ThroughputMonitor
+from tasks.harness.trainer_settings import NOT_SHARDED
 from tasks.metrics.average_precision import evaluator
 from tasks.metrics.bootstrap import Interval, intervals
 from tasks.metrics.outcomes import write_outcomes

@@ -14,16 +14,15 @@ from tasks.data.datamodule import DataModule
 from tasks.data.sources import Source
 from tasks.devices import autocast, resolve_device
 from tasks.harness import auto, start
-from tasks.harness.backends import backends
 from tasks.harness.checkpoints import ignore_early_warnings
 from tasks.harness.compilation import compile_model
 from tasks.harness.fit import Fit
 from tasks.harness.loggers import log_model
+from tasks.harness.outcome import write_outcome
 from tasks.harness.record import Record, to_record
 from tasks.harness.reporter import Reporter
-from tasks.harness.reporting import report
 from tasks.harness.resuming import check_checkpoint
-from tasks.harness.session import files_in, is_rank_zero, run_folder, write_outcome
+from tasks.harness.session import backends, files_in, is_rank_zero, run_folder
 from tasks.harness.settings import TrainSettings
 from tasks.harness.suit import is_ones_own
 from tasks.harness.time_ahead import LONG, duration, seconds_of_an_image, shorter
@@ -107,11 +106,10 @@ def train(
         origin = [f"resuming from {checkpoint}"]
     compile_model(network, settings.compile, settings.compile_mode)
     module = start.task_module(task, network, settings)
-    if checkpoint is not None:
-        check_checkpoint(checkpoint, module)
     if checkpoint is None:
         place = run_folder(None if folder is None else Path(folder), task)
     else:
+        check_checkpoint(checkpoint, module)
         place = checkpoint.parents[1]
     record = to_record(record, task, source, plan.spec, settings, place)
     module.config = dict(record.config)
@@ -136,13 +134,11 @@ def train(
             )
         elif is_rank_zero():
             module.find_intervals()
-            write_outcome(place, module)
+            write_outcome(place, module, plan.data, "val")
             if fit.trainer.global_step == 0:
                 reporter.say("not one step was trained: the model is the one that it began with")
             for logger in fit.trainer.loggers:
                 log_model(logger, place / "model.safetensors", module.numbers)
-            if module.numbers and not module.scores_some:
-                report(place, module, plan.data.split("val"), "val")
             scores = module.report(module.numbers) if module.numbers else "not validated: there are no scores"
             reporter.result(f"{scores}\n\n{files_in(place)}")
             reporter.say(f"took {time.perf_counter() - started:.0f} s")
