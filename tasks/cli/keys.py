@@ -78,8 +78,8 @@ def known_keys(config: DictConfig, parent: str) -> set[str]:
     node = select(config, parent)
     if not isinstance(node, DictConfig):
         return set()
-    if parent in _settings():
-        return {field.name for field in dataclasses.fields(_settings()[parent])}
+    if parent in parts():
+        return {field.name for field in dataclasses.fields(parts()[parent])}
     if parent in BUILT:
         return BUILT[parent](node.get("name"))
     if node.get("_target_") is not None:
@@ -109,8 +109,8 @@ def unknown_key(config: DictConfig, key: str, parent: str) -> str:
 
 
 @cache
-def _settings() -> dict[str, type]:
-    """The dataclasses whose fields are the keys of a node."""
+def parts() -> dict[str, type]:
+    """The dataclasses whose fields are the keys of a node, by its name."""
     from tasks.harness.settings import CheckpointSettings, LoaderSettings, MetricSettings, TrainerSettings
     from tasks.preprocessing import Preprocessing
 

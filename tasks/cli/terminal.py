@@ -5,7 +5,6 @@ import logging
 import os
 import sys
 import time
-import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,8 +44,6 @@ LOSS_EVERY = 1.0
 class Terminal(Reporter):
     """Prints; other ranks than the first say nothing."""
 
-    _log: TextIO | None = None
-
     def say(self, text: str) -> None:
         if is_rank_zero():
             print(text, flush=True)
@@ -57,29 +54,21 @@ class Terminal(Reporter):
 
     def progress(self) -> ProgressBar:
         """A bar on a terminal, a line every ten seconds in a log file."""
-        return TrainingBar(self._log) if sys.stdout.isatty() else super().progress()
+        return TrainingBar(self._file) if sys.stdout.isatty() else super().progress()
 
     @contextlib.contextmanager
     def writing(self, path: Path) -> Iterator[None]:
-        """Everything printed inside, by whomever, goes into `path` as well, behind what is there. What other ranks than
-        the first print is dropped."""
-        if not is_rank_zero():
-            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-                yield
-            return
-        with (
-            open(path, "a", encoding="utf-8") as file,
-            contextlib.redirect_stdout(Tee(sys.stdout, file)),  # type: ignore[type-var]
-            contextlib.redirect_stderr(Tee(sys.stderr, file)),  # type: ignore[type-var]
-        ):
-            self._log = file
-            try:
-                yield
-            except Exception:
-                file.write(traceback.format_exc())
-                raise
-            finally:
-                self._log = None
+        """Everything printed inside, by whomever, goes into `path` as well. What other ranks than the first print is
+        dropped."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(super().writing(path))
+            if self._file is None:
+                nowhere = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(contextlib.redirect_stdout(nowhere))
+            else:
+                stack.enter_context(contextlib.redirect_stdout(Tee(sys.stdout, self._file)))  # type: ignore[type-var]
+                stack.enter_context(contextlib.redirect_stderr(Tee(sys.stderr, self._file)))  # type: ignore[type-var]
+            yield
 
 
 class TrainingBar(RichProgressBar):
