@@ -1,5 +1,6 @@
 """What a person sees of a run while it goes: progress, and predictions drawn beside the truth as a picture."""
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -50,13 +51,16 @@ class ProgressLines(ProgressBar):
         if not self._enabled or now - self._last < EVERY:
             return
         self._last = now
-        total = int(trainer.estimated_stepping_batches)
-        pace = (now - self._start - self._waiting) / max(1, trainer.global_step - self._first_step)
+        step, total = trainer.global_step, trainer.estimated_stepping_batches
+        pace = (now - self._start - self._waiting) / max(1, step - self._first_step)
         loss = getattr(pl_module, "train_losses", {}).get("loss")
+        has_end = math.isfinite(total)
         self.say(
-            f"step {trainer.global_step} of {total}"
+            f"step {step}"
+            + (f" of {int(total)}" if has_end else "")
             + (f"  loss {loss:.3f}" if loss is not None else "")
-            + f"  {pace:.2f} s a step  {pace * (total - trainer.global_step):.0f} s left"
+            + f"  {pace:.2f} s a step"
+            + (f"  {pace * (total - step):.0f} s left" if has_end else "")
         )
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

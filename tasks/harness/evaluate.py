@@ -97,7 +97,7 @@ def evaluate(
         **settings.trainer.keywords(),
         precision=lightning_precision(settings.precision, settings.trainer),  # type: ignore[arg-type]
         logger=False,
-        callbacks=[reporter.progress(), *pictures],
+        callbacks=[*reporter.callbacks(settings.trainer), *pictures],
         enable_model_summary=False,
         enable_checkpointing=False,
         use_distributed_sampler=False,  # the data module's samplers show every image exactly once

@@ -12,11 +12,7 @@ from tasks.data.datamodule import DataModule
 from tasks.files import write_json
 from tasks.harness import auto
 from tasks.harness.callbacks import PredictionPictures
-from tasks.harness.checkpoints import (
-    AtomicCheckpointIO,
-    StoppedInValidationError,
-    checkpoints,
-)
+from tasks.harness.checkpoints import AtomicCheckpointIO, StoppedInValidationError, checkpoints
 from tasks.harness.ema import MovingAverage
 from tasks.harness.environment import environment, write_yaml
 from tasks.harness.exact_resume import EXACT_RESUME, ExactResume, FitLoop, has_stopped_early
@@ -191,7 +187,7 @@ def make_trainer(
             for logger in settings.loggers
         ],
         callbacks=[
-            *([reporter.progress()] if options.enable_progress_bar else []),
+            *reporter.callbacks(options),
             monitor := ThroughputMonitor(reporter.say),
             TimeAhead(reporter.say),
             PredictionPictures(folder),

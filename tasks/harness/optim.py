@@ -30,11 +30,7 @@ def parameter_groups(
     for module in backbone.modules():
         if isinstance(module, DeformableConv2d):
             part_of |= {id(p): "offsets" for p in module.offsets.parameters()}
-    scales = {
-        "backbone": backbone_lr_scale,
-        "offsets": backbone_lr_scale * offsets_lr_scale,
-        "head": 1.0,
-    }
+    scales = {"backbone": backbone_lr_scale, "offsets": backbone_lr_scale * offsets_lr_scale, "head": 1.0}
     groups: dict[tuple[str, bool], dict[str, Any]] = {
         (part, decays): {
             "name": part + ("" if decays else "_no_decay"),

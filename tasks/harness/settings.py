@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tasks.data.loading.settings import LoaderSettings
-from tasks.harness.trainer_settings import TrainerSettings
+from tasks.harness.trainer_settings import ENDLESS, TrainerSettings
 from tasks.typed_settings import TypedSettings
 
 if TYPE_CHECKING:
@@ -187,6 +187,8 @@ class TrainSettings(TypedSettings):
         from tasks.harness.guards import LossGuard
 
         super().__post_init__()
+        if self.trainer.is_endless and self.schedule.name != "constant":
+            raise ValueError(ENDLESS)
         if not 0 <= self.seed < 1 << 32:
             raise ValueError(f"seed={self.seed} must be at least 0 and below 2^32")
         if self.norm != "auto" and self.norm not in NORMS:

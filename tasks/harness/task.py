@@ -1,6 +1,7 @@
 """`Task`: the steps of training and validation, the same for every task; a subclass holds what differs."""
 
 import math
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,10 +22,10 @@ from tasks.device_copies import to_list
 from tasks.distributed import all_gather_objects
 from tasks.harness.environment import fingerprint
 from tasks.harness.guards import LossGuard, check_boxes
-from tasks.harness.optim import build_optimizer
+from tasks.harness.optim import build_optimizer, constant
 from tasks.harness.settings import OPTIMIZERS, ScheduleSettings
 from tasks.harness.throughput import ThroughputMonitor
-from tasks.harness.trainer_settings import NOT_SHARDED
+from tasks.harness.trainer_settings import ENDLESS, NOT_SHARDED
 from tasks.metrics.average_precision import evaluator
 from tasks.metrics.bootstrap import Interval, intervals
 from tasks.metrics.outcomes import write_outcomes
@@ -312,9 +313,11 @@ class Task(pl.LightningModule):
     def configure_optimizers(self) -> Any:  # Lightning has a type of its own for each form
         make = self.optimizer or OPTIMIZERS["adamw"].factory()
         optimizer = build_optimizer(self.model, make, **self.lr_scales)
-        scheduler = (self.schedule or ScheduleSettings().factory())(
-            optimizer, int(self.trainer.estimated_stepping_batches)
-        )
+        schedule = self.schedule or ScheduleSettings().factory()
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps) and getattr(schedule, "func", schedule) is not constant:
+            raise ValueError(ENDLESS)
+        scheduler = schedule(optimizer, int(min(steps, sys.maxsize)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -14,6 +14,10 @@ STRATEGIES = (
     "ddp_spawn",
 )  # fmt: skip
 """Lightning's that leave every device the whole network."""
+ENDLESS = (
+    "the schedule of the learning rate goes by the number of steps, which neither trainer.max_steps nor "
+    "trainer.max_epochs says; give one of them, or schedule=constant"
+)
 NOT_SHARDED = (
     "; a network that is cut into pieces over devices (fsdp, deepspeed) cannot be trained here, for clipping, weight "
     "decay, averages and checkpoints need whole parameters: take ddp, as these networks fit one GPU"
@@ -148,6 +152,12 @@ class TrainerSettings(TypedSettings):
     def device(self) -> str:
         """The device that `accelerator` means, as torch calls it; "auto" stays."""
         return "cuda" if self.accelerator == "gpu" else self.accelerator
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether no number of steps or epochs ends a run, be it that `max_time` does."""
+        has_epochs = self.max_epochs not in (None, -1) or (self.max_epochs is None and self.max_time is None)
+        return self.max_steps == -1 and not has_epochs and not self.fast_dev_run
 
     def keywords(self) -> dict[str, Any]:
         """Arguments of Lightning's `Trainer`."""

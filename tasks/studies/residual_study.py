@@ -147,7 +147,7 @@ def train_network(settings: StudySettings, source: Source, name: str, reporter: 
     trainer = pl.Trainer(
         **keywords,
         precision=settings.precision,  # type: ignore[arg-type]
-        callbacks=[reporter.progress(), recorder],
+        callbacks=[*reporter.callbacks(settings.trainer), recorder],
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
