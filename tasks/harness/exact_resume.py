@@ -48,9 +48,7 @@ class ExactResume(Callback):
         state = checkpoint[EXACT_RESUME]
         self._place = state["place"]
         self._due = state.get("validation_due")
-        if trainer.global_rank < len(
-            state["random"]
-        ):  # else there are more ranks than before: nothing is exact
+        if trainer.global_rank < len(state["random"]):  # with more ranks than before nothing is exact
             self._random = state["random"][trainer.global_rank]
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -213,14 +213,10 @@ def log_pictures(
     *,
     step: int,
 ) -> None:
-    """Gives a logger that can show them the pictures of a validation under `val/predictions`.
+    """Gives a logger that can show them the pictures of a validation, at a step of the optimiser, as `val/predictions`.
 
-    Args:
-        logger: TensorBoard and MLflow get the sheet; wandb the images with boxes and masks that it draws itself.
-        sheet: uint8 (H, W, 3), all pictures drawn.
-        found: images uint8 (h, w, 3) as they are, and what the model finds in them.
-        class_names: K names.
-        step: of the optimiser.
+    TensorBoard and MLflow get the `sheet`, uint8 (H, W, 3), of all pictures drawn; wandb the images uint8 (h, w, 3) as
+    they are with what is `found` in them, which it draws itself.
     """
     if isinstance(logger, TensorBoardLogger):
         _client(logger).add_image(PICTURES, sheet, step, dataformats="HWC")

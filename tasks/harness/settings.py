@@ -267,11 +267,8 @@ class PredictSettings(TypedSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if type(self.every) is not int or self.every < 1:
+        if self.every < 1:
             raise ValueError(f"every={self.every} must be a whole number of frames, at least 1")
-        for name in ("draw", "masks", "download"):
-            if not isinstance(value := getattr(self, name), bool):
-                raise ValueError(f"{name}={value} must be true or false")
 
 
 S = TypeVar("S")

@@ -47,17 +47,11 @@ def is_ones_own(data: Source[Any]) -> bool:
 def suited(
     task: str, data: Source[Any], values: Mapping[str, Any], given: Collection[str], *, fetch: bool = True
 ) -> Suited:
-    """What suits `task` on `data` where nobody has said otherwise.
+    """What suits `task` on `data`, a data set of one's own, where nobody has said otherwise.
 
-    Args:
-        task: its name.
-        data: a data set of one's own.
-        values: what is said so far, by dotted key.
-        given: which of these keys, or parts such as "optimizer", somebody has said.
-        fetch: whether weights that are chosen are to be at hand.
-
-    Raises:
-        ValueError: weights that were chosen cannot be had, before anything is read; or as reading `data` does.
+    `values` are what is said so far, by dotted key; `given` are those keys, or parts such as "optimizer", that somebody
+    has said. Raises ValueError where weights that were chosen cannot be had and `fetch` wants them, before anything is
+    read; or as reading `data` does.
     """
     if (size := values.get("size", "auto")) not in ("auto", *SIZES):
         raise ValueError(f"size={size} is unknown; wanted auto, {', '.join(SIZES)}")

@@ -57,11 +57,10 @@ class ThroughputMonitor(Callback):
             now = self._now(trainer)
             pace, wait = _since(self._logged, now)
             self._logged = now
-            values = {"perf/images_per_second": pace, "perf/data_wait": wait}
-            values["perf/memory_gib"] = memory(trainer.strategy.root_device)[0] / GIB
-            losses = getattr(pl_module, "train_losses", {})
+            used, _ = memory(trainer.strategy.root_device)
+            values = {"perf/images_per_second": pace, "perf/data_wait": wait, "perf/memory_gib": used / GIB}
             values |= self._rates
-            if losses:
+            if losses := getattr(pl_module, "train_losses", {}):
                 (numbers,) = fetch(torch.stack(list(losses.values())))
                 values |= {f"train/{name}": n for name, n in zip(losses, to_list(numbers), strict=True)}
             for logger in trainer.loggers:

@@ -176,11 +176,11 @@ class Plan:
 
     def foretold(self) -> list[str]:
         """How long training will take without a GPU where that is hours, and what would take minutes."""
-        settings, device = self.settings, resolve_device(self.settings.trainer.device)
-        steps, size = settings.trainer.max_steps, self.data.batch_size
-        if steps < 0 and settings.trainer.max_epochs and settings.trainer.max_epochs > 0:
-            steps = settings.trainer.max_epochs * (len(self.data.split("train")) // size)
-        is_short = settings.trainer.max_time is not None or steps < 0 or settings.trainer.fast_dev_run
+        settings, trainer = self.settings, self.settings.trainer
+        device, steps, size = resolve_device(trainer.device), trainer.max_steps, self.data.batch_size
+        if steps < 0 and (trainer.max_epochs or 0) > 0:
+            steps = (trainer.max_epochs or 0) * (len(self.data.split("train")) // size)
+        is_short = trainer.max_time is not None or steps < 0 or trainer.fast_dev_run
         if device.type != "cpu" or is_short or settings.resume is not None or not is_ones_own(self.source):
             return []
 
@@ -209,6 +209,6 @@ class Plan:
         spec = self.spec
         if (
             self.settings.resume is not None
-        ):  # the checkpoint holds all weights; their file may have gone since
+        ):  # its checkpoint holds all weights; their file may have gone since
             spec = {**spec, "backbone": {k: v for k, v in spec["backbone"].items() if k != "pretrained"}}
         return start.build(self.task, spec, self.data, self.source, self.settings.seed)
