@@ -20,7 +20,10 @@ def user_error(error: BaseException) -> BaseException | None:
     from hydra.errors import HydraException
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
+    if isinstance(error, YAMLError):
+        return ValueError(f"a file of settings is not YAML: {' '.join(str(error).split())}; mend it")
     if isinstance(error, HydraException) and error.__cause__ is not None:
         return user_error(error.__cause__)
     if isinstance(error, HydraException | OmegaConfBaseException | MisconfigurationException):

@@ -121,6 +121,30 @@ def test_config_of_an_earlier_run_names_the_modules_of_its_time(tmp_path: Path) 
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2]", "config.yaml is not the configuration of a run"),
+        ("data: 3", "config.yaml is not the configuration of a run"),
+        ("logger: 3", "config.yaml is not the configuration of a run"),
+    ],
+)
+def test_config_that_no_run_has_written(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        compose("train", [f"resume={tmp_path}"])
+
+
+def test_a_file_that_is_not_yaml_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    for file in ("experiment/mine.yaml", "config.yaml"):
+        (tmp_path / file).write_text("# @package _global_\nseed: [1\n")
+    for words in (["experiment=mine", "--config-dir", tmp_path], [f"resume={tmp_path}"]):
+        done = command("train", *words)
+        assert done.returncode == 2 and "a file of settings is not YAML" in done.stderr
+        assert '.yaml", line 2' in done.stderr and done.stderr.count("\n") == 2
+
+
 @pytest.mark.parametrize(("old", "new"), MOVED.items())
 def test_moved_modules_are_where_the_table_says(old: str, new: str) -> None:
     assert find_spec(old) is None
