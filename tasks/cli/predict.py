@@ -93,8 +93,6 @@ def check(config: DictConfig, settings: PredictSettings, video: Video | None) ->
             raise ValueError(
                 "several processes were started for this run (torchrun), which need one folder: give output=DIR"
             )
-    if config.output == "":
-        raise ValueError("output= is empty; give a folder, or leave it out for one under runs/")
     output = Path(str(config.output))
     has_both = config.output is not None and output.is_dir() and Path(config.source).is_dir()
     if settings.draw and has_both and output.samefile(config.source):

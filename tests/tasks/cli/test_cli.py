@@ -76,6 +76,12 @@ def test_setting_without_equals_sign() -> None:
         compose("train", ["task"])
 
 
+@pytest.mark.parametrize("key", ["run_dir", "init_from", "data.root"])
+def test_a_place_that_is_empty_is_not_the_current_folder(key: str) -> None:
+    with pytest.raises(ValueError, match=f"{key}= is empty; give it a value, or leave it out"):
+        compose("train", ["data=coco", "data.root=x", f"{key}="])
+
+
 def test_missing_root_says_how_to_give_it() -> None:
     with pytest.raises(ValueError, match=r"data\.root is not set; give data\.root="):
         compose("train", ["data=coco"])
