@@ -100,9 +100,8 @@ def text_of(word: str) -> str:
 def as_it_stands(word: str, key: str) -> Any:
     """The text after the first `=` as it stands, though null means what it says, and true and false of weights."""
     text = text_of(word)
-    if not text and (
-        key in TEXT or key in ("data.root", "data.file")
-    ):  # of a variable of the shell that is not set
+    # Of a variable of the shell that is not set; as a path it would be the current folder.
+    if not text and (key in TEXT or key in ("data.root", "data.file")):
         raise ValueError(f"{key}= is empty; give it a value, or leave it out")
     if text in WORDS and (text == "null" or key.endswith("pretrained")):
         return WORDS[text]
