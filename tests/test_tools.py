@@ -57,7 +57,12 @@ def pictures(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
 def test_the_output_names_who_scored(run: Path, tmp_path: Path, backend: str) -> None:
-    words = [f"checkpoint={run / 'model.safetensors'}", "data.num_val=6", "data.size=96", f"metric.backend={backend}"]
+    words = [
+        f"checkpoint={run / 'model.safetensors'}",
+        "data.num_val=6",
+        "data.size=96",
+        f"metric.backend={backend}",
+    ]
     result = tool(
         "evaluate", *words, "trainer.accelerator=cpu", "precision=32-true", "run_dir=out", cwd=tmp_path
     )
