@@ -31,7 +31,7 @@ PARTS = ("data", "logger", "model", "task")
 def load_config(path: Path) -> DictConfig:
     """The configuration in the `config.yaml` of a run, which an earlier version may have written. ValueError for a file
     that no run has written."""
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
 
     renamed: set[str] = set()
 
@@ -57,6 +57,7 @@ def load_config(path: Path) -> DictConfig:
             f"{path} is not the configuration of a run, which has keys, also in {', '.join(PARTS)}"
         )
     config = OmegaConf.create(rename(values))
+    assert isinstance(config, DictConfig)
     for key in INTERNAL:
         config.pop(key, None)
     for old in sorted(renamed):
