@@ -207,8 +207,7 @@ class Plan:
     def build(self) -> Model:
         """The network with fresh weights and its header."""
         spec = self.spec
-        if (
-            self.settings.resume is not None
-        ):  # its checkpoint holds all weights; their file may have gone since
+        if self.settings.resume is not None:
+            # The checkpoint holds all weights; the file that they came from may have gone since.
             spec = {**spec, "backbone": {k: v for k, v in spec["backbone"].items() if k != "pretrained"}}
         return start.build(self.task, spec, self.data, self.source, self.settings.seed)
