@@ -137,9 +137,8 @@ class RegionProposalNetwork(nn.Module):
         # Empty boxes stay in place, where they suppress nothing; NaN ends here as well.
         usable = at_least(boxes, _MIN_SIZE) & (score > -torch.inf)
         boxes = boxes.where(usable[..., None], 0)
-        level = torch.cat(
-            [torch.full_like(index, n) for n, (_, index) in enumerate(levels)], dim=1
-        )  # (B, all levels)
+        # (B, all levels)
+        level = torch.cat([torch.full_like(index, n) for n, (_, index) in enumerate(levels)], dim=1)
         keep = usable & suppress_images(boxes, score, level, len(levels), self.settings.rpn_nms_threshold)
         score, best = score.where(keep, -torch.inf).topk(min(post_nms, score.shape[1]), dim=1)
         valid = keep.gather(1, best)
