@@ -16,7 +16,7 @@ from .cascade import CascadeHead, cascade_head
 from .losses import BoxLoss, ClassLoss, check_loss
 from .matching import valid_targets
 from .postprocess import DetectionSettings
-from .pyramid import check_one_a_level, detector_pyramid
+from .pyramid import detector_pyramid, sizes_of_levels
 from .roi_align import PyramidTable
 from .roi_head import BoxHeadSettings, RoIHead, RoISamples
 from .rpn import AnchorPredictions, ProposalSettings, RegionProposalNetwork
@@ -78,14 +78,10 @@ def faster_rcnn(
     Raises:
         ValueError: an unknown backbone, pyramid or option; settings that do not fit the pyramid's levels.
     """
-    extractor, channels, strides = detector_pyramid("faster_rcnn", backbone, pyramid)
-    sizes = settings.anchor_sizes
-    if sizes is None:
-        sizes = [8 * stride for stride in strides]
-    check_one_a_level("anchor_sizes", sizes, extractor)
+    extractor, channels, _ = detector_pyramid("faster_rcnn", backbone, pyramid)
     rpn = RegionProposalNetwork(
         channels,
-        anchor_sizes=sizes,
+        anchor_sizes=sizes_of_levels(settings.anchor_sizes, extractor, strides=8),
         anchor_ratios=settings.anchor_ratios,
         box_loss=settings.rpn_box_loss,
         settings=settings.proposals,

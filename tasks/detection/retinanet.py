@@ -17,7 +17,7 @@ from .dense_detector import AnchorGrid, DenseDetectionSettings, DenseDetector
 from .dense_head import DenseHead, DensePredictions
 from .losses import BoxLoss, DenseClassLoss, dense_class_losses
 from .matching import IGNORED, match, take_matched, valid_targets
-from .pyramid import P3_TO_P7, check_one_a_level, detector_pyramid
+from .pyramid import P3_TO_P7, detector_pyramid, sizes_of_levels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +64,11 @@ def retinanet(
     Raises:
         ValueError: an unknown backbone, pyramid or option; settings that do not fit the pyramid's levels.
     """
-    extractor, channels, strides = detector_pyramid("retinanet", backbone, pyramid, P3_TO_P7)
-    sizes = settings.anchor_sizes
-    if sizes is None:
-        sizes = [4 * stride for stride in strides]
-    check_one_a_level("anchor_sizes", sizes, extractor)
+    extractor, channels, _ = detector_pyramid("retinanet", backbone, pyramid, P3_TO_P7)
+    smallest = sizes_of_levels(settings.anchor_sizes, extractor, strides=4)
     octave = settings.anchors_per_octave
     # Rounded down, as torchvision does.
-    sizes = [tuple(int(size * 2 ** (n / octave)) for n in range(octave)) for size in sizes]
+    sizes = [tuple(int(size * 2 ** (n / octave)) for n in range(octave)) for size in smallest]
     head = DenseHead(
         channels,
         num_classes=num_classes,

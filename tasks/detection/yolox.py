@@ -61,18 +61,10 @@ def yolox(
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     settings: YOLOXSettings = YOLOXSettings(),
 ) -> "YOLOX":
-    """A YOLOX from plain values.
+    """A YOLOX from plain values: the arguments of `retinanet`, which raises the same.
 
-    Args:
-        num_classes: K, without background.
-        backbone: what `backbones.create` takes, such as `{"name": "resnet50"}`.
-        pyramid: what `backbones.create_pyramid` takes, "pafpn" as in the paper or "fpn"; what it leaves open
-            gives P3 to P5 with batch norm and as many channels as the head.
-        preprocessing: how pixels reach the network, or its values; None for the defaults.
-        settings: all else.
-
-    Raises:
-        ValueError: an unknown backbone, pyramid or option.
+    The pyramid is a "pafpn" as in the paper unless another is named; what `pyramid` leaves open gives P3 to P5 with
+    batch norm and as many channels as the head.
     """
     channels = max(8, round(_WIDTH * settings.width / 8) * 8)
     defaults = {"levels": ("c3", "c4", "c5"), "extra": "none", "norm": "batch", "channels": channels}
