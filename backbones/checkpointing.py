@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,7 @@ def run_checkpointed(stage: nn.Module, x: Tensor) -> Tensor:
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _statistics_kept(stage)
 
-    result = checkpoint(stage, x, use_reentrant=False, context_fn=contexts)
-    assert isinstance(result, Tensor)
-    return result
+    return cast(Tensor, checkpoint(stage, x, use_reentrant=False, context_fn=contexts))
 
 
 @contextmanager

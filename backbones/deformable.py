@@ -7,7 +7,7 @@ Legend:
 """
 
 from functools import cache
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -69,14 +69,14 @@ class DeformableConv2d(nn.Conv2d):
         four rows of the pixels' table, and the gradients of such sums are sums of rows again."""
         height, width = input.shape[2:]
         images, _, rows, columns = shifts.shape
-        y, x = (
+        (y, y_share), (x, x_share) = (
             _corners(self, shifts[:, axis::2].permute(0, 2, 3, 1), axis, size)
             for axis, size in enumerate((height, width))
         )
         counts = counts.permute(0, 2, 3, 1)[..., None, None]
-        weights = y.weight[..., :, None] * (x.weight[..., None, :] * counts)  # (B, H, W, T, 2, 2)
+        weights = y_share[..., :, None] * (x_share[..., None, :] * counts)  # (B, H, W, T, 2, 2)
         first = torch.arange(images).reshape(-1, 1, 1, 1, 1, 1) * (height * width)
-        places = first + y.place[..., :, None] * width + x.place[..., None, :]
+        places = first + y[..., :, None] * width + x[..., None, :]
         table = input.permute(0, 2, 3, 1).reshape(-1, input.shape[1])
         read = F.embedding_bag(
             places.reshape(-1, 4), table, mode="sum", per_sample_weights=weights.reshape(-1, 4)
@@ -90,17 +90,10 @@ class DeformableConv2d(nn.Conv2d):
         return products.reshape(images, rows, columns, self.out_channels).permute(0, 3, 1, 2)
 
 
-class _Corners(NamedTuple):
-    """The pixels before and behind each place along one axis (…, 2)."""
-
-    place: Tensor
-    """int64, inside of the image."""
-    weight: Tensor
-    """What counts of them: the nearer, the more, and nothing of what lies outside."""
-
-
-def _corners(conv: DeformableConv2d, shifts: Tensor, axis: int, size: int) -> _Corners:
-    """Those along `axis`, 0 for y and 1 for x, of an image of `size` pixels for `shifts` (B, H, W, T)."""
+def _corners(conv: DeformableConv2d, shifts: Tensor, axis: int, size: int) -> tuple[Tensor, Tensor]:
+    """The pixels (B, H, W, T, 2) before and behind each place along `axis`, 0 for y and 1 for x, of an image of `size`
+    pixels for `shifts` (B, H, W, T), int64 and inside of the image; and what counts of them: the nearer, the more, and
+    nothing of what lies outside."""
     stride, padding, dilation = (
         cast(Pair, value)[axis] for value in (conv.stride, conv.padding, conv.dilation)
     )
@@ -113,7 +106,7 @@ def _corners(conv: DeformableConv2d, shifts: Tensor, axis: int, size: int) -> _C
     both = torch.stack((before, before + 1), dim=-1)
     is_inside = (both >= 0) & (both < size)
     weight = torch.stack((1 - part, part), dim=-1) * is_inside
-    return _Corners(both.where(is_inside, 0).long(), weight)
+    return both.where(is_inside, 0).long(), weight
 
 
 @cache

@@ -156,7 +156,8 @@ def _transfer(source: str, part: Path) -> None:
         if error.code != 416:  # the part is as long as the file already, or longer: begin again
             raise
         part.unlink()
-        response = urllib.request.urlopen(source, timeout=TIMEOUT)
+        request.remove_header("Range")
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
     with response:
         if getattr(response, "status", None) != 206:
             start = 0  # the server sends the whole file, whatever was asked for

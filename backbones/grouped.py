@@ -30,8 +30,8 @@ def quick_groups(x: Tensor) -> AbstractContextManager[object]:
 
 class _Quick(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.conv2d and _is_slow(*args, **(kwargs or {})):
-            return _convolve(*args, **(kwargs or {}))
+        if func is F.conv2d and (found := _convolve(*args, **(kwargs or {}))) is not None:
+            return found
         return func(*args, **(kwargs or {}))
 
 
@@ -39,7 +39,7 @@ def _pair(value: int | Sequence[int]) -> list[int]:
     return [value, value] if isinstance(value, int) else list(value)
 
 
-def _is_slow(
+def _convolve(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -47,21 +47,12 @@ def _is_slow(
     padding: str | int | Sequence[int] = 0,
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
-) -> bool:
+) -> Tensor | None:
+    """None where the gradients are quick as they are."""
     if groups == 1 or input.ndim != 4 or isinstance(padding, str):
-        return False
-    return weight.shape[1] > 1 or max(weight.shape[2:]) > 3 or max(_pair(stride)) > 1
-
-
-def _convolve(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    dilation: int | Sequence[int] = 1,
-    groups: int = 1,
-) -> Tensor:
+        return None
+    if weight.shape[1] <= 1 and max(weight.shape[2:]) <= 3 and max(_pair(stride)) == 1:
+        return None
     x, weight = input.bfloat16(), weight.bfloat16()  # what autocast does
     bias = None if bias is None else bias.bfloat16()
     return _Grouped.apply(x, weight, bias, _pair(stride), _pair(padding), _pair(dilation), groups)

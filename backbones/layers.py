@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -58,16 +58,13 @@ class GroupNorm(nn.GroupNorm):
     than 16 channels in a group. On CUDA, maps in half precision stay as they are (`triton_group_norm.py`)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.affine and is_half(input) and not torch.compiler.is_compiling():
-            result = self._by_kernels(input)
-            if result is not None:
-                return result
+        may_have_kernels = self.affine and is_half(input) and not torch.compiler.is_compiling()
+        if may_have_kernels and (result := self._by_kernels(input)) is not None:
+            return result
         slow = input.device.type == "cpu" and input.dtype == torch.bfloat16 and torch.is_grad_enabled()
         if not slow or not self.affine or self.num_channels >= 16 * self.num_groups:
             return super().forward(input)
-        result = _GroupNorm.apply(input, self.weight, self.bias, self.num_groups, self.eps)
-        assert isinstance(result, Tensor)
-        return result
+        return cast(Tensor, _GroupNorm.apply(input, self.weight, self.bias, self.num_groups, self.eps))
 
     def _by_kernels(self, input: Tensor) -> Tensor | None:
         if not compiles_kernels(input.device):
@@ -76,9 +73,8 @@ class GroupNorm(nn.GroupNorm):
 
         if not GroupNormChannelsLast.takes(input, self.num_groups):
             return None
-        result = GroupNormChannelsLast.apply(input, self.weight, self.bias, self.num_groups, self.eps)
-        assert isinstance(result, Tensor)
-        return result
+        arguments = input, self.weight, self.bias, self.num_groups, self.eps
+        return cast(Tensor, GroupNormChannelsLast.apply(*arguments))
 
 
 NORM_LAYERS = (BatchNorm, FrozenBatchNorm2d, nn.GroupNorm)
@@ -228,9 +224,7 @@ def _folded(conv: nn.Conv2d, norm: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     pair: tuple[Tensor, Tensor] | None = norm.__dict__.get(_PAIR)
     if pair is not None and conv.bias is None:
         scale, shift = pair
-        weight = _Scaled.apply(conv.weight, scale.view(-1, 1, 1, 1), shift.dtype)
-        assert isinstance(weight, Tensor)
-        return weight, shift
+        return cast(Tensor, _Scaled.apply(conv.weight, scale.view(-1, 1, 1, 1), shift.dtype)), shift
     kept = None if torch.is_grad_enabled() or torch.compiler.is_compiling() else conv.__dict__.get(_KEPT)
     device = x.device.type
     is_autocast = device != "meta" and torch.is_autocast_enabled(device)
@@ -257,9 +251,7 @@ def _convolve(
     if relu and bias is not None and _fits_cudnn(conv, x, residual):
         dtype = _half_dtype(x)
         parts = x.to(dtype), _cast(conv, weight, dtype), _cast(conv, bias, dtype), residual
-        result = _ConvReLU.apply(*parts, conv.stride, conv.padding, conv.dilation)
-        assert isinstance(result, Tensor)
-        return result
+        return cast(Tensor, _ConvReLU.apply(*parts, conv.stride, conv.padding, conv.dilation))
     y = conv._conv_forward(x, weight, bias)  # pyright: ignore[reportPrivateUsage]
     if residual is not None:
         y += residual
@@ -358,12 +350,9 @@ def make_norm(norm: str, channels: int, eps: float = 1e-5) -> nn.Module:
     `channels` and leaves at least two of them in a group.
     """
     check_choice("norm", norm, NORMS)
-    if norm == "batch":
-        return nn.BatchNorm2d(channels, eps=eps)
-    if norm == "frozen":
-        return FrozenBatchNorm2d(channels, eps=eps)
-    if norm == "sync":
-        return nn.SyncBatchNorm(channels, eps=eps)
+    if norm != "group":
+        of_name = {"batch": nn.BatchNorm2d, "frozen": FrozenBatchNorm2d, "sync": nn.SyncBatchNorm}
+        return of_name[norm](channels, eps=eps)
     most = max(1, min(32, channels // 2))
     groups = next(count for count in range(most, 0, -1) if channels % count == 0)
     return GroupNorm(groups, channels, eps=eps)

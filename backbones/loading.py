@@ -13,9 +13,7 @@ from .features import FeatureExtractor
 from .key_layouts import to_our_keys, unwrap
 from .untrusted import COMPILED, check_finite, check_tensors, load_data
 
-COUNTER = (
-    "num_batches_tracked"  # batch norm has it, frozen norm and old files lack it; nothing is computed from it
-)
+COUNTER = "num_batches_tracked"  # batch norm has it, frozen norm and old files lack it; nothing depends on it
 ENOUGH = 0.75  # ResNet-50 and -101 share 51 % of the larger one's tensors, -101 and -152 share 67 %
 
 

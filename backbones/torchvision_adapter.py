@@ -98,9 +98,8 @@ def _network(model: str) -> nn.Module:
     models = _models()
     if model not in names():
         raise ValueError(f"torchvision has no classification model {model!r}{nearest(model, names())}")
-    if model.startswith(
-        "regnet"
-    ):  # works out its widths with tensors, which have no values on the meta device
+    # works out its widths with tensors, which have no values on the meta device
+    if model.startswith("regnet"):
         with _ValuesOnCpu():
             return models.get_model(model, weights=None)
     if model in ("googlenet", "inception_v3"):  # torchvision warns of their slow default

@@ -8,7 +8,6 @@ file that the description names.
 
 import json
 import math
-import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -210,7 +209,7 @@ def check_tensors(state: Any, path: Path) -> dict[str, Tensor]:
             raise ValueError(
                 f"{path} is refused: its tensor {key} holds {value.dtype}, which no network here has"
             )
-    total = sum(value.numel() * value.element_size() for value in state.values())
+    total = _num_bytes(state.values())
     if total > WIDENING * path.stat().st_size:
         raise ValueError(
             f"{path} is refused: its tensors would take {total / 1e6:.0f} MB, more than the file can hold"
@@ -223,6 +222,10 @@ def _holds_tensors(state: object) -> TypeGuard[Mapping[str, Tensor]]:
         isinstance(key, str) and isinstance(value, Tensor)
         for key, value in cast(Mapping[Any, Any], state).items()
     )
+
+
+def _num_bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _check_count(count: int, path: Path) -> None:
@@ -318,11 +321,10 @@ def check_fit(
     try:
         with torch.device("meta"), _Budget(3 * len(shapes) + 300, 3 * most_bytes):
             network = build()
-            expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-            saved = sum(value.numel() * value.element_size() for value in network.state_dict().values())
-            every = sum(
-                value.numel() * value.element_size() for value in (*network.parameters(), *network.buffers())
-            )
+            state = network.state_dict()
+            expected = {key: tuple(value.shape) for key, value in state.items()}
+            saved = _num_bytes(state.values())
+            every = _num_bytes((*network.parameters(), *network.buffers()))
     except _TooLargeError:
         raise ValueError(
             f"{path} is refused: its header describes a network far larger than the {len(shapes)} tensors and "
@@ -382,7 +384,7 @@ class _Budget(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if func in _FACTORIES and isinstance(result, Tensor):
             self.tensors -= 1
-            self.num_bytes -= result.numel() * result.element_size()
+            self.num_bytes -= _num_bytes([result])
             if self.tensors < 0 or self.num_bytes < 0:
                 raise _TooLargeError
         return result
@@ -398,11 +400,7 @@ def find_model(path: Path) -> Path:
     """The model that `path` means: itself, or of a run's folder the model file, else its best or last checkpoint."""
     if not path.is_dir():
         return path
-    names = (
-        "model.safetensors",
-        os.path.join("checkpoints", "best.ckpt"),
-        os.path.join("checkpoints", "last.ckpt"),
-    )
+    names = ("model.safetensors", "checkpoints/best.ckpt", "checkpoints/last.ckpt")
     for name in names:
         if (path / name).is_file():
             return path / name

@@ -9,6 +9,7 @@ its table of results (results/results-imagenet.csv).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -63,12 +64,11 @@ SHA256 = {
 }
 
 
-def _v1(file: str, top1: float) -> Published:
-    return Published(TORCHVISION + file, top1, resize=256)
+def _v1(file: str, top1: float, resize: int = 256) -> Published:
+    return Published(TORCHVISION + file, top1, resize)
 
 
-def _v2(file: str, top1: float) -> Published:
-    return Published(TORCHVISION + file, top1, resize=232)
+_v2 = partial(_v1, resize=232)
 
 
 def _timm(file: str, top1: float, crop: int, resize: int) -> Published:

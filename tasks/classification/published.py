@@ -103,13 +103,8 @@ def category_names(name: str, num_classes: int) -> list[str]:
 
 
 def find_rows(folder_names: Sequence[str], categories: Sequence[str], num_rows: int) -> list[int]:
-    """For each folder the row of the last layer that is its class.
-
-    Args:
-        folder_names: the classes of the data.
-        categories: those of the rows, or nothing where they are not known.
-        num_rows: how many rows there are.
-    """
+    """For each folder, a class of the data, the row of the last layer that is its class. `categories` are the classes
+    of the rows, or nothing where they are not known."""
     by_name = {category: row for row, category in enumerate(categories)}
     if all(folder in by_name for folder in folder_names):
         return [by_name[folder] for folder in folder_names]

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 Weights = tuple[float, float, float, float]
+PLAIN: Weights = (1.0, 1.0, 1.0, 1.0)
 
 _MAX_LOG_RATIO = math.log(1000 / 16)  # exp of a wild prediction must not overflow; the field's constant
 
 
-def encode(boxes: Tensor, anchors: Tensor, weights: Weights) -> Tensor:
+def encode(boxes: Tensor, anchors: Tensor, weights: Weights = PLAIN) -> Tensor:
     """Deltas that take `anchors` to `boxes`. Both need a positive width and height."""
     wx, wy, ww, wh = weights
     x1, y1, x2, y2 = boxes.float().unbind(-1)
@@ -31,7 +32,7 @@ def encode(boxes: Tensor, anchors: Tensor, weights: Weights) -> Tensor:
     return torch.stack((dx, dy, dw, dh), dim=-1)
 
 
-def decode(deltas: Tensor, anchors: Tensor, weights: Weights) -> Tensor:
+def decode(deltas: Tensor, anchors: Tensor, weights: Weights = PLAIN) -> Tensor:
     """Boxes that `deltas` make of `anchors`, growing them at most 62.5 times. The inverse of `encode`."""
     wx, wy, ww, wh = weights
     dx, dy, dw, dh = deltas.float().unbind(-1)

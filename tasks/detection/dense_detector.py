@@ -1,6 +1,5 @@
 """`DenseDetector`: what one-stage detectors share, from feature maps to anchors and from scores to detections."""
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
@@ -12,9 +11,9 @@ from tasks.contracts import Batch, Detections, Model
 from tasks.preprocessing import Preprocessing
 
 from .anchors import Sizes, make_anchors
-from .boxes import clip
+from .boxes import clip, decode, encode
 from .dense_head import DenseHead, DensePredictions, predict_levels
-from .losses import BoxLoss, DenseClassLoss, check_loss
+from .losses import BoxLoss, DenseClassLoss, box_losses, check_loss
 from .postprocess import DetectionSettings, postprocess
 from .selection import best_pairs, take_rows
 
@@ -53,8 +52,9 @@ Settings = TypeVar("Settings", bound=DenseDetectionSettings)
 
 
 class DenseDetector(Model, Generic[Settings]):
-    """A pyramid with one head for all levels or one for each. A subclass says how boxes are encoded, which
-    anchors stand for which object, and what is lost. The features are what the heads say of each anchor.
+    """A pyramid with one head for all levels or one for each. A subclass says which anchors stand for which object and
+    what is lost, and, where they differ, how boxes are encoded and what the scores are. The features are what the heads
+    say of each anchor.
     """
 
     def __init__(
@@ -76,17 +76,24 @@ class DenseDetector(Model, Generic[Settings]):
         self.box_loss: BoxLoss = settings.box_loss
         self.settings = settings
 
-    @abstractmethod
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
         """Deltas that take `anchors` to `boxes`."""
+        return encode(boxes, anchors)
 
-    @abstractmethod
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
         """Boxes that `deltas` make of `anchors`."""
+        return decode(deltas, anchors)
 
-    @abstractmethod
     def scores(self, found: DensePredictions) -> Tensor:
         """Scores (B, A, K) in 0 … 1: each of the anchor alone, and the higher the higher its class logit is."""
+        return found.logits.float().sigmoid()
+
+    def box_losses(
+        self, deltas: Tensor, anchors: Tensor, gt_boxes: Tensor, kind: BoxLoss | None = None
+    ) -> Tensor:
+        """`losses.box_losses` (N,) in this encoding, of the `kind` that the settings name."""
+        kind = kind or self.box_loss
+        return box_losses(deltas, anchors, gt_boxes, kind, encode=self.encode, decode=self.decode)
 
     def features(self, batch: Batch) -> DensePredictions:
         maps = list(self.backbone(self.preprocessing.normalize(batch.images, batch.sizes)).values())

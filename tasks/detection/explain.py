@@ -20,11 +20,10 @@ from tasks.contracts import Batch, Model
 from tasks.data.loading.collate import batch_images
 
 from .boxes import clip, decode
-from .cascade import CascadeHead
 from .dense_detector import DenseDetector
 from .faster_rcnn import FasterRCNN
 from .postprocess import MIN_SIZE, DetectionSettings
-from .rpn import _WEIGHTS as RPN_WEIGHTS
+from .roi_head import RoIHead
 
 GOOD = 0.5
 """IoU from which a box is on an object."""
@@ -152,35 +151,31 @@ def trace(model: Model, batch: Batch) -> Trace:
     Raises:
         ValueError: a detector whose stages are not known here.
     """
+    if not can_trace(model):
+        raise ValueError(
+            f"the stages of this {model.header.model['name']} cannot be followed; those of retinanet, fcos, gfl and "
+            "yolox can, and of faster_rcnn and mask_rcnn without a cascade"
+        )
     features: Any = model.features(batch)
     sizes = batch.sizes
-    if isinstance(model, FasterRCNN) and not isinstance(model.roi_head, CascadeHead):
-        settings, said = model.rpn.settings, features.anchors
-        proposals, valid = model.rpn.propose(
-            said, sizes, pre_nms=settings.rpn_pre_nms_test, post_nms=settings.rpn_post_nms_test
-        )
-        logits, deltas = model.roi_head(features.table, proposals, valid)
-        scores = logits.float().softmax(dim=-1)[..., : model.num_classes] * valid[..., None]
-        weights = model.roi_head.weights
-        boxes = decode(deltas, proposals[:, :, None].expand(-1, -1, model.num_classes, -1), weights)
-        decoded = clip(decode(said.deltas, said.anchors[None], RPN_WEIGHTS), sizes)
-        keep = valid[0]
-        boxes = clip(boxes.flatten(1, 2), sizes).view_as(boxes)
-        parts = (said.anchors, decoded[0], proposals[0, keep], scores[0, keep], boxes[0, keep])
-        anchors, decoded, kept, scores, boxes = map(_array, parts)
-        return Trace(anchors, decoded, kept, scores, boxes, model.roi_head.detection)
     if isinstance(model, DenseDetector):
-        boxes = clip(model.decode(features.deltas, features.anchors[None].expand(len(batch), -1, -1)), sizes)[
-            0
-        ]
+        boxes = clip(model.decode(features.deltas, features.anchors[None]), sizes)[0]
         scores = model.scores(features)[0]
         every = boxes[:, None].expand(-1, scores.shape[1], -1)
         boxes = _array(boxes)
         return Trace(_array(features.anchors), boxes, boxes, _array(scores), _array(every), model.settings)
-    raise ValueError(
-        f"the stages of a {model.header.model['name']} cannot be followed; faster_rcnn, mask_rcnn, retinanet, fcos and "
-        "yolox can"
-    )
+    assert isinstance(model, FasterRCNN) and isinstance(model.roi_head, RoIHead)
+    said = features.anchors
+    proposals, valid = model.propose(features, batch)
+    logits, deltas = model.roi_head(features.table, proposals, valid)
+    scores = logits.float().softmax(dim=-1)[..., : model.num_classes] * valid[..., None]
+    boxes = decode(deltas, proposals[:, :, None].expand_as(deltas), model.roi_head.weights)
+    decoded = clip(decode(said.deltas, said.anchors[None]), sizes)
+    keep = valid[0]
+    boxes = clip(boxes.flatten(1, 2), sizes).view_as(boxes)
+    parts = (said.anchors, decoded[0], proposals[0, keep], scores[0, keep], boxes[0, keep])
+    anchors, decoded, kept, scores, boxes = map(_array, parts)
+    return Trace(anchors, decoded, kept, scores, boxes, model.roi_head.detection)
 
 
 def explainer(model: Model) -> Callable[[np.ndarray, np.ndarray, list[str]], list[tuple[str, str]]] | None:
@@ -212,8 +207,9 @@ def with_names(words: str, class_names: list[str]) -> str:
 
 def can_trace(model: Model) -> bool:
     """Whether `trace` knows the stages of this detector."""
-    is_two_stage = isinstance(model, FasterRCNN) and not isinstance(model.roi_head, CascadeHead)
-    return is_two_stage or isinstance(model, DenseDetector)
+    return isinstance(model, DenseDetector) or (
+        isinstance(model, FasterRCNN) and isinstance(model.roi_head, RoIHead)
+    )
 
 
 def _iou(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from .cascade import CascadeHead, cascade_head
 from .losses import BoxLoss, ClassLoss, check_loss
 from .matching import valid_targets
 from .postprocess import DetectionSettings
-from .pyramid import check_one_a_level, detector_pyramid
+from .pyramid import detector_pyramid, sizes_of_levels
 from .roi_align import PyramidTable
 from .roi_head import BoxHeadSettings, RoIHead, RoISamples
 from .rpn import AnchorPredictions, ProposalSettings, RegionProposalNetwork
@@ -78,14 +78,10 @@ def faster_rcnn(
     Raises:
         ValueError: an unknown backbone, pyramid or option; settings that do not fit the pyramid's levels.
     """
-    extractor, channels, strides = detector_pyramid("faster_rcnn", backbone, pyramid)
-    sizes = settings.anchor_sizes
-    if sizes is None:
-        sizes = [8 * stride for stride in strides]
-    check_one_a_level("anchor_sizes", sizes, extractor)
+    extractor, channels, _ = detector_pyramid("faster_rcnn", backbone, pyramid)
     rpn = RegionProposalNetwork(
         channels,
-        anchor_sizes=sizes,
+        anchor_sizes=sizes_of_levels(settings.anchor_sizes, extractor, strides=8),
         anchor_ratios=settings.anchor_ratios,
         box_loss=settings.rpn_box_loss,
         settings=settings.proposals,
@@ -153,26 +149,24 @@ class FasterRCNN(Model):
         return {**self.rpn.losses(features.anchors, batch.boxes, gt_valid), **losses}, samples
 
     def predictions(self, features: FasterRCNNFeatures, batch: Batch) -> Detections:
-        settings = self.rpn.settings
-        proposals, valid = self.rpn.propose(
-            features.anchors,
-            batch.sizes,
-            pre_nms=settings.rpn_pre_nms_test,
-            post_nms=settings.rpn_post_nms_test,
-        )
-        return self.roi_head.detect(features.table, proposals, valid, batch.sizes)
+        return self.roi_head.detect(features.table, *self.propose(features, batch), batch.sizes)
 
     def class_layers(self) -> dict[str, int]:
         return {f"roi_head.{layer}": outputs for layer, outputs in self.roi_head.class_layers().items()}
 
     def sample(self, features: FasterRCNNFeatures, batch: Batch) -> RoISamples:
         """Boxes to train the heads on, drawn from the proposals and the objects of the batch."""
-        settings = self.rpn.settings
-        proposals, valid = self.rpn.propose(
-            features.anchors,
-            batch.sizes,
-            pre_nms=settings.rpn_pre_nms_train,
-            post_nms=settings.rpn_post_nms_train,
-        )
+        proposals, valid = self.propose(features, batch, for_losses=True)
         gt_valid = valid_targets(batch.boxes, batch.labels, batch.is_crowd)
         return self.roi_head.sample(proposals, valid, batch.boxes, batch.labels, gt_valid)
+
+    def propose(
+        self, features: FasterRCNNFeatures, batch: Batch, *, for_losses: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """`RegionProposalNetwork.propose` with as many as losses or predictions get."""
+        settings = self.rpn.settings
+        pre_nms, post_nms = (
+            (settings.rpn_pre_nms_train, settings.rpn_post_nms_train) if for_losses
+            else (settings.rpn_pre_nms_test, settings.rpn_post_nms_test)
+        )  # fmt: skip
+        return self.rpn.propose(features.anchors, batch.sizes, pre_nms=pre_nms, post_nms=post_nms)

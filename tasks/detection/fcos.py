@@ -19,7 +19,7 @@ from tasks.preprocessing import Preprocessing
 from .boxes import decode_distances, encode_distances
 from .dense_detector import AnchorGrid, DenseDetectionSettings, DenseDetector
 from .dense_head import DenseHead, DensePredictions
-from .losses import BoxLoss, DenseClassLoss, box_losses, dense_class_losses
+from .losses import BoxLoss, DenseClassLoss, dense_class_losses
 from .matching import take_matched, valid_targets
 from .point_matching import centerness, match_points
 from .pyramid import P3_TO_P7, detector_pyramid
@@ -50,18 +50,7 @@ def fcos(
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     settings: FCOSSettings = FCOSSettings(),
 ) -> "FCOS":
-    """An FCOS from plain values.
-
-    Args:
-        num_classes: K, without background.
-        backbone: what `backbones.create` takes, such as `{"name": "resnet50", "norm": "frozen"}`.
-        pyramid: what `backbones.create_pyramid` takes; what it leaves open of an FPN gives P3 to P7.
-        preprocessing: how pixels reach the network, or its values; None for the defaults.
-        settings: all else.
-
-    Raises:
-        ValueError: an unknown backbone, pyramid or option.
-    """
+    """An FCOS from plain values: the arguments of `retinanet`, which raises the same."""
     extractor, channels, strides = detector_pyramid("fcos", backbone, pyramid, P3_TO_P7)
     head = DenseHead(
         channels,
@@ -112,14 +101,7 @@ class FCOS(DenseDetector[FCOSSettings]):
             images, indices = (matches >= 0).nonzero().unbind(1)  # the one wait for the device
             points, gt_boxes = found.anchors[indices], batch.boxes[images, matches[images, indices]]
             centers = centerness(gt_boxes, points)
-        boxes = box_losses(
-            found.deltas[images, indices],
-            points,
-            gt_boxes,
-            self.box_loss,
-            encode=self.encode,
-            decode=self.decode,
-        )
+        boxes = self.box_losses(found.deltas[images, indices], points, gt_boxes)
         quality = F.binary_cross_entropy_with_logits(
             found.quality[images, indices].float(), centers, reduction="sum"
         )

@@ -59,18 +59,7 @@ def gfl(
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     settings: GFLSettings = GFLSettings(),
 ) -> "GFL":
-    """A GFL from plain values.
-
-    Args:
-        num_classes: K, without background.
-        backbone: what `backbones.create` takes, such as `{"name": "resnet50", "norm": "frozen"}`.
-        pyramid: what `backbones.create_pyramid` takes; what it leaves open of an FPN gives P3 to P7.
-        preprocessing: how pixels reach the network, or its values; None for the defaults.
-        settings: all else.
-
-    Raises:
-        ValueError: an unknown backbone, pyramid or option.
-    """
+    """A GFL from plain values: the arguments of `retinanet`, which raises the same."""
     extractor, channels, strides = detector_pyramid("gfl", backbone, pyramid, P3_TO_P7)
     head = DenseHead(
         channels,
@@ -102,9 +91,6 @@ class GFL(DenseDetector[GFLSettings]):
 
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
         return _boxes(expected_distances(deltas), anchors)
-
-    def scores(self, found: DensePredictions) -> Tensor:
-        return found.logits.float().sigmoid()
 
     def losses(self, features: DensePredictions, batch: Batch) -> dict[str, Tensor]:
         found = features

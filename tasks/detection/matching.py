@@ -6,6 +6,8 @@ Legend:
 """
 
 from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +15,8 @@ from torch import Tensor
 from tasks.uncompiled import uncompiled
 
 from .kernels import kernels_for
+
+Assign = TypeVar("Assign", bound=Callable[..., tuple[Tensor, Tensor]])
 
 BACKGROUND = -1
 IGNORED = -2
@@ -89,29 +93,29 @@ def block_size(device: torch.device) -> int:
     return _BLOCK_CPU if device.type == "cpu" else _BLOCK_GPU
 
 
-def few_images_at_a_time(
-    assign: Callable[..., tuple[Tensor, Tensor]],
-    anchors: Tensor,
-    boxes: Tensor,
-    scores: Tensor,
-    *objects: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Matches (B, A), and a value (B, A) of each, that `assign` finds for `anchors` (A, 4) that predict `boxes`
-    (B, A, 4) and `scores` (B, A, K) through matrices (B, G, A).
+def few_images_at_a_time(assign: Assign) -> Assign:
+    """Decorator of what finds matches (B, A), and a value (B, A) of each, for anchors (A, 4) that predict boxes
+    (B, A, 4) and scores (B, A, K), with columns (B, G, …) of objects, through matrices (B, G, A).
 
-    It gets its arguments of as many images at once as memory is meant for; `objects` are (B, G, …). Without any,
-    all is BACKGROUND of value 0.
+    It gets these arguments of as many images at once as memory is meant for. Without objects all is BACKGROUND of
+    value 0.
     """
-    num_objects = objects[0].shape[1]
-    matches = torch.full(boxes.shape[:2], BACKGROUND, device=boxes.device)
-    values = torch.zeros(boxes.shape[:2], device=boxes.device)
-    if num_objects:
-        images = rows_at_a_time(num_objects * len(anchors), anchors.device)
-        for start in range(0, len(boxes), images):
-            part = slice(start, start + images)
-            of_part = (rows[part] for rows in (boxes, scores, *objects))
-            matches[part], values[part] = assign(anchors, *of_part)
-    return matches, values
+
+    @wraps(assign)
+    def of_all(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        anchors, boxes, *others = arguments
+        num_objects = others[-1].shape[1]
+        matches = torch.full(boxes.shape[:2], BACKGROUND, device=boxes.device)
+        values = torch.zeros(boxes.shape[:2], device=boxes.device)
+        if num_objects:
+            images = rows_at_a_time(num_objects * len(anchors), anchors.device)
+            for start in range(0, len(boxes), images):
+                part = slice(start, start + images)
+                of_part = (rows[part] for rows in (boxes, *others))
+                matches[part], values[part] = assign(anchors, *of_part, **options)
+        return matches, values
+
+    return cast(Assign, of_all)
 
 
 def take_matched(rows: Tensor, matches: Tensor, fill: float) -> Tensor:

@@ -57,9 +57,8 @@ def _diou(boxes: Tensor, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
     iou = shared / (union + _EPSILON)
     width, height = _around(boxes, gt_boxes)
     diagonal = width**2 + height**2 + _EPSILON
-    x, y = ((boxes[..., 2:] + boxes[..., :2]) / 2 - (gt_boxes[..., :2] + gt_boxes[..., 2:]) / 2).unbind(
-        dim=-1
-    )
+    shift = (boxes[..., 2:] + boxes[..., :2]) / 2 - (gt_boxes[..., :2] + gt_boxes[..., 2:]) / 2
+    x, y = shift.unbind(dim=-1)
     return 1 - iou + (x**2 + y**2) / diagonal, iou
 
 

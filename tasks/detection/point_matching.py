@@ -7,8 +7,6 @@ Legend:
     matches  int64 (B, A): the row of the object, or BACKGROUND
 """
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
@@ -60,6 +58,7 @@ def centerness(boxes: Tensor, points: Tensor) -> Tensor:
     return (near.clamp(min=0) / far).prod(dim=-1).sqrt()
 
 
+@few_images_at_a_time
 def assign_by_cost(
     points: Tensor,
     boxes: Tensor,
@@ -79,20 +78,6 @@ def assign_by_cost(
     the overlap. It takes as many as its ten largest overlaps amount to, and at least one; a point wanted by
     several goes to the one that it costs least.
     """
-    assign = partial(_assign, radius=radius)
-    return few_images_at_a_time(assign, points, boxes, scores, gt_boxes, gt_labels, gt_valid)
-
-
-def _assign(
-    points: Tensor,
-    boxes: Tensor,
-    scores: Tensor,
-    gt_boxes: Tensor,
-    gt_labels: Tensor,
-    gt_valid: Tensor,
-    radius: float,
-) -> tuple[Tensor, Tensor]:
-    """`assign_by_cost` of a few images at once, through matrices (B, G, A)."""
     overlap = overlaps(boxes, gt_boxes)
     centre, stride = (points[:, :2] + points[:, 2:]) / 2, points[:, 2] - points[:, 0]
     objects = gt_boxes[:, :, None]

@@ -37,9 +37,8 @@ def best_of_each_image(
     score, best = score[:, :max_detections], best[:, :max_detections]
     found = score > 0
     if masks is not None:
-        masks = (
-            take_rows(masks.flatten(2), best).unflatten(2, masks.shape[2:]).where(found[..., None, None], 0)
-        )
+        chosen = take_rows(masks.flatten(2), best).unflatten(2, masks.shape[2:])
+        masks = chosen.where(found[..., None, None], 0)
     return Detections(
         boxes=take_rows(boxes, best).where(found[..., None], 0),
         scores=score.where(found, 0),

@@ -47,11 +47,16 @@ def detector_pyramid(
     return built, next(iter(infos)).channels, strides
 
 
-def check_one_a_level(option: str, values: Sequence[float], extractor: backbones.FeatureExtractor) -> None:
-    """Raises `ValueError` unless the maps of `extractor` are as many as the `values` of `option`."""
+def sizes_of_levels(
+    given: Sequence[float] | None, extractor: backbones.FeatureExtractor, strides: int
+) -> Sequence[float]:
+    """The anchor size of each map of `extractor`: those `given`, which must be as many, or so many `strides` of it."""
     levels = extractor.feature_info
-    if len(values) != len(levels):
+    if given is None:
+        return [strides * info.stride for info in levels.values()]
+    if len(given) != len(levels):
         raise ValueError(
-            f"{option} has {len(values)} values {list(values)}; the pyramid has {len(levels)} "
+            f"anchor_sizes has {len(given)} values {list(given)}; the pyramid has {len(levels)} "
             f"levels ({', '.join(levels)}) and each needs one"
         )
+    return given

@@ -1,8 +1,8 @@
 """What a detector finds in single pictures: for programs, as JSON, in words and drawn."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 from torch import Tensor
@@ -30,20 +30,21 @@ class Objects:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def above(self, threshold: float) -> "Objects":
+    def above(self, threshold: float) -> Self:
         """Those that score at least `threshold`."""
         return self.select(self.scores >= threshold)
 
-    def select(self, keep: np.ndarray) -> "Objects":
+    def select(self, keep: np.ndarray) -> Self:
         """Those for which `keep` (N,) is true."""
         names = [name for name, kept in zip(self.class_names, keep, strict=True) if kept]
-        return Objects(self.boxes[keep], self.scores[keep], self.labels[keep], names)
+        own = {"boxes": self.boxes[keep], "scores": self.scores[keep], "labels": self.labels[keep]}
+        return replace(self, **own, class_names=names)
 
-    def placed(self, left: int, top: int, size: tuple[int, int]) -> "Objects":
+    def placed(self, left: int, top: int, size: tuple[int, int]) -> Self:
         """The same objects in pixels of a picture of `size` (height, width), of which theirs is the part that begins
         at (`left`, `top`)."""
         offset = np.array((left, top, left, top), np.float32)
-        return Objects(self.boxes + offset, self.scores, self.labels, self.class_names)
+        return replace(self, boxes=self.boxes + offset)
 
     @classmethod
     def gathered(cls, parts: "Sequence[Objects]", groups: Sequence[Sequence[int]]) -> "Objects":

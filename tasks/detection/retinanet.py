@@ -13,14 +13,11 @@ from torch import Tensor
 from tasks.contracts import Batch
 from tasks.preprocessing import Preprocessing
 
-from .boxes import Weights, decode, encode
 from .dense_detector import AnchorGrid, DenseDetectionSettings, DenseDetector
 from .dense_head import DenseHead, DensePredictions
-from .losses import BoxLoss, DenseClassLoss, box_losses, dense_class_losses
+from .losses import BoxLoss, DenseClassLoss, dense_class_losses
 from .matching import IGNORED, match, take_matched, valid_targets
-from .pyramid import P3_TO_P7, check_one_a_level, detector_pyramid
-
-_WEIGHTS: Weights = (1.0, 1.0, 1.0, 1.0)
+from .pyramid import P3_TO_P7, detector_pyramid, sizes_of_levels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +64,11 @@ def retinanet(
     Raises:
         ValueError: an unknown backbone, pyramid or option; settings that do not fit the pyramid's levels.
     """
-    extractor, channels, strides = detector_pyramid("retinanet", backbone, pyramid, P3_TO_P7)
-    sizes = settings.anchor_sizes
-    if sizes is None:
-        sizes = [4 * stride for stride in strides]
-    check_one_a_level("anchor_sizes", sizes, extractor)
+    extractor, channels, _ = detector_pyramid("retinanet", backbone, pyramid, P3_TO_P7)
+    smallest = sizes_of_levels(settings.anchor_sizes, extractor, strides=4)
     octave = settings.anchors_per_octave
     # Rounded down, as torchvision does.
-    sizes = [tuple(int(size * 2 ** (n / octave)) for n in range(octave)) for size in sizes]
+    sizes = [tuple(int(size * 2 ** (n / octave)) for n in range(octave)) for size in smallest]
     head = DenseHead(
         channels,
         num_classes=num_classes,
@@ -92,15 +86,6 @@ class RetinaNet(DenseDetector[RetinaNetSettings]):
     """The network. Its losses are means over images of sums over anchors, divided by those that stand for an
     object."""
 
-    def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
-        return encode(boxes, anchors, _WEIGHTS)
-
-    def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
-        return decode(deltas, anchors, _WEIGHTS)
-
-    def scores(self, found: DensePredictions) -> Tensor:
-        return found.logits.float().sigmoid()
-
     def losses(self, features: DensePredictions, batch: Batch) -> dict[str, Tensor]:
         found = features
         with torch.no_grad():
@@ -116,14 +101,8 @@ class RetinaNet(DenseDetector[RetinaNetSettings]):
             weights = 1 / ((matches >= 0).sum(dim=1).clamp(min=1) * len(batch))  # (B,)
             images, indices = (matches >= 0).nonzero().unbind(1)  # the one wait for the device
         class_losses = dense_class_losses(found.logits, labels, self.class_loss) * (matches != IGNORED)
-        boxes = box_losses(
-            found.deltas[images, indices],
-            found.anchors[indices],
-            batch.boxes[images, matches[images, indices]],
-            self.box_loss,
-            encode=self.encode,
-            decode=self.decode,
-        )
+        gt_boxes = batch.boxes[images, matches[images, indices]]
+        boxes = self.box_losses(found.deltas[images, indices], found.anchors[indices], gt_boxes)
         return {
             "loss_class": (class_losses.sum(dim=1) * weights).sum(),
             "loss_box": (boxes * weights[images]).sum(),

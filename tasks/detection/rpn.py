@@ -9,7 +9,6 @@ Legend:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -20,15 +19,13 @@ from backbones.layers import ConvNormSequential, one_pass
 from tasks.distributed import LossSum
 
 from .anchors import make_anchors
-from .boxes import Weights, at_least, clip, decode, encode
+from .boxes import at_least, clip, decode, encode
 from .losses import BoxLoss, objectness_loss, sampled_box_loss
 from .matching import BACKGROUND, match, take_matched
 from .sampling import sample_balanced
 from .selection import best_of_each_level, take_rows
 from .suppression import suppress_images
 
-_WEIGHTS: Weights = (1.0, 1.0, 1.0, 1.0)
-_encode, _decode = partial(encode, weights=_WEIGHTS), partial(decode, weights=_WEIGHTS)
 _MIN_SIZE = 1e-3  # proposals thinner than this are dropped, as torchvision does
 
 
@@ -136,13 +133,12 @@ class RegionProposalNetwork(nn.Module):
         levels = best_of_each_level(predictions.objectness.float(), predictions.level_sizes, pre_nms)
         score, index = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
         deltas = take_rows(predictions.deltas, index)
-        boxes = clip(decode(deltas, predictions.anchors[index], _WEIGHTS), sizes)
+        boxes = clip(decode(deltas, predictions.anchors[index]), sizes)
         # Empty boxes stay in place, where they suppress nothing; NaN ends here as well.
         usable = at_least(boxes, _MIN_SIZE) & (score > -torch.inf)
         boxes = boxes.where(usable[..., None], 0)
-        level = torch.cat(
-            [torch.full_like(index, n) for n, (_, index) in enumerate(levels)], dim=1
-        )  # (B, all levels)
+        # (B, all levels)
+        level = torch.cat([torch.full_like(index, n) for n, (_, index) in enumerate(levels)], dim=1)
         keep = usable & suppress_images(boxes, score, level, len(levels), self.settings.rpn_nms_threshold)
         score, best = score.where(keep, -torch.inf).topk(min(post_nms, score.shape[1]), dim=1)
         valid = keep.gather(1, best)
@@ -180,7 +176,7 @@ class RegionProposalNetwork(nn.Module):
                 samples.positive,
                 samples.valid.sum(),
                 self.box_loss,
-                encode=_encode,
-                decode=_decode,
+                encode=encode,
+                decode=decode,
             ),
         }

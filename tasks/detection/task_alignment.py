@@ -16,6 +16,7 @@ _OVERLAP_POWER = 6  # β, of the overlap in the alignment; that of the score, α
 _MOST_ANCHORS = 13  # of an object
 
 
+@few_images_at_a_time
 def assign_by_alignment(
     anchors: Tensor,
     boxes: Tensor,
@@ -33,18 +34,6 @@ def assign_by_alignment(
     the one that its box overlaps most. What an anchor shall reach is t, scaled so that the best of its object reaches
     the object's highest u.
     """
-    return few_images_at_a_time(_assign, anchors, boxes, scores, gt_boxes, gt_labels, gt_valid)
-
-
-def _assign(
-    anchors: Tensor,
-    boxes: Tensor,
-    scores: Tensor,
-    gt_boxes: Tensor,
-    gt_labels: Tensor,
-    gt_valid: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """`assign_by_alignment` of a few images at once, through matrices (B, G, A)."""
     centre, objects = (anchors[:, :2] + anchors[:, 2:]) / 2, gt_boxes[:, :, None]
     inside = ((centre > objects[..., :2]) & (centre < objects[..., 2:])).all(dim=-1) & gt_valid[..., None]
     label = gt_labels.clamp(min=0)[..., None].expand(-1, -1, len(anchors))

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from .dense_detector import DenseDetector
-from .torchvision_weights import BACKBONE_NAMES, load_converted, renamed
+from .torchvision_weights import BACKBONE_NAMES, class_slots, load_converted, renamed
 
 _NAMES = {
     **BACKBONE_NAMES,
@@ -58,29 +58,9 @@ def load_torchvision_dense_weights(
                 "anchors a cell; build the model with the settings the weights were trained with"
             )
         rows = rows.unflatten(0, (model.num_anchors, -1)).transpose(0, 1)
-        slots = class_slots(len(rows), model.num_classes, category_ids)
+        slots = class_slots(len(rows), model.num_classes, category_ids, first=0)
         weights[f"heads.0.classes.{name}"] = rows[slots].flatten(0, 1)
     load_converted(model, weights)
-
-
-def class_slots(num_slots: int, num_classes: int, category_ids: Sequence[int] | None) -> list[int]:
-    """Torchvision's slot for each of our classes."""
-    if category_ids is None:
-        if num_slots - num_classes not in (0, 1):
-            raise ValueError(
-                f"the weights know {num_slots} classes and the model {num_classes}; build it with "
-                f"num_classes={num_slots}, or give category_ids, the slot of the weights for each class"
-            )
-        return list(range(num_slots - num_classes, num_slots))
-    if len(category_ids) != num_classes:
-        raise ValueError(
-            f"category_ids names {len(category_ids)} slots and the model has {num_classes} classes; "
-            f"give one slot for each class"
-        )
-    wrong = [slot for slot in category_ids if not 0 <= slot < num_slots]
-    if wrong:
-        raise ValueError(f"category_ids has {wrong[0]}; the weights have slots 0 to {num_slots - 1}")
-    return list(category_ids)
 
 
 def _renamed(key: str, block: int) -> str:

@@ -105,24 +105,28 @@ def convert(
     return weights
 
 
-def class_slots(num_slots: int, num_classes: int, category_ids: Sequence[int] | None) -> list[int]:
-    """Torchvision's slot for each of our classes."""
+def class_slots(
+    num_slots: int, num_classes: int, category_ids: Sequence[int] | None, *, first: int = 1
+) -> list[int]:
+    """Torchvision's slot for each of our classes; `first` is 1 where slot 0 must be background, and 0 where it may
+    stand for a class."""
     if category_ids is None:
-        if num_slots - 1 != num_classes:
+        if num_slots - num_classes not in range(first, 2):
             raise ValueError(
-                f"the weights know {num_slots - 1} classes and the model {num_classes}; build it with "
-                f"num_classes={num_slots - 1}, or give category_ids, the slot of the weights for each class"
+                f"the weights know {num_slots - first} classes and the model {num_classes}; build it with "
+                f"num_classes={num_slots - first}, or give category_ids, the slot of the weights for each class"
             )
-        return list(range(1, num_slots))
+        return list(range(num_slots - num_classes, num_slots))
     if len(category_ids) != num_classes:
         raise ValueError(
             f"category_ids names {len(category_ids)} slots and the model has {num_classes} classes; "
             f"give one slot for each class"
         )
-    wrong = [slot for slot in category_ids if not 1 <= slot < num_slots]
+    wrong = [slot for slot in category_ids if not first <= slot < num_slots]
     if wrong:
+        background = " (0 is background)" if first else ""
         raise ValueError(
-            f"category_ids has {wrong[0]}; the weights have slots 1 to {num_slots - 1} (0 is background)"
+            f"category_ids has {wrong[0]}; the weights have slots {first} to {num_slots - 1}{background}"
         )
     return list(category_ids)
 

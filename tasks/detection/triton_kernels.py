@@ -83,7 +83,7 @@ def suppress_sorted(boxes: Tensor, starts: Tensor, iou_threshold: float) -> Tens
 
 
 @triton.jit
-def _overlap_with_object(boxes, objects, valid, x1, y1, x2, y2, area, image, g, num_objects):
+def _overlap_with_object(objects, valid, x1, y1, x2, y2, area, image, g, num_objects):
     """IoU of boxes with object `g` of `image`, 0 for what does not count or is empty."""
     place = image * num_objects + g
     counts = tl.load(valid + place).to(tl.float32)
@@ -111,7 +111,7 @@ def _best_overlaps(
     most = tl.zeros((BLOCK,), tl.float32)
     which = tl.zeros((BLOCK,), tl.int64)
     for g in range(num_objects):
-        overlap = _overlap_with_object(boxes, objects, valid, x1, y1, x2, y2, area, image, g, num_objects)
+        overlap = _overlap_with_object(objects, valid, x1, y1, x2, y2, area, image, g, num_objects)
         overlap = tl.where(inside, overlap, 0.0)
         which = tl.where(overlap > most, g, which)
         most = tl.maximum(most, overlap)
@@ -134,7 +134,7 @@ def _as_good_as_any(
     area = (x2 - x1) * (y2 - y1)
     good = tl.zeros((BLOCK,), tl.int32)
     for g in range(num_objects):
-        overlap = _overlap_with_object(boxes, objects, valid, x1, y1, x2, y2, area, image, g, num_objects)
+        overlap = _overlap_with_object(objects, valid, x1, y1, x2, y2, area, image, g, num_objects)
         top = tl.load(highest + image * num_objects + g)
         good = tl.where((overlap == top) & (overlap > 0), 1, good)
     tl.store(found + image * num_boxes + column, good, mask=inside)

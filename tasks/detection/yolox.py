@@ -16,15 +16,13 @@ from tasks.contracts import Batch
 from tasks.distributed import loss_normalizer
 from tasks.preprocessing import Preprocessing
 
-from .boxes import Weights, decode, encode
 from .dense_detector import AnchorGrid, DenseDetectionSettings, DenseDetector
 from .dense_head import PRIOR_LOGIT, DenseHead, DensePredictions
-from .losses import BoxLoss, DenseClassLoss, box_losses, dense_class_losses
+from .losses import BoxLoss, DenseClassLoss, dense_class_losses
 from .matching import valid_targets
 from .point_matching import assign_by_cost
 from .pyramid import detector_pyramid
 
-_WEIGHTS: Weights = (1.0, 1.0, 1.0, 1.0)
 _WIDTH, _LAYERS = 256, 2  # of the head, before the multipliers
 _BOX_WEIGHT = 5.0  # of the loss of boxes beside the others
 
@@ -63,18 +61,10 @@ def yolox(
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     settings: YOLOXSettings = YOLOXSettings(),
 ) -> "YOLOX":
-    """A YOLOX from plain values.
+    """A YOLOX from plain values: the arguments of `retinanet`, which raises the same.
 
-    Args:
-        num_classes: K, without background.
-        backbone: what `backbones.create` takes, such as `{"name": "resnet50"}`.
-        pyramid: what `backbones.create_pyramid` takes, "pafpn" as in the paper or "fpn"; what it leaves open
-            gives P3 to P5 with batch norm and as many channels as the head.
-        preprocessing: how pixels reach the network, or its values; None for the defaults.
-        settings: all else.
-
-    Raises:
-        ValueError: an unknown backbone, pyramid or option.
+    The pyramid is a "pafpn" as in the paper unless another is named; what `pyramid` leaves open gives P3 to P5 with
+    batch norm and as many channels as the head.
     """
     channels = max(8, round(_WIDTH * settings.width / 8) * 8)
     defaults = {"levels": ("c3", "c4", "c5"), "extra": "none", "norm": "batch", "channels": channels}
@@ -112,12 +102,6 @@ class YOLOX(DenseDetector[YOLOXSettings]):
     with_l1: bool = False
     """Whether this is the end of the training, when L1 of the deltas is lost too (section 2.1). The task sets it."""
 
-    def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
-        return encode(boxes, anchors, _WEIGHTS)
-
-    def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
-        return decode(deltas, anchors, _WEIGHTS)
-
     def scores(self, found: DensePredictions) -> Tensor:
         assert found.quality is not None
         return found.logits.float().sigmoid() * found.quality.float().sigmoid()[..., None]
@@ -142,10 +126,7 @@ class YOLOX(DenseDetector[YOLOXSettings]):
         count = loss_normalizer((matches >= 0).sum())
 
         def lost(kind: BoxLoss) -> Tensor:
-            return (
-                box_losses(deltas, anchors, gt_boxes, kind, encode=self.encode, decode=self.decode).sum()
-                / count
-            )
+            return self.box_losses(deltas, anchors, gt_boxes, kind).sum() / count
 
         objectness = F.binary_cross_entropy_with_logits(
             found.quality.float(), (matches >= 0).float(), reduction="sum"

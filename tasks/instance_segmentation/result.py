@@ -1,9 +1,9 @@
 """What an instance segmenter finds in single pictures: for programs, as JSON, in words and drawn."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
@@ -37,18 +37,13 @@ class Instances(Objects):
             mask[top : top + bitmap.shape[0], left : left + bitmap.shape[1]] = bitmap
         return masks
 
-    def above(self, threshold: float) -> "Instances":
-        """Those that score at least `threshold`."""
-        return self.select(self.scores >= threshold)
-
-    def select(self, keep: np.ndarray) -> "Instances":
-        """Those for which `keep` (N,) is true."""
+    def select(self, keep: np.ndarray) -> Self:
         kept = [mask for mask, is_kept in zip(self.bitmaps, keep, strict=True) if is_kept]
-        return Instances(**vars(super().select(keep)), bitmaps=kept, size=self.size)
+        return replace(super().select(keep), bitmaps=kept)
 
-    def placed(self, left: int, top: int, size: tuple[int, int]) -> "Instances":
+    def placed(self, left: int, top: int, size: tuple[int, int]) -> Self:
         moved = [ObjectMask(left + mask.left, top + mask.top, mask.bitmap) for mask in self.bitmaps]
-        return Instances(**vars(super().placed(left, top, size)), bitmaps=moved, size=size)
+        return replace(super().placed(left, top, size), bitmaps=moved, size=size)
 
     @classmethod
     def gathered(cls, parts: "Sequence[Objects]", groups: Sequence[Sequence[int]]) -> "Instances":

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from tasks.detection import torchvision_weights as detection
-from tasks.detection.torchvision_weights import class_slots
 
 from .mask_rcnn import MaskRCNN
 
@@ -15,8 +14,8 @@ _LAYER = re.compile(  # before 0.13, after; with norms 1 is the norm
     r"roi_heads\.mask_head\.(?:mask_fcn(\d+)|(\d+)\.([01]))\.(\w+)"
 )
 _NAMES = {
-    "roi_heads.mask_predictor.conv5_mask.": "mask_head.upsample.",
-    "roi_heads.mask_predictor.mask_fcn_logits.": "mask_head.masks.",
+    r"roi_heads\.mask_predictor\.conv5_mask\.": "mask_head.upsample.",
+    r"roi_heads\.mask_predictor\.mask_fcn_logits\.": "mask_head.masks.",
 }
 
 
@@ -37,7 +36,7 @@ def load_torchvision_weights(
             "these are not the weights of a torchvision Mask R-CNN: there is no mask predictor; give the state dict "
             "of torchvision.models.detection.maskrcnn_resnet50_fpn or one like it, or build a faster_rcnn"
         )
-    slots = class_slots(len(weights["mask_head.masks.bias"]), model.num_classes, category_ids)
+    slots = detection.class_slots(len(weights["mask_head.masks.bias"]), model.num_classes, category_ids)
     for name in ("mask_head.masks.weight", "mask_head.masks.bias"):
         weights[name] = weights[name][torch.tensor(slots)]
     detection.load_torchvision_weights(model, weights, category_ids=category_ids)
@@ -48,7 +47,4 @@ def _rename(key: str, per_block: int) -> str:
         old, new, part, name = found.groups()
         index = per_block * (int(old) - 1) if old is not None else per_block * int(new) + int(part)
         return f"mask_head.convs.{index}.{name}"
-    for theirs, ours in _NAMES.items():
-        if key.startswith(theirs):
-            return ours + key.removeprefix(theirs)
-    return key
+    return detection.renamed(key, _NAMES)

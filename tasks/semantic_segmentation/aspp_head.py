@@ -74,17 +74,8 @@ class ASPPHead(nn.Sequential):
         norm: str,
         dropout: float,
     ):
-        """
-        Args:
-            level: key of the map.
-            in_channels: its channels.
-            stride: its stride.
-            num_classes: K.
-            channels: of every branch, 256 in the paper.
-            rates: one for each dilated branch.
-            norm: after each convolution.
-            dropout: share of the joined features set to zero in training.
-        """
+        """`level` is the key of the map; each branch has `channels`, 256 in the paper, and each dilated one its own of
+        the `rates`. `dropout` is the share of the joined features that is set to zero in training."""
         super().__init__(
             ASPP(in_channels, channels, rates, norm, dropout),
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),

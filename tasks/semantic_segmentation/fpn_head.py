@@ -26,12 +26,8 @@ class FPNHead(nn.Module):
     """The layer that has an output for each class."""
 
     def __init__(self, feature_info: Mapping[str, FeatureInfo], *, num_classes: int, channels: int):
-        """
-        Args:
-            feature_info: the pyramid's; levels past stride 32 are left out.
-            num_classes: K.
-            channels: of every stage, 128 in the paper.
-        """
+        """`feature_info` is the pyramid's, of which levels past stride 32 are left out; each stage has `channels`, 128
+        in the paper."""
         super().__init__()
         self.levels = tuple(feature_info)[:1] + tuple(
             level for level, info in list(feature_info.items())[1:] if info.stride <= _COARSEST_STRIDE

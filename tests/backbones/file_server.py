@@ -5,11 +5,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class FileServer:
-    """Serves `files`, bytes by name; `requests` lists each as (name, Range header or None)."""
+    """Serves `files`, bytes by name; `requests` lists each as (name, Range header or None), `agents` who asked."""
 
     def __init__(self):
         self.files: dict[str, bytes] = {}
         self.requests: list[tuple[str, str | None]] = []
+        self.agents: list[str | None] = []
         self.cuts: list[int] = []
         """For each of the next answers, the bytes after which the connection breaks."""
         self.knows_ranges = True
@@ -30,6 +31,7 @@ class FileServer:
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         name, wanted = handler.path.lstrip("/"), handler.headers.get("Range")
         self.requests.append((name, wanted))
+        self.agents.append(handler.headers.get("User-Agent"))
         if name not in self.files:
             return handler.send_error(404)
         body, start = self.files[name], 0

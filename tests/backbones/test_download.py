@@ -95,6 +95,7 @@ def test_a_part_of_another_file_is_thrown_away(server, cache, part):
     cache.mkdir()
     (cache / f"{NAME}.vertebra-part").write_bytes(part)
     assert fetch(f"{server.url}/{NAME}").read_bytes() == BODY
+    assert set(server.agents) == {"vertebra"}
     assert_only(cache, NAME)
 
 

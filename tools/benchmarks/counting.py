@@ -6,7 +6,6 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -15,13 +14,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from tasks.contracts import Batch
 from tasks.detection import focal_loss, matching, suppression
 
 from . import plain_kernels
-from .pairs import compare_losses, detector_pair, make_batch, to_images, to_targets
-from .timing import Result
-from .training import autocast
+from .pairs import compare_losses, detector_pair, make_batch, our_loss, their_loss, to_images, to_targets
+from .timing import Result, in_precision
 
 _ANSWERS = {  # operators that make the host wait for a number or a shape
     "aten::_local_scalar_dense",
@@ -46,25 +43,13 @@ def counts(arguments: Namespace) -> Iterator[Result]:
         images, targets = to_images(batch), to_targets(batch, theirs)
         for precision in arguments.precision:
             found = {
-                "ours": count(partial(our_losses, ours, batch, precision)),
-                "torchvision": count(partial(their_losses, theirs, images, targets, precision)),
+                "ours": count(in_precision(precision, "cpu", our_loss, ours, batch)),
+                "torchvision": count(in_precision(precision, "cpu", their_loss, theirs, images, targets)),
             }
             for numbers in found.values():
                 numbers["saved_bytes_an_image"] = numbers.pop("saved_bytes") // num_images
             setting = {"model": arguments.model, "batch": num_images, "precision": precision}
             yield Result("counts", setting, check, others=found)
-
-
-def our_losses(model: Any, batch: Batch, precision: str) -> Tensor:
-    """The total of our losses."""
-    with autocast(precision, "cpu"):
-        return torch.stack(list(model.losses(model.features(batch), batch).values())).sum()
-
-
-def their_losses(model: Any, images: Any, targets: Any, precision: str) -> Tensor:
-    """The total of torchvision's."""
-    with autocast(precision, "cpu"):
-        return torch.stack(list(model(images, targets).values())).sum()
 
 
 def count(losses: Callable[[], Tensor]) -> dict[str, Any]:

@@ -19,8 +19,7 @@ from tasks.harness.guards import check_boxes
 from .annotations import write_coco
 from .loader import our_loader, usual_loader, write_pictures
 from .pairs import compare_losses, detector_pair, make_batch
-from .timing import Result
-from .training import autocast
+from .timing import Result, autocast, beside_torchvision
 
 
 def end_to_end(arguments: Namespace) -> Iterator[Result]:
@@ -68,17 +67,12 @@ def compare(arguments: Namespace, folder: Path, batch_size: int) -> Result:
 
         return losses
 
-    default = "torchvision fp32 NCHW"
-    variants = {default: epoch(theirs, losses_of(theirs), loaders["torchvision"], "fp32", device)}
-    pairs = []
-    for precision in arguments.precision:
-        name = f"ours {precision}"
-        variants[name] = epoch(ours, our_losses, loaders["ours"], precision, device)
-        pairs.append((name, default))
-        if precision == "bf16":
-            other = "torchvision bf16 channels_last"
-            variants[other] = epoch(best, losses_of(best), loaders["torchvision"], precision, device)
-            pairs.append((name, other))
+    variants, pairs = beside_torchvision(
+        lambda precision: epoch(ours, our_losses, loaders["ours"], precision, device),
+        lambda precision: epoch(theirs, losses_of(theirs), loaders["torchvision"], precision, device),
+        lambda precision: epoch(best, losses_of(best), loaders["torchvision"], precision, device),
+        arguments.precision,
+    )
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(arguments.repeats):
         for name, run in variants.items():

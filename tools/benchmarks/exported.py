@@ -12,8 +12,6 @@ import numpy as np
 import onnx
 import torch
 
-from tasks.classification.classifier import classifier
-from tasks.classification.torchvision_weights import load_torchvision_weights
 from tasks.contracts import Batch
 from tasks.export.graph import NetworkGraph
 from tasks.export.onnx_graph import network_onnx
@@ -22,9 +20,8 @@ from tasks.export.quantize import inputs_of, quantize
 from tasks.export.runtime import open_engine
 from tasks.inference.ready import ready_model
 
-from .pairs import detector_pair, make_batch, to_images
-from .timing import Result, in_turns
-from .training import autocast
+from .pairs import classifier_pair, detector_pair, make_batch, to_images
+from .timing import Result, in_precision, in_turns
 
 CALIBRATION = 8
 SPREAD = 1.0
@@ -44,7 +41,7 @@ def compare(model: str, height: int, width: int, repeats: int) -> Result:
     ours, theirs = classifier_pair() if is_classifier else detector_pair(model, batch, spread=SPREAD)
     ours.to(memory_format=torch.channels_last).eval()
     best = theirs.eval().to(memory_format=torch.channels_last)
-    given = (torch.stack(to_images(batch)),) if is_classifier else (to_images(batch),)
+    given = torch.stack(to_images(batch)) if is_classifier else to_images(batch)
     network = NetworkGraph(ours)
     graph = network_onnx(network)
     variants: dict[str, Callable[[], Any]] = {}
@@ -63,9 +60,10 @@ def compare(model: str, height: int, width: int, repeats: int) -> Result:
     for precision in ("fp32", "bf16"):
         ready, before = f"ours {precision}", f"ours {precision}, before"
         other = f"torchvision {precision} channels_last"
-        variants[ready] = in_precision(ready_model(ours, torch.device("cpu")), (batch,), precision)
-        variants[before] = in_precision(ours, (batch,), precision)
-        variants[other] = in_precision(best, given, precision)
+        ready_ours = ready_model(ours, torch.device("cpu"))
+        variants[ready] = in_precision(precision, "cpu", predict, ready_ours, batch)
+        variants[before] = in_precision(precision, "cpu", predict, ours, batch)
+        variants[other] = in_precision(precision, "cpu", predict, best, given)
         pairs += [(ready, before), (ready, other)]
     seconds, _ = in_turns(variants, repeats)
     rates = {name: round(1 / float(np.median(times)), 2) for name, times in seconds.items()}
@@ -86,22 +84,7 @@ def of_file(path: Path, engine: str, batch: Batch, precision: str = "fp32") -> t
     return run, lambda: run(inputs)
 
 
-def in_precision(model: Callable[..., Any], given: tuple[Any, ...], precision: str) -> Callable[[], Any]:
-    """A run without gradients under a precision."""
-
-    def once() -> Any:
-        with torch.inference_mode(), autocast(precision, "cpu"):
-            return model(*given)
-
-    return once
-
-
-def classifier_pair() -> tuple[Any, Any]:
-    """ResNet-50 of ours and of torchvision with the same weights."""
-    from torchvision.models import resnet50
-
-    torch.manual_seed(0)
-    theirs = resnet50(weights=None)
-    ours = classifier(num_classes=1000, backbone={"name": "resnet50"})
-    load_torchvision_weights(ours, theirs.state_dict())
-    return ours, theirs
+@torch.inference_mode()
+def predict(model: Callable[..., Any], given: Any) -> Any:
+    """What the model says, without gradients."""
+    return model(given)

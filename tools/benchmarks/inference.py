@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,7 @@ from tasks.contracts import Batch
 from tasks.metrics.run_lengths import bitmaps, encode
 
 from .pairs import detector_pair, make_batch, to_images
-from .timing import Result, full_precision, in_turns
-from .training import autocast
+from .timing import Result, beside_torchvision, full_precision, in_precision, in_turns
 
 Found = list[tuple[torch.Tensor, torch.Tensor, list[bytes]]]
 """Boxes (N, 4), scores (N,) and run lengths of each image."""
@@ -52,32 +52,16 @@ def infer(arguments: Namespace) -> Iterator[Result]:
                 expected = run_theirs(theirs, images)
                 tolerance = max(1e-4, 2 * rounding(expected, run_theirs(best, images)))
                 check = compare(run_ours(ours, batch), expected, (height, width), tolerance)
-            variants = {"torchvision fp32 NCHW": variant(run_theirs, theirs, images, "fp32", device)}
             fold_once(ours)
-            pairs = []
-            for precision in arguments.precision:
-                name = f"ours {precision}"
-                variants[name] = variant(run_ours, ours, batch, precision, device)
-                pairs.append((name, "torchvision fp32 NCHW"))
-                if precision == "bf16":
-                    other = "torchvision bf16 channels_last"
-                    variants[other] = variant(run_theirs, best, images, precision, device)
-                    pairs.append((name, other))
+            variants, pairs = beside_torchvision(
+                partial(in_precision, device=device, run=partial(run_ours, ours, batch)),
+                partial(in_precision, device=device, run=partial(run_theirs, theirs, images)),
+                partial(in_precision, device=device, run=partial(run_theirs, best, images)),
+                arguments.precision,
+            )
             seconds, peaks = in_turns(variants, arguments.repeats, device)
             setting = {"model": arguments.model, "size": f"{height}x{width}", "batch": num_images}
             yield Result("infer", setting, check, seconds, pairs, {"peak_bytes": peaks})
-
-
-def variant(
-    run: Callable[..., Found], model: Any, given: Any, precision: str, device: str
-) -> Callable[[], None]:
-    """`run` under a precision."""
-
-    def once() -> None:
-        with autocast(precision, device):
-            run(model, given)
-
-    return once
 
 
 @torch.inference_mode()
@@ -102,12 +86,17 @@ def run_theirs(model: Any, images: list[torch.Tensor]) -> Found:
         masks = []
         if "masks" in found:
             pasted = (found["masks"][:, 0] > 0.5).cpu().numpy()
-            masks = [
-                coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]  # pyright: ignore[reportArgumentType]
-                for mask in pasted
-            ]
+            masks = coco_run_lengths(pasted)
         results.append((found["boxes"], found["scores"], masks))
     return results
+
+
+def coco_run_lengths(masks: np.ndarray) -> list[Any]:
+    """Those of bitmaps (N, H, W), by pycocotools."""
+    return [
+        coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]  # pyright: ignore[reportArgumentType]
+        for mask in masks
+    ]
 
 
 def rounding(found: Found, again: Found) -> float:

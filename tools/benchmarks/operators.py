@@ -6,9 +6,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.roi_heads import paste_masks_in_image
@@ -19,6 +17,7 @@ from tasks.detection.matching import match
 from tasks.detection.roi_align import PyramidTable, multilevel_roi_align
 from tasks.metrics.run_lengths import bitmaps, encode
 
+from .inference import coco_run_lengths
 from .pairs import make_batch
 from .timing import Result, in_turns
 
@@ -47,9 +46,8 @@ def roi_align(arguments: Namespace) -> Iterator[Result]:
             def theirs(
                 maps: list[Tensor] = maps, boxes: Tensor = boxes, sizes: Any = sizes, pooler: Any = pooler
             ) -> Tensor:
-                return pooler(
-                    {str(i): m.float() for i, m in enumerate(maps)}, list(boxes), sizes
-                )  # as autocast does
+                named = {str(i): m.float() for i, m in enumerate(maps)}  # as autocast does
+                return pooler(named, list(boxes), sizes)
 
             with torch.no_grad():
                 difference = float((ours().float() - theirs().float()).abs().max())
@@ -87,11 +85,7 @@ def masks(arguments: Namespace) -> Iterator[Result]:
             return encode(bitmaps(grids[:, 0], boxes, *size), *size)
 
         def theirs(grids: Tensor = grids, boxes: Tensor = boxes, size: Any = (height, width)) -> list[Any]:
-            pasted = (paste_masks_in_image(grids, boxes, size) > 0.5)[:, 0].numpy()
-            return [
-                coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]  # pyright: ignore[reportArgumentType]
-                for mask in pasted
-            ]
+            return coco_run_lengths((paste_masks_in_image(grids, boxes, size) > 0.5)[:, 0].numpy())
 
         assert ours() == theirs(), "pixels differ"
         seconds, _ = in_turns({"ours": ours, "torchvision": theirs}, arguments.repeats)
@@ -111,9 +105,8 @@ def assign(arguments: Namespace) -> Iterator[Result]:
 
             def ours(boxes: Tensor = boxes, anchors: Tensor = anchors) -> Tensor:
                 valid = torch.ones(boxes.shape[:2], dtype=torch.bool, device=boxes.device)
-                return match(anchors, boxes, valid, foreground_iou=0.7, background_iou=0.3, low_quality=True)[
-                    0
-                ]
+                options = {"foreground_iou": 0.7, "background_iou": 0.3, "low_quality": True}
+                return match(anchors, boxes, valid, **options)[0]
 
             def theirs(boxes: Tensor = boxes, anchors: Tensor = anchors, matcher: Any = matcher) -> Tensor:
                 return matcher(box_iou(boxes[0], anchors))

@@ -12,10 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.models import detection as torchvision_detection
+from torchvision.models import resnet50
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from tasks.classification.classifier import classifier
+from tasks.classification.torchvision_weights import load_torchvision_weights
 from tasks.contracts import Batch, Model
 from tasks.data.loading.collate import join_masks
 from tasks.detection import torchvision_weights as box_weights
@@ -155,6 +158,25 @@ def compare_losses(ours: Any, theirs: Any, batch: Batch, tolerance: float = 1e-3
     differences = {name: abs(float(mine[name] / other[names[name]]) - 1) for name in mine}
     assert max(differences.values()) < tolerance, differences
     return f"{len(mine)} losses equal within {max(differences.values()):.0e}"
+
+
+def our_loss(model: Any, batch: Batch) -> Tensor:
+    """The sum of our losses."""
+    return torch.stack(list(model.losses(model.features(batch), batch).values())).sum()
+
+
+def their_loss(model: Any, images: list[Tensor], targets: list[dict[str, Tensor]]) -> Tensor:
+    """The sum of torchvision's."""
+    return torch.stack(list(model(images, targets).values())).sum()
+
+
+def classifier_pair() -> tuple[Any, Any]:
+    """ResNet-50 of ours and of torchvision with the same weights."""
+    torch.manual_seed(0)
+    theirs = resnet50(weights=None)
+    ours = classifier(num_classes=1000, backbone={"name": "resnet50"})
+    load_torchvision_weights(ours, theirs.state_dict())
+    return ours.train(), theirs.train()
 
 
 def make_batch(

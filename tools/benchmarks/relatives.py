@@ -8,15 +8,15 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from tasks.preprocessing import Preprocessing
 from tasks.zoo.registry import build_model
 
-from .pairs import NUM_CLASSES, make_batch
+from .pairs import NUM_CLASSES, make_batch, our_loss
 from .timing import Result, in_turns
 from .training import step
 
@@ -37,19 +37,14 @@ def relatives(arguments: Namespace) -> Iterator[Result]:
     for height, width in arguments.size:
         for num_images in arguments.batch:
             masks = "mask" in arguments.model
-            batch = make_batch(num_images, height, width, arguments.instances, masks=masks).to(
-                arguments.device
-            )
-
-            def loss(model: Any, batch: Any = batch) -> Tensor:
-                return torch.stack(list(model.losses(model.features(batch), batch).values())).sum()
-
+            batch = make_batch(num_images, height, width, arguments.instances, masks=masks)
+            batch = batch.to(arguments.device)
+            loss = partial(our_loss, batch=batch)
             for precision in arguments.precision:
+                specs = zip((arguments.model, "relative"), RELATIVES[arguments.model], strict=True)
                 variants = {
                     name: step(build(spec, arguments.device), loss, precision, arguments.device)
-                    for name, spec in zip(
-                        (arguments.model, "relative"), RELATIVES[arguments.model], strict=True
-                    )
+                    for name, spec in specs
                 }
                 seconds, peaks = in_turns(variants, arguments.repeats, arguments.device, time.process_time)
                 setting = {"model": arguments.model, "size": f"{height}x{width}", "batch": num_images}

@@ -7,11 +7,13 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+Run = TypeVar("Run", bound=Callable[[], Any])
 
 
 @dataclass
@@ -66,6 +68,41 @@ def full_precision() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
+    """The context of a precision."""
+    return torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def in_precision(precision: str, device: str, run: Callable[..., Any], *given: Any) -> Callable[[], Any]:
+    """What runs `run` on what is `given` in a precision."""
+
+    def once() -> Any:
+        with autocast(precision, device):
+            return run(*given)
+
+    return once
+
+
+def beside_torchvision(
+    ours: Callable[[str], Run],
+    theirs: Callable[[str], Run],
+    best: Callable[[str], Run],
+    precisions: list[str],
+) -> tuple[dict[str, Run], list[tuple[str, str]]]:
+    """The variants, each of a function from a precision to what is run, and the pairs to compare: ours in each of
+    `precisions` with torchvision's default (float32, NCHW), and in bf16 with its best setting."""
+    default, other = "torchvision fp32 NCHW", "torchvision bf16 channels_last"
+    variants, pairs = {default: theirs("fp32")}, []
+    for precision in precisions:
+        name = f"ours {precision}"
+        variants[name] = ours(precision)
+        pairs.append((name, default))
+        if precision == "bf16":
+            variants[other] = best(precision)
+            pairs.append((name, other))
+    return variants, pairs
 
 
 def in_turns(

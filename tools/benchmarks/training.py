@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .pairs import compare_losses, detector_pair, make_batch, to_images, to_targets
-from .timing import Result, full_precision, in_turns
+from .pairs import (
+    classifier_pair,
+    compare_losses,
+    detector_pair,
+    make_batch,
+    our_loss,
+    their_loss,
+    to_images,
+    to_targets,
+)
+from .timing import Result, autocast, beside_torchvision, full_precision, in_turns
 
 
 def train_step(arguments: Namespace) -> Iterator[Result]:
@@ -22,26 +31,18 @@ def train_step(arguments: Namespace) -> Iterator[Result]:
     for height, width in arguments.size:
         for num_images in arguments.batch:
             check, ours, theirs = losses_of(arguments, num_images, height, width)
-            yield compare(arguments, check, ours, theirs, (height, width), num_images)
+            variants, pairs = steps(arguments, ours, theirs)
+            seconds, peaks = in_turns(variants, arguments.repeats, arguments.device)
+            setting = {"model": arguments.model, "size": f"{height}x{width}", "batch": num_images}
+            if arguments.compile:
+                setting["compile"] = True
+            rate = {name: round(num_images / min(s), 2) for name, s in seconds.items()}
+            others = {"images_a_second": rate, "peak_bytes": peaks}
+            yield Result("train-step", setting, check, seconds, pairs, others)
 
 
 Losses = tuple[nn.Module, Callable[[nn.Module], Tensor]]
 """A network, and what computes its total loss."""
-
-
-def compare(
-    arguments: Namespace, check: str, ours: Losses, theirs: Losses, size: tuple[int, int], num_images: int
-) -> Result:
-    """Times a step of both."""
-    variants, pairs = steps(arguments, ours, theirs)
-    seconds, peaks = in_turns(variants, arguments.repeats, arguments.device)
-    setting = {"model": arguments.model, "size": "x".join(map(str, size)), "batch": num_images}
-    if arguments.compile:
-        setting["compile"] = True
-    rate = {name: round(num_images / min(s), 2) for name, s in seconds.items()}
-    return Result(
-        "train-step", setting, check, seconds, pairs, {"images_a_second": rate, "peak_bytes": peaks}
-    )
 
 
 def steps(
@@ -55,21 +56,12 @@ def steps(
     if arguments.compile:
         for network in (model, other, best):
             getattr(network, "backbone", network).compile()
-    variants = {"torchvision fp32 NCHW": step(other, other_loss, "fp32", arguments.device)}
-    pairs = []
-    for precision in arguments.precision:
-        name = f"ours {precision}"
-        variants[name] = step(model, loss, precision, arguments.device)
-        pairs.append((name, "torchvision fp32 NCHW"))
-        if precision == "bf16":
-            variants["torchvision bf16 channels_last"] = step(best, other_loss, precision, arguments.device)
-            pairs.append((name, "torchvision bf16 channels_last"))
-    return variants, pairs
-
-
-def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
-    """The context of a precision."""
-    return torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext()
+    return beside_torchvision(
+        lambda precision: step(model, loss, precision, arguments.device),
+        lambda precision: step(other, other_loss, precision, arguments.device),
+        lambda precision: step(best, other_loss, precision, arguments.device),
+        arguments.precision,
+    )
 
 
 def step(
@@ -93,13 +85,6 @@ def losses_of(arguments: Namespace, num_images: int, height: int, width: int) ->
     """The pair called `--model`, whose losses were compared."""
     if arguments.model == "resnet50":
         return classifier_losses(num_images, height, width, arguments.device)
-    return detector_losses(arguments, num_images, height, width)
-
-
-def detector_losses(
-    arguments: Namespace, num_images: int, height: int, width: int
-) -> tuple[str, Losses, Losses]:
-    """A pair of detectors on one batch."""
     batch = make_batch(num_images, height, width, arguments.instances, masks="mask" in arguments.model)
     model, other = detector_pair(arguments.model, batch)
     batch = batch.to(arguments.device)
@@ -108,28 +93,13 @@ def detector_losses(
     with full_precision():
         check = compare_losses(model, other, batch)
     images, targets = to_images(batch), to_targets(batch, other)
-
-    def ours(model: Any) -> Tensor:
-        return torch.stack(list(model.losses(model.features(batch), batch).values())).sum()
-
-    def theirs(model: Any) -> Tensor:
-        return torch.stack(list(model(images, targets).values())).sum()
-
-    return check, (model, ours), (other, theirs)
+    losses = partial(our_loss, batch=batch), partial(their_loss, images=images, targets=targets)
+    return check, (model, losses[0]), (other, losses[1])
 
 
 def classifier_losses(num_images: int, height: int, width: int, device: str) -> tuple[str, Losses, Losses]:
     """ResNet-50 with its classifier on one batch; images are bytes for us and floats for torchvision."""
-    from torchvision.models import resnet50
-
-    from tasks.classification.classifier import classifier
-
-    torch.manual_seed(0)
-    other = resnet50(weights=None).train()
-    model = classifier(num_classes=1000, backbone={"name": "resnet50"}).train()
-    weights = other.state_dict()
-    model.backbone.load_state_dict({k: v for k, v in weights.items() if not k.startswith("fc.")})
-    model.head.load_state_dict({k.removeprefix("fc."): v for k, v in weights.items() if k.startswith("fc.")})
+    model, other = classifier_pair()
     batch = make_batch(num_images, height, width, 1, masks=False)
     batch = replace(batch, class_ids=torch.arange(num_images)).to(device)
     images = model.preprocessing.normalize(batch.images, batch.sizes).contiguous()

@@ -84,7 +84,7 @@ def test_other_classes_suppress_where_they_are_told_to() -> None:
     assert lost_at(planted(**changes, settings=agnostic), OBJECT, 0).stage == "suppressed"
 
 
-@pytest.mark.parametrize("name", ["faster_rcnn", "retinanet", "fcos"])
+@pytest.mark.parametrize("name", ["faster_rcnn", "retinanet", "fcos", "gfl"])
 def test_stages_agree_with_what_a_detector_predicts(name: str) -> None:
     torch.manual_seed(0)
     spec = {
@@ -135,3 +135,16 @@ def test_classes_have_their_names_in_explanations() -> None:
         with_names(words, ["cat", "dog"])
         == "suppressed by one of class dog with score 0.5; class cat has 0.3"
     )
+
+
+def test_a_cascade_cannot_be_followed_and_the_error_names_all_that_can() -> None:
+    backbone = {"name": "resnet", "block": "basic", "blocks": [1, 1, 1, 1], "widths": [8, 8, 8, 8]}
+    spec = {"name": "faster_rcnn", "backbone": backbone, "cascade": [0.5, 0.6]}
+    model = build_model(spec, num_classes=3, preprocessing={}).eval()
+    model.header = SimpleNamespace(class_names=["a", "b", "c"], model=spec)
+    assert explainer(model) is None
+    image = np.zeros((64, 64, 3), np.uint8)
+    with pytest.raises(
+        ValueError, match="this faster_rcnn cannot .* retinanet, fcos, gfl .* without a cascade"
+    ):
+        trace(model, batch_images([image], model.preprocessing))
