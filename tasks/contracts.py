@@ -7,7 +7,7 @@ Legend, used in every file of `tasks`:
                                 outer corner of the first pixel; labels are 0 … K-1, no background
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
 import torch
@@ -70,16 +70,14 @@ class Batch:
 
     def select(self, *rows: int) -> Self:
         """The batch of the images in these rows alone, padded as they are."""
-        flat = ("mask_pixels",)  # of all images; places say whose
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
         sizes = self.padded_sizes
         return replace(
             self,
             padded_sizes=None if sizes is None else tuple(sizes[row] for row in rows),
             **{
-                key: torch.stack([value[row] for row in rows])
-                for key, value in values.items()
-                if isinstance(value, Tensor) and key not in flat
+                name: torch.stack([value[row] for row in rows])
+                for name, value in vars(self).items()
+                if isinstance(value, Tensor) and name != "mask_pixels"  # of all images; places say whose
             },
         )
 
@@ -105,8 +103,7 @@ class Batch:
         return parts
 
     def _map(self, function) -> Self:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{k: function(v) if isinstance(v, Tensor) else v for k, v in values.items()})
+        return replace(self, **{k: function(v) for k, v in vars(self).items() if isinstance(v, Tensor)})
 
 
 @dataclass

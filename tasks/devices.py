@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import torch
 
+_MEANT = {"fp16": "16-mixed", "16": "16-mixed", "bf16": "bf16-mixed", "fp32": "32-true", "32": "32-true"}
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 
 
@@ -19,14 +20,8 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         ValueError: Lightning knows no such precision.
     """
     if precision not in PRECISIONS:
-        near = {
-            "fp16": "16-mixed",
-            "16": "16-mixed",
-            "bf16": "bf16-mixed",
-            "fp32": "32-true",
-            "32": "32-true",
-        }
-        hint = f"; for {precision} give {near[str(precision)]}" if str(precision) in near else ""
+        meant = _MEANT.get(str(precision))
+        hint = f"; for {precision} give {meant}" if meant else ""
         raise ValueError(f"precision={precision} is unknown; wanted one of {', '.join(PRECISIONS)}{hint}")
     if precision != "auto":
         return precision

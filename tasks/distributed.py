@@ -44,15 +44,7 @@ class LossSum(NamedTuple):
 
 def normalized(sums: Mapping[str, LossSum]) -> dict[str, Tensor]:
     """The losses of a step, each divided as `loss_normalizer` says: all ranks exchange their counts once."""
-    counts = [loss.number for loss in sums.values()]
-    if torch.is_grad_enabled() and _several_ranks():
-        total = torch.stack([count.to(torch.float32) for count in counts])
-        torch.distributed.all_reduce(total)
-        counts, ranks = list(total.unbind()), torch.distributed.get_world_size()
-    else:
-        ranks = 1
-    divisors = [count.clamp(min=loss.least) for count, loss in zip(counts, sums.values(), strict=True)]
-    divisors = [divisor / ranks for divisor in divisors] if ranks > 1 else divisors
+    divisors = _divisors([loss.number for loss in sums.values()], [loss.least for loss in sums.values()])
     return {name: loss.total / divisor for (name, loss), divisor in zip(sums.items(), divisors, strict=True)}
 
 
@@ -62,11 +54,17 @@ def loss_normalizer(count: Tensor, least: float = 1.0) -> Tensor:
     The mean of the ranks' gradients is then the gradient of one rank that has all their images. Where gradients
     are computed all ranks must call this together; elsewhere (validation) each counts for itself.
     """
-    if not (torch.is_grad_enabled() and _several_ranks()):
-        return count.clamp(min=least)
-    total = count.to(torch.float32, copy=True)
-    torch.distributed.all_reduce(total)
-    return total.clamp(min=least) / torch.distributed.get_world_size()
+    return _divisors([count], [least])[0]
+
+
+def _divisors(counts: list[Tensor], least: list[float]) -> list[Tensor]:
+    ranks = 1
+    if torch.is_grad_enabled() and _several_ranks():
+        total = torch.stack([count.to(torch.float32) for count in counts])
+        torch.distributed.all_reduce(total)
+        counts, ranks = list(total.unbind()), torch.distributed.get_world_size()
+    clamped = [count.clamp(min=low) for count, low in zip(counts, least, strict=True)]
+    return [count / ranks for count in clamped] if ranks > 1 else clamped
 
 
 def _several_ranks() -> bool:

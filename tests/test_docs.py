@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 import tasks.data
+from tasks.cli.commands import COMMANDS
 from tasks.cli.compose import compose
-from tasks.cli.main import COMMANDS
+from tasks.preprocessing import Preprocessing
 from tests.commands import command
 from tests.scenes_on_disk import write_scenes
 from tests.tiny_runs import NETWORK, quiet_lightning, tiny_run
@@ -151,7 +152,7 @@ def test_snippets(page: Path, here: Path) -> None:
 
 @contextlib.contextmanager
 def few_steps() -> Iterator[None]:
-    """`tasks.train` takes two steps of a narrow network, whatever it is told."""
+    """`tasks.train` takes one step of a narrow network on small images, whatever it is told."""
     from dataclasses import replace
 
     train = tasks.train
@@ -162,6 +163,7 @@ def few_steps() -> Iterator[None]:
         trainer = replace(trainer, check_val_every_n_epoch=None)
         loader = replace(settings.loader, batch_size=2)
         settings = replace(settings, trainer=trainer, loader=loader, precision="32-true", pretrained=False)
+        settings = replace(settings, preprocessing=Preprocessing(short_side=96, max_size=128))
         backbone = {"name": "resnet", "block": "basic", "blocks": [1, 1, 1, 1], "widths": [16, 32, 64, 128]}
         return train(task, data, **{**more, "backbone": backbone}, settings=settings)
 

@@ -11,8 +11,9 @@ from tasks.cli.train import train
 from tasks.harness.checkpoints import AtomicCheckpointIO
 from tests.tiny_runs import TASKS, TINY, checkpoint, rows, tiny_run
 
-STEPS = 30
-LEFT_AFTER = 13  # in the second of three epochs
+STEPS = 12
+LEFT_AFTER = 7  # in the second of three epochs
+FEW = ["data.num_train=16"]
 WITH = {
     "nothing": [],
     "average": ["ema=0.9"],
@@ -23,7 +24,7 @@ WITH = {
     "checkpointing": ["backbone.checkpoint_stages=[1,2]"],
     "sgd": ["optimizer=sgd", "schedule=warmup_steps"],
     "flips": ["augmentation=flip"],
-    "validations": ["trainer.val_check_interval=7", "early_stopping=50", "checkpointing.keep_best=2"],
+    "validations": ["trainer.val_check_interval=3", "early_stopping=50", "checkpointing.keep_best=2"],
 }
 FAST = [(task, "average") for task in TINY] + [
     ("detection", "validations"),
@@ -46,7 +47,7 @@ OF_ONE = [  # what only some tasks have
 
 
 def run_and_keep(task: str, folder: Path, words: list[str], monkeypatch) -> tuple[Path, Path]:
-    """A run straight through, and the folder that a kill after step 13 would have left of it."""
+    """A run straight through, and the folder that a kill after `LEFT_AFTER` would have left of it."""
     straight, left = folder / "straight", folder / "left"
     write = AtomicCheckpointIO.save_checkpoint
 
@@ -56,7 +57,7 @@ def run_and_keep(task: str, folder: Path, words: list[str], monkeypatch) -> tupl
             shutil.copytree(straight, left)
 
     monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", write_and_keep)
-    tiny_run(task, straight, "checkpointing.every_steps=1", *words, steps=STEPS)
+    tiny_run(task, straight, *FEW, "checkpointing.every_steps=1", *words, steps=STEPS)
     return straight, left
 
 

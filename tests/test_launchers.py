@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.harness.checkpoints import EXACT_RESUME
+from tasks.harness.exact_resume import EXACT_RESUME
 from tests.tiny_runs import TINY, checkpoint
 
 ROOT = Path(__file__).parents[1]

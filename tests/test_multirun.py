@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tasks.cli.main import user_sentence
 from tasks.cli.sweep import split_words, sweep, table_rows
 from tasks.cli.tables import Column, table
 from tasks.cli.train import train
@@ -16,7 +15,7 @@ from tests.tiny_runs import TINY
 def test_two_learning_rates_give_one_table(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     words = [*TINY["classification"], "trainer.max_steps=2", "model.dropout=0.1", "hydra.sweep.dir=sweep"]
-    status = sweep("train", [*words, "optimizer.lr=0.01,-1"], ["train.py"], train, user_sentence).status
+    status = sweep("train", [*words, "optimizer.lr=0.01,-1"], ["train.py"], train).status
     assert status == 1  # a negative rate fails, and the other run is not lost
     captured = capsys.readouterr()
     assert "optimizer.lr=-1 must be a number of at least 0" in captured.err

@@ -18,10 +18,11 @@ from tasks.harness.checkpoints import AtomicCheckpointIO
 from tests.tiny_runs import TINY
 
 ROOT = Path(__file__).parents[1]
-STEPS = 30
-KILLED_AFTER = 13  # in the second epoch
+STEPS = 20
+KILLED_AFTER = 8  # in the second epoch
 SMALL = [  # of a network whose checkpoints, one after every step, take no time to write
-    *TINY["detection"], "backbone.widths=[32,64,128,256]", f"trainer.max_steps={STEPS}", "checkpointing.every_steps=1",
+    *TINY["detection"], "backbone.widths=[32,64,128,256]", "data.num_train=24", f"trainer.max_steps={STEPS}",
+    "checkpointing.every_steps=1",
 ]  # fmt: skip
 
 
@@ -100,7 +101,7 @@ def test_killed_and_resumed_equals_straight_on(straight: Path, tmp_path: Path, w
 
 
 def test_asked_to_stop_it_saves_and_says_how_to_go_on(straight: Path, tmp_path: Path) -> None:
-    words = [*SMALL[:-1], "checkpointing.every_steps=13", "run_dir=run"]
+    words = [*SMALL[:-1], f"checkpointing.every_steps={KILLED_AFTER}", "run_dir=run"]
     status, output = interrupt(words, tmp_path, tmp_path / "run", signal.SIGTERM)
     assert status == 128 + signal.SIGTERM
     assert "stopped by SIGTERM after step" in output
@@ -118,7 +119,7 @@ def test_resume_of_nothing(tmp_path: Path) -> None:
 def test_resume_keeps_the_settings_of_the_run(straight: Path) -> None:
     config = compose("train", [f"resume={straight}", "trainer.max_steps=40"])
     assert config.trainer.max_steps == 40
-    assert config.data.num_train == 40
+    assert config.data.num_train == 24
     with pytest.raises(ValueError, match="task=detection cannot be changed in a run that goes on"):
         compose("train", [f"resume={straight}", "task=detection"])
     with pytest.raises(ValueError, match="trainer.max_step.*max_steps"):

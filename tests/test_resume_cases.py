@@ -18,7 +18,8 @@ import torch
 from tasks.cli.compose import compose
 from tasks.cli.train import train
 from tasks.folders import claim_folder, new_folder
-from tasks.harness.checkpoints import EXACT_RESUME, AtomicCheckpointIO
+from tasks.harness.checkpoints import AtomicCheckpointIO
+from tasks.harness.exact_resume import EXACT_RESUME
 from tasks.harness.loggers import wandb, wandb_id
 from tests.tiny_runs import TINY, checkpoint, rows, tiny_run
 

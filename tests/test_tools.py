@@ -19,14 +19,14 @@ from tasks.cli.evaluate import evaluate
 from tasks.cli.train import train
 from tasks.data.formats.digits import DigitsData
 from tests.commands import command
+from tests.tiny_runs import NETWORK
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
-    "data.num_train=64", "data.num_val=6", "data.num_test=4", "loader.batch_size=4", "trainer.max_steps=100",
+    "data.num_train=64", "data.num_val=6", "data.num_test=4", "data.size=96", "loader.batch_size=4",
+    "trainer.max_steps=100", "pyramid.channels=16",
     # A network that has hardly learnt where digits are finds a few among many proposals.
-    "model.rpn_pre_nms_train=500", "model.rpn_post_nms_train=300", "model.rpn_pre_nms_test=500",
-    "model.rpn_post_nms_test=200",
-    "pyramid.channels=16", "precision=32-true", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1",
+    "model.rpn_post_nms_train=300", "model.rpn_post_nms_test=200", *NETWORK,
 ]  # fmt: skip
 
 
@@ -57,7 +57,12 @@ def pictures(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
 def test_the_output_names_who_scored(run: Path, tmp_path: Path, backend: str) -> None:
-    words = [f"checkpoint={run / 'model.safetensors'}", "data.num_val=6", f"metric.backend={backend}"]
+    words = [
+        f"checkpoint={run / 'model.safetensors'}",
+        "data.num_val=6",
+        "data.size=96",
+        f"metric.backend={backend}",
+    ]
     result = tool(
         "evaluate", *words, "trainer.accelerator=cpu", "precision=32-true", "run_dir=out", cwd=tmp_path
     )
@@ -119,7 +124,7 @@ def test_evaluate_repeats_the_numbers_of_training(run: Path, tmp_path: Path, fil
 
 def test_numbers_equal_pycocotools_on_the_written_detections(run: Path, tmp_path: Path) -> None:
     """The numbers of pycocotools, called by hand on the files that evaluation and the annotations leave."""
-    source = DigitsData(num_train=64, num_val=6, num_test=4)
+    source = DigitsData(num_train=64, num_val=6, num_test=4, size=96)
     (tmp_path / "val.json").write_text(json.dumps(source.split("val").annotations.to_coco()))
     numbers = json.loads((run / "metrics.json").read_text())
     with contextlib.redirect_stdout(io.StringIO()):

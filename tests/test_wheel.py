@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 
-from tasks.cli.main import COMMANDS
+from tasks.cli.commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 REQUIRED = {"torch", "torchvision", "safetensors"}

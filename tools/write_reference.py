@@ -19,32 +19,18 @@ sys.path.insert(0, str(ROOT))
 from backbones.create import BUILDERS, find_builder  # noqa: E402
 from backbones.pyramids import PYRAMIDS  # noqa: E402
 from backbones.spec import default_options  # noqa: E402
-from tasks.cli.groups import field_documents  # noqa: E402
+from tasks.cli.groups import WORDS, field_documents  # noqa: E402
+from tasks.cli.keys import parts  # noqa: E402
 from tasks.cli.targets import arguments  # noqa: E402
 from tasks.data import FORMATS  # noqa: E402
 from tasks.data.formats.object_files import ObjectFiles  # noqa: E402
-from tasks.harness.settings import (  # noqa: E402
-    CheckpointSettings,
-    LoaderSettings,
-    MetricSettings,
-    TrainerSettings,
-    TrainSettings,
-)
-from tasks.preprocessing import Preprocessing  # noqa: E402
+from tasks.harness.settings import TrainSettings  # noqa: E402
 from tasks.zoo.registry import known_options, lookup, model_builder  # noqa: E402
 from tasks.zoo.task_specs import MODEL_SPECS  # noqa: E402
 
 DOCS = ROOT / "docs"
 EXAMPLE = re.compile(r"<!-- (examples/\w+\.py) -->\n```python\n.*?```", re.DOTALL)
-PARTS = {
-    "trainer": TrainerSettings,
-    "loader": LoaderSettings,
-    "checkpointing": CheckpointSettings,
-    "metric": MetricSettings,
-    "preprocessing": Preprocessing,
-}
-IN_A_PART = {*PARTS, "augmentation", "loggers", "optimizer", "schedule", "model", "task"}
-WORDS = {None: "null", True: "true", False: "false"}
+IN_A_PART = {*parts(), "augmentation", "loggers", "optimizer", "schedule", "model", "task"}
 FAMILIES = ("resnet50", "resnet", "cifar_resnet20", "vgg16", "timm", "torchvision")
 
 
@@ -75,7 +61,7 @@ def settings_page() -> str:
         "## A run",
         *_table(_fields(TrainSettings, "", IN_A_PART)),
     ]
-    for name, kind in PARTS.items():
+    for name, kind in parts().items():
         lines += ["", f"## `{name}`", *_table(_fields(kind, f"{name}."))]
     lines += ["", "## Models", "", "`model=NAME` and, beside it, `model.KEY=value`."]
     for name in MODEL_SPECS:
@@ -186,7 +172,7 @@ def _value(default: Any) -> str:
         return "must be given"
     if isinstance(default, tuple):
         default = list(default)
-    word = WORDS.get(default, default) if default is None or isinstance(default, bool) else default
+    word = WORDS.get(str(default), default)
     return f"`{word}`" if str(word) else "`''`"
 
 

@@ -100,21 +100,10 @@ def in_words(report: Report) -> str:
         cells.append((row["issue"], row["severity"], str(row["count"]), *done, row["example"]))
     num_errors = sum(row["count"] for row in rows if row["severity"] == "error")
     num_warnings = sum(row["count"] for row in rows) - num_errors
-    columns = [
-        Column("issue"),
-        Column(""),
-        Column("count", right=True),
-        *([Column("on_invalid=fix")] if report.has_policy else []),
-        Column("the first"),
-    ]
-    return "\n".join(
-        [
-            *lines,
-            table(columns, cells),
-            "",
-            f"{counted(num_errors, 'error')}, {counted(num_warnings, 'warning')}",
-        ]
-    )
+    done = ["on_invalid=fix"] if report.has_policy else []
+    columns = ["issue", "", Column("count", right=True), *done, "the first"]
+    totals = f"{counted(num_errors, 'error')}, {counted(num_warnings, 'warning')}"
+    return "\n".join([*lines, table(columns, cells), "", totals])
 
 
 def counted(number: int, what: str) -> str:

@@ -7,15 +7,13 @@ import json
 import multiprocessing
 import statistics
 import time
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.cli.output import Found, say_result
+from tasks.cli.nodes import as_list, plain, whole_number
+from tasks.cli.output import Found, say_result, write_rows
 from tasks.cli.tables import Column, table
-from tasks.cli.values import whole_number
-from tasks.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,9 +52,7 @@ COLUMNS = (
 def compare(config: DictConfig) -> Found:
     """Measures the models of `config.runs` and prints a table of them, then whether they differ by more than their
     images let them, and writes `config.json` if it is set. Folders of evaluations have no costs."""
-    given = config.runs
-    named = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
-    runs = [Path(str(run)) for run in named]
+    runs = [Path(str(run)) for run in as_list(config.runs)]
     if not runs:
         raise ValueError("runs=[] names no runs; give their folders")
     batch = whole_number(config, "batch", least=1)
@@ -72,8 +68,7 @@ def compare(config: DictConfig) -> Found:
     lines, found = differences(runs)
     if lines:
         say_result("\n" * bool(rows) + "\n".join(lines))
-    if config.json is not None:
-        write_json(Path(str(config.json)), rows)
+    write_rows(config.json, rows)
     return Found({"costs": rows, "differences": found, "words": lines})
 
 
@@ -106,13 +101,13 @@ def differences(runs: list[Path]) -> tuple[list[str], list[dict[str, Any]]]:
         names = [name for name in MAIN_NUMBERS if name in found] or list(found)[:1]
         numbers += [
             {
-                **{"name": name, "first": {"runs": first, "value": difference.first}},
-                **{"second": {"runs": second, "value": difference.second}, "difference": difference.value},
-                **{
-                    "interval": difference.ends,
-                    "images": difference.num_images,
-                    "is_clear": difference.is_clear,
-                },
+                "name": name,
+                "first": {"runs": first, "value": difference.first},
+                "second": {"runs": second, "value": difference.second},
+                "difference": difference.value,
+                "interval": difference.ends,
+                "images": difference.num_images,
+                "is_clear": difference.is_clear,
             }
             for name, difference in found.items()
         ]
@@ -131,7 +126,6 @@ def differences(runs: list[Path]) -> tuple[list[str], list[dict[str, Any]]]:
 
 def setting(run: Path) -> str:
     """What tells the setting of a run from others: its configuration without seed and folder; else its folder."""
-    from tasks.cli.nodes import plain
     from tasks.cli.run_config import load_config
 
     if not (run / "config.yaml").is_file():

@@ -20,9 +20,10 @@ from tasks.cli.found_data import (
     with_format,
 )
 from tasks.cli.keys import known_keys, put
-from tasks.cli.nodes import ALLOW_CODE, GIVEN, flat, plain
+from tasks.cli.nodes import ALLOW_CODE, GIVEN, plain
 from tasks.cli.run_config import config_of_run
 from tasks.cli.words import check_choice, parsed, renamed, text_of, value_of
+from tasks.harness.dotted import flat
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -38,15 +39,9 @@ def compose(config_name: str, words: Iterable[str]) -> DictConfig:
     for word in words:
         if "=" not in word and not word.startswith("~"):
             raise ValueError(f"cannot read {word!r}; settings are given as key=value")
-    keys = [word.split("=", 1)[0] for word in words]
-    allowed = [
-        name
-        for key, word in zip(keys, words, strict=True)
-        if key == ALLOW_CODE
-        for name in text_of(word).split(",")
-    ]
-    given = [(key, word) for key, word in zip(keys, words, strict=True) if key != ALLOW_CODE]
-    given = [pair for key, word in given for pair in as_root(key, word)]
+    given = [(word.split("=", 1)[0], word) for word in words]
+    allowed = [name for key, word in given if key == ALLOW_CODE for name in text_of(word).split(",")]
+    given = [pair for key, word in given if key != ALLOW_CODE for pair in as_root(key, word)]
     resume = next((text_of(word) for key, word in given if key == "resume"), "null")
     if resume != "null":
         config = config_of_run(resume, given)
@@ -56,8 +51,7 @@ def compose(config_name: str, words: Iterable[str]) -> DictConfig:
     config[ALLOW_CODE] = allowed
     if {"trainer", "schedule"} <= set(config) and "networks" not in config:
         config[GIVEN] = None if resume != "null" else _given(config_name, words, before)
-    _replace_backbone(config, given)
-    _replace_pyramid(config, given)
+    _replace_network(config, given)
     required = OmegaConf.missing_keys(config)
     for key, word in given:
         put(config, key, word)
@@ -101,6 +95,7 @@ def _given(config_name: str, words: list[str], config: DictConfig) -> list[str] 
     """What `words`, and the files that they choose, say: keys of values, or of whole parts. None with an experiment,
     which says all there is to say."""
     import hydra
+    from omegaconf import OmegaConf
 
     said = {word.split("=", 1)[0].lstrip("~+"): word for word in words}
     if "experiment" in said and value_of(said["experiment"].lstrip("+")) is not None:
@@ -108,7 +103,7 @@ def _given(config_name: str, words: list[str], config: DictConfig) -> list[str] 
     same = [said[group] for group in ("task", "model") if group in said]
     with own_hydra():
         usual = hydra.compose(config_name, overrides=[*same, "data=coco", "data.root=x"])
-    values, others = flat(config), flat(usual)
+    values, others = (flat(OmegaConf.to_container(c, resolve=False)) for c in (config, usual))  # type: ignore[arg-type]
     given = {key for key, value in values.items() if key not in others or others[key] != value}
     groups = config_groups()
     for key in said:
@@ -123,34 +118,24 @@ WHOLE = ("augmentation", "optimizer", "schedule")
 """Groups whose choice says all of their node."""
 
 
-def _replace_backbone(config: DictConfig, given: list[tuple[str, str]]) -> None:
-    """Gives `config` the backbone that `given` asks for by name, whose options it may set as well.
+def _replace_network(config: DictConfig, given: list[tuple[str, str]]) -> None:
+    """Gives `config` the backbone and the pyramid that `given` asks for by name, whose options it may set as well.
 
-    A recipe may describe a network of its own; if the one asked for lacks any of its options, they are all
-    about the other network, and go.
+    A recipe may describe a network of its own; if the backbone asked for lacks any of its options, they are all about
+    the other network, and go. So do those of a pyramid that the simple one has no use for.
     """
     words = dict(given)
-    word, node = words.get("backbone.name", words.get("backbone")), config.get("backbone")
-    name = value_of(word) if word is not None else None
-    if node is None or not isinstance(name, str) or name == node.name:
-        return
-    node.name = name
-    options = {str(option) for option in node} - {"name", "pretrained"}
-    if options - known_keys(config, "backbone"):
-        for option in options:
-            del node[option]
+    for part in ("backbone", "pyramid"):
+        word, node = words.get(f"{part}.name", words.get(part)), config.get(part)
+        name = value_of(word) if word is not None else None
+        if node is None or not isinstance(name, str) or name == node.get("name"):
+            continue
+        node.name = name
+        options = {str(option) for option in node} - {"name", "pretrained"}
+        if part == "backbone" and options - known_keys(config, part):
+            for option in options:
+                del node[option]
+        elif part == "pyramid" and name == "simple":
+            from backbones.pyramids import as_simple
 
-
-def _replace_pyramid(config: DictConfig, given: list[tuple[str, str]]) -> None:
-    """Gives `config` the pyramid that `given` asks for by name, without the options that another one had of it."""
-    words = dict(given)
-    word, node = words.get("pyramid.name", words.get("pyramid")), config.get("pyramid")
-    name = value_of(word) if word is not None else None
-    if not node or not isinstance(name, str) or name == node.get("name"):
-        return
-    node.name = name
-    if name == "simple":
-        from backbones.pyramids import as_simple
-
-        simple, _ = as_simple({key: value for key, value in plain(node).items() if key != "name"})
-        config.pyramid = simple
+            config.pyramid, _ = as_simple({key: value for key, value in plain(node).items() if key != "name"})

@@ -9,7 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from tasks.cli.folders import CONFIGS
-from tasks.cli.groups import OWN_PACKAGE, ROOTS, python_groups
+from tasks.cli.groups import OWN_PACKAGE, python_groups, roots
 from tasks.cli.nodes import ALLOW_CODE, FOUND
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ def register() -> None:
     store = ConfigStore.instance()
     for group, choices in python_groups().items():
         for name, node in choices.items():
-            store.store(
-                group=group, name=name, node=node, package=None if group in OWN_PACKAGE else "_global_"
-            )
-    for name, defaults in ROOTS.items():
-        store.store(name=name, node=defaults(), package="_global_")
+            package = None if group in OWN_PACKAGE else "_global_"
+            store.store(group=group, name=name, node=node, package=package)
+    for name, node in roots().items():
+        store.store(name=name, node=node, package="_global_")

@@ -10,13 +10,6 @@ from tasks.cli.output import Found, say_result
 from tasks.data.formats.convert import Crowd, Format, Split, convert
 from tasks.data.layouts.auto import ON_INVALID
 
-READ_WITH = {
-    "coco": "data=coco data.root={out}",
-    "voc": "data=voc data.root={out}",
-    "yolo": "data=yolo data.root={out}",
-}
-"""How each format is read again."""
-
 
 def convert_data(config: DictConfig) -> Found:
     """Writes `config.data` into the folder `config.out` as format `config.to`, and says what that cannot hold.
@@ -46,7 +39,7 @@ def convert_data(config: DictConfig) -> Found:
     for line in losses.lines():
         say_result(f"note: {line}")
     extra = " data.test_images=test2017 data.test_annotations=annotations/instances_test2017.json"
-    read_with = READ_WITH[config.to].format(out=out) + extra * (config.to == "coco" and "test" in names)
+    read_with = f"data={config.to} data.root={out}" + extra * (config.to == "coco" and "test" in names)
     say_result(f"read it with {read_with}")
     lost = 0 if config.crowd is not None else losses.dropped.total()
     if source.on_invalid == ON_INVALID:  # which nobody has said

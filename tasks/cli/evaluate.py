@@ -52,12 +52,7 @@ def to_found(found: Evaluation, split: str) -> Found:
     """What `--json` prints of an evaluation."""
     assert found.folder is not None
     return Found(
-        {
-            "split": split,
-            "numbers": found.numbers,
-            "intervals": found.intervals,
-            **files_of(found.folder),
-        }
+        {"split": split, "numbers": found.numbers, "intervals": found.intervals, **files_of(found.folder)}
     )
 
 

@@ -42,21 +42,14 @@ def explain(config: DictConfig) -> Found:
     found.sort(key=lambda row: -order.index(row[2].stage) if row[2].stage != "found" else 1)
     names = annotations.class_names
     width = max(len(names[label]) for label, *_ in found)
+    objects = []
     for label, box, explanation in found:
         at = " ".join(f"{value:.0f}" for value in box)
         words = with_names(explanation.words, names)
         say_result(f"{names[label]:<{width}}  at {at:<20}  {explanation.stage:<11}  {words}")
+        objects.append({"class": names[label], "box": box, "stage": explanation.stage, "words": words})
     counts = [(words, sum(row[2].stage == stage for row in found)) for stage, words in STAGES.items()]
     say_result("\n" + "\n".join(f"{count:4d}  {words}" for words, count in counts if count))
-    objects = [
-        {
-            "class": names[label],
-            "box": box,
-            "stage": explanation.stage,
-            "words": with_names(explanation.words, names),
-        }
-        for label, box, explanation in found
-    ]
     return Found({"image": config.image, "objects": objects, "counts": dict(counts)})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.cli.config_store import composed_by_hydra
 from tasks.cli.folders import CONFIGS, config_groups
@@ -61,20 +61,78 @@ def is_of_run(config_name: str, choices: list[str], given: list[tuple[str, str]]
     )
 
 
-def take_data_of_run(config: DictConfig, file: str) -> None:
-    """Gives `config` the data of the run that made the model `file`."""
-    from omegaconf import OmegaConf
+def run_of(file: Path) -> Path:
+    """The folder of the run that a model file or checkpoint lies in, or that `file` is."""
+    if file.is_dir():
+        return file
+    return file.parent.parent if file.parent.name == "checkpoints" else file.parent
 
-    from tasks.cli.run_data import data_of_run, run_of
+
+def take_data_of_run(config: DictConfig, file: str) -> None:
+    """Gives `config` the data of the run that made the model `file`; without the run's configuration beside it the
+    embedded data that the file's task is tried on, if it was trained on such.
+
+    Raises ValueError, or FileNotFoundError where its folder is not there any more, with the setting that gives another.
+    """
+    from omegaconf import OmegaConf
 
     if not Path(file).exists():
         return  # which is said where it is read
     folder = run_of(Path(file))
-    of_run = load_config(folder / "config.yaml") if (folder / "config.yaml").is_file() else None
-    node = data_of_run(file, None if of_run is None else plain(of_run), folder)
-    OmegaConf.update(config, "data", node, merge=False)
-    if of_run is not None:
+    if (folder / "config.yaml").is_file():
+        node = _data_of_run(file, plain(load_config(folder / "config.yaml")), folder)
         config[FOUND] = f"the data of the run in {folder}"
+    else:
+        node = _embedded_data(file)
+    OmegaConf.update(config, "data", node, merge=False)
+
+
+def _data_of_run(file: str, config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The data set of the run in `folder`, with this `config`, as a configuration names it."""
+    from tasks.cli.targets import TARGETS
+
+    data = dict(config.get("data") or {})
+    if data.get("_target_") not in TARGETS:
+        raise ValueError(
+            f"the run in {folder} was trained on a data set of its own code ({data.get('_target_')}); give data=… to "
+            f"score {file} on"
+        )
+    key = next((key for key in ("root", "file") if isinstance(data.get(key), str)), None)
+    if key is not None:
+        data[key] = str(_find_again(data[key], config.get("run_dir"), folder, file))
+    return data
+
+
+def _embedded_data(file: str) -> dict[str, Any]:
+    from tasks.data import FORMATS
+    from tasks.zoo.model_file import read
+    from tasks.zoo.task_specs import TASK_SPECS
+
+    header = read(file)[0]
+    known = FORMATS[TASK_SPECS[header.task].data].replace(":", ".")
+    of = str(header.provenance.get("data", known))
+    if of.rpartition(".")[2] != known.rpartition(".")[2]:
+        raise ValueError(
+            f"the run that made {file} is not beside it, so nothing says where its data is; give data.root=DIR"
+        )
+    return {"_target_": known}
+
+
+def _find_again(place: str, run_dir: Any, folder: Path, file: str) -> Path:
+    """The path of a run's data: as the run has it, or relative to where the run was started, which the place of its
+    folder tells."""
+    path = Path(place).expanduser()
+    if not path.exists() and not path.is_absolute():
+        is_relative = isinstance(run_dir, str) and not Path(run_dir).is_absolute()
+        depth = len(Path(run_dir).parts) if is_relative else 0
+        parents = [folder.absolute(), *folder.absolute().parents]
+        path = parents[min(depth, len(parents) - 1)] / path
+    if not path.exists():
+        raise FileNotFoundError(
+            f"the data that {file} was trained on, {place}, is not there any more; give the place of it, or other data "
+            "of its classes, with data.root=DIR"
+        )
+    return path
 
 
 def is_looked_for(config: DictConfig) -> bool:

@@ -6,7 +6,7 @@ Importing this costs nothing.
 import ast
 import sys
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
 from itertools import pairwise
@@ -79,68 +79,53 @@ def python_groups() -> dict[str, dict[str, dict[str, Any]]]:
     }
 
 
-def train_defaults() -> dict[str, Any]:
-    """The defaults of `TrainSettings` that no group gives."""
+def roots() -> dict[str, dict[str, Any]]:
+    """The defaults of settings that no group gives, by their names in the defaults lists of `configs/*.yaml`."""
+    loader = _defaults(LoaderSettings, "batch_size", "num_workers")
     return {
-        "backbone": {"name": "resnet50", "pretrained": False},
-        "pyramid": {"name": "fpn"},
-        "preprocessing": {},
-        "loader": _defaults(LoaderSettings, "batch_size", "num_workers"),
-        "checkpointing": {},
-        "metric": {},
-        **_scalars(TrainSettings),
-        "run_dir": None,
+        "train_settings": {
+            "backbone": {"name": "resnet50", "pretrained": False},
+            "pyramid": {"name": "fpn"},
+            "preprocessing": {},
+            "loader": loader,
+            "checkpointing": {},
+            "metric": {},
+            **_scalars(TrainSettings),
+            "run_dir": None,
+        },
+        "evaluate_settings": {
+            "checkpoint": None,
+            "pretrained": False,
+            "detections": None,
+            "model": {},
+            "split": "val",
+            "backbone": {"name": "resnet50", "pretrained": "${pretrained}"},
+            "preprocessing": {},
+            "loader": loader,
+            "metric": {},
+            **_scalars(EvaluateSettings),
+            "run_dir": None,
+        },
+        "predict_settings": {
+            "checkpoint": None,
+            "pretrained": None,
+            "source": "???",
+            "output": None,
+            "model": {},
+            **_scalars(PredictSettings),
+        },
+        "export_settings": {"checkpoint": "???", "output": None, "model": {}, **_scalars(ExportSettings)},
     }
-
-
-def evaluate_defaults() -> dict[str, Any]:
-    """Those of `EvaluateSettings`."""
-    return {
-        "checkpoint": None,
-        "pretrained": False,
-        "detections": None,
-        "model": {},
-        "split": "val",
-        "backbone": {"name": "resnet50", "pretrained": "${pretrained}"},
-        "preprocessing": {},
-        "loader": _defaults(LoaderSettings, "batch_size", "num_workers"),
-        "metric": {},
-        **_scalars(EvaluateSettings),
-        "run_dir": None,
-    }
-
-
-def predict_defaults() -> dict[str, Any]:
-    """Those of `PredictSettings`."""
-    return {
-        "checkpoint": None,
-        "pretrained": None,
-        "source": "???",
-        "output": None,
-        "model": {},
-        **_scalars(PredictSettings),
-    }
-
-
-def export_defaults() -> dict[str, Any]:
-    """Those of `ExportSettings`."""
-    return {"checkpoint": "???", "output": None, "model": {}, **_scalars(ExportSettings)}
-
-
-ROOTS: dict[str, Callable[[], dict[str, Any]]] = {
-    "train_settings": train_defaults,
-    "evaluate_settings": evaluate_defaults,
-    "predict_settings": predict_defaults,
-    "export_settings": export_defaults,
-}
-"""Names in the defaults lists of `configs/*.yaml`."""
 
 
 def _scalars(kind: type) -> dict[str, Any]:
     """Fields of settings whose defaults are plain values."""
     plain = (str, int, float, bool, type(None), tuple)
-    found = {f.name: f.default for f in fields(kind) if isinstance(f.default, plain) and f.name != "loggers"}
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in found.items() if key != "augmentation"}
+    return {
+        field.name: list(field.default) if isinstance(field.default, tuple) else field.default
+        for field in fields(kind)
+        if isinstance(field.default, plain) and field.name not in ("loggers", "augmentation")
+    }
 
 
 def _defaults(kind: type, *names: str) -> dict[str, Any]:

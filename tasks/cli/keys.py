@@ -40,26 +40,19 @@ def put(config: DictConfig, key: str, word: str) -> None:
     ):
         raise ValueError(unknown_key(config, key, parent))
     value = as_it_stands(word, key) if has_text(config, key) else value_of(word)
-    child = (
-        node._get_node(last) if last in list(node) else None
-    )  # `last in node` would miss what has no value yet
-    if (
-        isinstance(child, DictConfig)
-        and not child._is_none()
-        and "name" in child
-        and not isinstance(value, dict)
-    ):
+    # `last in node` would miss what has no value yet.
+    child = node._get_node(last) if last in list(node) else None
+    has_name = isinstance(child, DictConfig) and not child._is_none() and "name" in child
+    if has_name and not isinstance(value, dict):
         key = f"{key}.name"
     OmegaConf.update(config, key, value, force_add=True)
 
 
 def has_text(config: DictConfig, key: str) -> bool:
-    """Whether the text after the first `=` is taken as it stands for `key`."""
-    return key in TEXT or key == ALLOW_CODE or is_text(config, key)
-
-
-def is_text(config: DictConfig, key: str) -> bool:
-    """Whether `key` is an argument of the data set that is a text or a path and nothing else."""
+    """Whether the text after the first `=` is taken as it stands for `key`, as for an argument of the data set that is
+    a text or a path and nothing else."""
+    if key in TEXT or key == ALLOW_CODE:
+        return True
     parent, _, name = key.rpartition(".")
     node = select(config, "data") if parent == "data" else None
     if node is None or node.get("_target_") is None:
@@ -85,8 +78,8 @@ def known_keys(config: DictConfig, parent: str) -> set[str]:
     node = select(config, parent)
     if not isinstance(node, DictConfig):
         return set()
-    if parent in _settings():
-        return {field.name for field in dataclasses.fields(_settings()[parent])}
+    if parent in parts():
+        return {field.name for field in dataclasses.fields(parts()[parent])}
     if parent in BUILT:
         return BUILT[parent](node.get("name"))
     if node.get("_target_") is not None:
@@ -116,8 +109,8 @@ def unknown_key(config: DictConfig, key: str, parent: str) -> str:
 
 
 @cache
-def _settings() -> dict[str, type]:
-    """The dataclasses whose fields are the keys of a node."""
+def parts() -> dict[str, type]:
+    """The dataclasses whose fields are the keys of a node, by its name."""
     from tasks.harness.settings import CheckpointSettings, LoaderSettings, MetricSettings, TrainerSettings
     from tasks.preprocessing import Preprocessing
 
@@ -157,12 +150,8 @@ def _task_options(name: str | None) -> set[str]:
     kinds = [kind for kind in lookup(TASKS, "task", name).__mro__ if "__init__" in vars(kind)]
     own = kinds[: [kind.__name__ for kind in kinds].index("Task") + 1]
     parameters = [p for kind in own for p in inspect.signature(kind).parameters.values()]
-    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {
-        "optimizer",
-        "schedule",
-        "config",
-        "metric",
-    }
+    taken = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return taken - {"optimizer", "schedule", "config", "metric"}
 
 
 BUILT: dict[str, Callable[[str | None], set[str]]] = {

@@ -2,25 +2,23 @@
 
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from tasks.cli.bar import Bar
+from tasks.cli.nodes import whole_number
 from tasks.cli.output import Found, say_result
-from tasks.cli.predict import build_predictor, check, sources
+from tasks.cli.predict import build_predictor, check, looked_for, sources
 from tasks.cli.settings import settings_of
-from tasks.cli.values import whole_number
 from tasks.devices import keep_freed_memory
 from tasks.folders import check_free, claim_folder, new_folder
 from tasks.harness.settings import PredictSettings
 from tasks.inference.formats import OBJECT_TASKS, check_format
 from tasks.inference.next_pictures import choose_pictures, survey, write_choices
 from tasks.inference.run import Job, Outputs, predict_pictures
-from tasks.inference.sources import Picture, find_pictures, find_video
+from tasks.inference.sources import find_pictures, find_video
 
 
 def next_pictures(config: DictConfig) -> Found:
@@ -39,7 +37,9 @@ def next_pictures(config: DictConfig) -> Found:
         )
     check(config, settings, None)
     pictures = sources(config, settings)
-    labelled = None if config.labelled is None else _first(config.labelled, settings.download)
+    labelled = None
+    if config.labelled is not None:
+        labelled = looked_for(find_pictures(config.labelled, download=settings.download))
     plain = replace(settings, score_threshold=None, tile=None, scales=(1.0,), flip=False)
     predictor = build_predictor(config, plain)
     keep_freed_memory(predictor.device)
@@ -76,9 +76,3 @@ def next_pictures(config: DictConfig) -> Found:
         "errors": [*found.errors, *written.errors],
     }
     return Found({"folder": str(folder), "files": files, **values}, 1 if values["errors"] else 0)
-
-
-def _first(source: str, download: bool) -> Iterator[Picture]:
-    """The pictures of a source, of which the first is looked for at once, so that a wrong one is told of before."""
-    found = find_pictures(source, download=download)
-    return chain([next(found)], found)

@@ -23,26 +23,22 @@ def plain(config: Any) -> Any:
     return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
 
 
-def flat(config: DictConfig) -> dict[str, Any]:
-    """Values by dotted key; lists count as values."""
-    found: dict[str, Any] = {}
-
-    def add(values: Any, prefix: str) -> None:
-        for key, value in values.items():
-            if isinstance(value, dict) and value:
-                add(value, f"{prefix}{key}.")
-            else:
-                found[f"{prefix}{key}"] = value
-
-    from omegaconf import OmegaConf
-
-    add(OmegaConf.to_container(config, resolve=False), "")
-    return found
-
-
 def select(config: DictConfig, key: str) -> Any:
     """The value or node at a dotted key, as it stands; None where there is none."""
     node: Any = config
     for part in key.split("."):
         node = node._get_node(part) if hasattr(node, "_get_node") and part in node else None
     return node
+
+
+def whole_number(config: DictConfig, key: str, *, least: int = 0) -> int:
+    """The setting `key` of a command, which must be a whole number of at least so many."""
+    value = config[key]
+    if type(value) is not int or value < least:
+        raise ValueError(f"{key}={value} must be a whole number, at least {least}")
+    return value
+
+
+def as_list(value: Any) -> list[Any]:
+    """Of one value, several or None."""
+    return [] if value is None else [value] if isinstance(value, str | int | float) else list(value)

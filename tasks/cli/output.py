@@ -39,6 +39,10 @@ class Found:
     status: int = 0
     """The exit status."""
 
+    def to_json(self) -> str:
+        """The object in one line."""
+        return json.dumps(to_plain(self.values))
+
 
 @dataclass(frozen=True)
 class Output:
@@ -64,10 +68,6 @@ class Output:
                 stack.enter_context(contextlib.redirect_stdout(Folding(stdout)))  # type: ignore[type-var]
             yield
 
-    def text_of(self, found: Found) -> str:
-        """What is printed at the end."""
-        return json.dumps(to_plain(found.values)) if self.json else ""
-
 
 def take_flags(words: Sequence[str]) -> tuple[list[str], Output]:
     """The words that are left, and what `--json` and `--quiet` among them ask for.
@@ -91,6 +91,19 @@ def files_of(folder: Path) -> dict[str, Any]:
     """A folder and the names in it."""
     files = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     return {"folder": str(folder), "files": files}
+
+
+def write_rows(file: Any, rows: list[dict[str, Any]]) -> None:
+    """Writes what a command has counted into the file that `json=FILE` asks for, None for none. Raises `ValueError`
+    where that is not possible."""
+    if file is None:
+        return
+    from tasks.files import write_json
+
+    try:
+        write_json(str(file), rows)
+    except OSError as error:
+        raise ValueError(f"cannot write {file}: {error.strerror}; give json= another file") from error
 
 
 def to_plain(value: Any) -> Any:
@@ -150,3 +163,20 @@ def _folded_line(line: str, width: int) -> str:
     return textwrap.fill(
         line, width, subsequent_indent=f"{indent}  ", break_long_words=False, break_on_hyphens=False
     )
+
+
+class Tee:
+    """A stream of which a file keeps a copy, without lines that a terminal redraws."""
+
+    def __init__(self, stream: TextIO, file: TextIO) -> None:
+        self._stream = stream
+        self._file = file
+
+    def write(self, text: str) -> int:
+        if not self._file.closed and "\x1b" not in text and "\r" not in text:
+            self._file.write(text)
+            self._file.flush()
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)

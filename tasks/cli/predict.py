@@ -93,8 +93,6 @@ def check(config: DictConfig, settings: PredictSettings, video: Video | None) ->
             raise ValueError(
                 "several processes were started for this run (torchrun), which need one folder: give output=DIR"
             )
-    if config.output == "":
-        raise ValueError("output= is empty; give a folder, or leave it out for one under runs/")
     output = Path(str(config.output))
     has_both = config.output is not None and output.is_dir() and Path(config.source).is_dir()
     if settings.draw and has_both and output.samefile(config.source):
@@ -108,7 +106,12 @@ def sources(config: DictConfig, settings: PredictSettings) -> Iterator[Picture]:
     """Every `every`th picture. Raises at once where there is none."""
     output = None if config.output is None else Path(config.output)
     found = find_pictures(config.source, download=settings.download, leave_out=output)
-    return islice(chain([next(found)], found), 0, None, settings.every)
+    return islice(looked_for(found), 0, None, settings.every)
+
+
+def looked_for(pictures: Iterator[Picture]) -> Iterator[Picture]:
+    """The same, the first of which is looked for at once, so that a wrong source is told of before anything is done."""
+    return chain([next(pictures)], pictures)
 
 
 def build_predictor(config: DictConfig, settings: PredictSettings) -> Predictor:

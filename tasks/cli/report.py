@@ -9,12 +9,12 @@ import numpy as np
 from omegaconf import DictConfig
 
 from tasks.cli.data import data_of
+from tasks.cli.nodes import as_list, whole_number
 from tasks.cli.output import Found, say_result
 from tasks.cli.run_config import load_config
-from tasks.cli.values import whole_number
 from tasks.data.datamodule import DataModule
 from tasks.harness.environment import fingerprint
-from tasks.harness.reporting import findings_of
+from tasks.harness.outcome import findings_of
 from tasks.harness.task import Task
 from tasks.metrics.bootstrap import intervals
 from tasks.metrics.coco import CocoMetric
@@ -37,7 +37,7 @@ from tasks.zoo.registry import TASKS, lookup
 def report(config: DictConfig) -> Found:
     """Writes report.html and report.json into each of `config.runs`."""
     pictures = whole_number(config, "pictures")
-    folders = [Path(str(run)) for run in ([config.runs] if isinstance(config.runs, str) else config.runs)]
+    folders = [Path(str(run)) for run in as_list(config.runs)]
     for folder in folders:
         started = time.perf_counter()
         report_of(folder, pictures)

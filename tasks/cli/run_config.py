@@ -25,11 +25,13 @@ MOVED = {
     "tasks.data.yolo": "tasks.data.formats.yolo",
 }
 """Modules that a `_target_` of an earlier run's config.yaml may name, and where their content is now."""
+PARTS = ("data", "logger", "model", "task")
 
 
 def load_config(path: Path) -> DictConfig:
-    """The configuration in the `config.yaml` of a run, which an earlier version may have written."""
-    from omegaconf import DictConfig, OmegaConf
+    """The configuration in the `config.yaml` of a run, which an earlier version may have written. ValueError for a file
+    that no run has written."""
+    from omegaconf import OmegaConf
 
     renamed: set[str] = set()
 
@@ -49,8 +51,12 @@ def load_config(path: Path) -> DictConfig:
         module, _, name = str(node.get("_target_", "")).rpartition(".")
         return {**node, "_target_": f"{MOVED[module]}.{name}"} if module in MOVED else node
 
-    config = OmegaConf.create(rename(OmegaConf.to_container(OmegaConf.load(path))))
-    assert isinstance(config, DictConfig)
+    values = OmegaConf.to_container(OmegaConf.load(path))
+    if not isinstance(values, dict) or any(not isinstance(values.get(key), dict | None) for key in PARTS):
+        raise ValueError(
+            f"{path} is not the configuration of a run, which has keys, also in {', '.join(PARTS)}"
+        )
+    config = OmegaConf.create(rename(values))
     for key in INTERNAL:
         config.pop(key, None)
     for old in sorted(renamed):
@@ -79,7 +85,7 @@ def config_of_run(resume: str, given: list[tuple[str, str]]) -> DictConfig:
                 f"init_from={resume}"
             )
     config = load_config(folder / "config.yaml")
-    for logger in config.logger.values():  # the run may have been moved since
+    for logger in (config.get("logger") or {}).values():  # the run may have been moved since
         if logger.get("folder") == config.run_dir:
             logger.folder = str(folder)
     config.run_dir = str(folder)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tasks.studies.residual_study import StudySettings
 
 TRAINER = "lightning.pytorch.Trainer"
+SCHEDULES = "tasks.harness.optim."
 S = TypeVar("S", TrainSettings, EvaluateSettings, PredictSettings, ExportSettings, "StudySettings")
 
 
@@ -33,10 +34,11 @@ def settings_of(kind: type[S], config: DictConfig) -> S:
     """The settings in a configuration, checked."""
     allowed = allowed_modules(config)
     values: dict[str, Any] = plain(config)
-    own = {field.name: values[field.name] for field in fields(kind) if values.get(field.name) is not None}
+    names = [field.name for field in fields(kind)]
+    own = {name: values[name] for name in names if values.get(name) is not None}
     if "optimizer" in own:
-        own["optimizer"] = _named(own["optimizer"], allowed, "torch.optim.", keep_prefix=True)
-        own["schedule"] = _named(own["schedule"], allowed, "tasks.harness.optim.")
+        own["optimizer"] = _named(own["optimizer"], allowed)
+        own["schedule"] = _named(own["schedule"], allowed)
     if "augmentation" in own:
         own["augmentation"] = build(own["augmentation"]["transforms"], allowed)
     if "logger" in values:
@@ -49,14 +51,10 @@ def settings_of(kind: type[S], config: DictConfig) -> S:
     for key in ("task", "model"):
         if key in own:
             own[key] = {name: value for name, value in own[key].items() if name != "name"}
-    build_settings: Any = kind
-    base = (
-        build_settings(optimizer=OptimizerSettings())
-        if "optimizer" in {field.name for field in fields(kind)}
-        else build_settings()
-    )
-    nothing = {key: None for key in values if values[key] is None and key in {f.name for f in fields(kind)}}
-    return with_values(base, {**{k: v for k, v in nothing.items() if _may_be_none(base, k)}, **own})
+    make: Any = kind
+    # The options of a configuration are all there are, not those of the usual optimiser and these.
+    base = make(optimizer=OptimizerSettings()) if "optimizer" in names else make()
+    return with_values(base, own)
 
 
 def record_of(config: DictConfig, words: Sequence[str]) -> Record:
@@ -70,22 +68,12 @@ def spec_of(config: DictConfig) -> dict[str, Any]:
     return {**parts.pop("model"), **parts}
 
 
-def _may_be_none(settings: Any, key: str) -> bool:
-    return getattr(settings, key) is None
-
-
-def _named(
-    node: Mapping[str, Any], allowed: Sequence[str], prefix: str, *, keep_prefix: bool = False
-) -> dict[str, Any]:
-    """A node with `_target_` as the fields and options of settings with a `name`."""
+def _named(node: Mapping[str, Any], allowed: Sequence[str]) -> dict[str, Any]:
+    """A node with `_target_` as the fields and options of settings of an optimiser or a schedule, with its `name`."""
     target = str(node["_target_"])
-    name: Any = target if keep_prefix else target.removeprefix(prefix)
-    if not target.startswith(prefix):
-        name = find(target, allowed)
-    return {
-        "name": name,
-        **{key: value for key, value in node.items() if key not in ("_target_", "_partial_")},
-    }
+    is_known = target.startswith(("torch.optim.", SCHEDULES))
+    name = target.removeprefix(SCHEDULES) if is_known else find(target, allowed)
+    return {"name": name, **{k: v for k, v in node.items() if k not in ("_target_", "_partial_")}}
 
 
 def _logger(
@@ -98,8 +86,7 @@ def _logger(
         options.pop("folder", None)
     from tasks.harness.loggers import LOGGERS
 
-    if make in LOGGERS.values() and not options:
-        return next(name for name, known in LOGGERS.items() if known is make)
-    if make in LOGGERS.values():
-        return lambda run: make(**{"folder": str(run), **options})
-    return lambda run: make(**options)
+    name = next((name for name, known in LOGGERS.items() if known is make), None)
+    if name is None:
+        return lambda run: make(**options)
+    return (lambda run: make(**{"folder": str(run), **options})) if options else name

@@ -11,10 +11,10 @@ import numpy as np
 from omegaconf import DictConfig
 
 from tasks.cli.data import told_data_of, transforms_of
+from tasks.cli.nodes import whole_number
 from tasks.cli.output import Found, files_of, say_result
 from tasks.cli.suit import suited_config
 from tasks.cli.terminal import run_folder
-from tasks.cli.values import whole_number
 from tasks.data.annotations.class_maps import ClassMaps
 from tasks.data.annotations.image_labels import ImageLabels
 from tasks.data.annotations.objects import Annotations
@@ -24,7 +24,7 @@ from tasks.files import write_json
 from tasks.harness.session import files_in
 from tasks.harness.session import run_folder as make_folder
 from tasks.preprocessing import Preprocessing
-from tasks.visualization.boxes import picture_sheet
+from tasks.visualization.boxes import picture_sheet, write_picture
 from tasks.visualization.plots import LARGE, SMALL, plot
 from tasks.visualization.targets import draw_target
 from tasks.zoo.registry import TASKS, lookup
@@ -54,9 +54,7 @@ def show_data(config: DictConfig) -> Found:
             break
     numbers = counts(data.split(config.split).annotations, preprocessing)
     folder = make_folder(run_folder(config, "data"), "data")
-    from PIL import Image
-
-    Image.fromarray(picture_sheet(pictures[: config.num_images])).save(folder / "pictures.jpg", quality=92)
+    write_picture(folder / "pictures.jpg", picture_sheet(pictures[: config.num_images]))
     plot(numbers, folder / "counts.png")
     summary = {key: value for key, value in numbers.items() if not isinstance(value, np.ndarray)}
     write_json(folder / "counts.json", summary)
@@ -103,11 +101,7 @@ def counts(
 
 def table(numbers: dict[str, Any]) -> str:
     """The numbers for the terminal."""
-    lines = [
-        f"{key.replace('_', ' ')}: {value}"
-        for key, value in numbers.items()
-        if isinstance(value, int) and not isinstance(value, bool)
-    ]
+    lines = [f"{key.replace('_', ' ')}: {v}" for key, v in numbers.items() if isinstance(v, int)]
     objects, images = numbers.get("objects_by_class"), numbers.get("images_by_class")
     if images:
         width = max(len(name) for name in images)

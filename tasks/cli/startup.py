@@ -81,14 +81,10 @@ def _hidden(names: Sequence[str]) -> Iterator[None]:
         imports.package_available.cache_clear()
 
 
-def _compile(execute: Execute, module: ModuleType) -> None:
+def _compile(name: str, execute: Execute, module: ModuleType) -> None:
+    """`name` is the module's decorator of what is not to be compiled."""
     execute(module)
-    module.__dict__["_disable_dynamo"] = _disable_if_there(module._disable_dynamo)
-
-
-def _compiler(execute: Execute, module: ModuleType) -> None:
-    execute(module)
-    module.__dict__["disable"] = _disable_if_there(module.disable)
+    module.__dict__[name] = _disable_if_there(getattr(module, name))
 
 
 def _disable_if_there(disable: Callable[..., Any]) -> Callable[..., Any]:
@@ -166,7 +162,7 @@ _EXECUTE: dict[str, Callable[[Execute, ModuleType], None]] = {
     "torchmetrics": _torchmetrics,
     "lightning.fabric.wrappers": _lightning,
     "lightning.pytorch.utilities.compile": _lightning,
-    "torch._compile": _compile,
-    "torch.compiler": _compiler,
+    "torch._compile": functools.partial(_compile, "_disable_dynamo"),
+    "torch.compiler": functools.partial(_compile, "disable"),
     "torch.optim.optimizer": _optimizer,
 }

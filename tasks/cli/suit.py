@@ -7,7 +7,8 @@ from omegaconf import DictConfig, OmegaConf
 from tasks.cli.nodes import GIVEN, plain
 from tasks.data.augmentation.named import NAMED
 from tasks.data.sources import Source
-from tasks.harness.suit import flat, is_ones_own, suited
+from tasks.harness.dotted import flat
+from tasks.harness.suit import is_ones_own, suited
 
 
 def suited_config(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.cli.output import Found, say_result
+from tasks.cli.nodes import as_list
+from tasks.cli.output import Found, say_result, write_rows
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -38,8 +37,7 @@ def summarize_networks(config: DictConfig) -> Found:
         for name, network in zip(names, networks, strict=True)
         for size in ([parse_size(text) for text in sizes] or [None])
     ]
-    if config.json is not None:
-        write_json(Path(str(config.json)), rows)
+    write_rows(config.json, rows)
     say_result(f"{cost_table(rows)}\n\n{NOTES}\n\n{feature_table(rows)}")
     return Found({"networks": rows})
 
@@ -52,15 +50,9 @@ def summarize_models(names: list[str], sizes: list[str], json_file: Any) -> list
         raise ValueError(f"size={','.join(sizes)}: models are told of at one size; give one")
     size = parse_size(sizes[0]) if sizes else SIZE
     rows = [{**model_costs(name, size), "height": size[0], "width": size[1]} for name in names]
-    if json_file is not None:
-        write_json(Path(str(json_file)), rows)
+    write_rows(json_file, rows)
     say_result(f"At {size[0]}x{size[1]}:\n\n{model_table(rows)}\n\n{NOTES}")
     return rows
-
-
-def as_list(value: Any) -> list[Any]:
-    """Of one value, several or None."""
-    return [] if value is None else [value] if isinstance(value, str | int | float) else list(value)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -146,14 +138,6 @@ def summarize(extractor: FeatureExtractor, size: tuple[int, int] | None = None) 
             for level, info in extractor.feature_info.items()
         ],
     }
-
-
-def write_json(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes `rows`; raises `ValueError` where that is not possible."""
-    try:
-        path.write_text(json.dumps(rows, indent=1) + "\n")
-    except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror}; give json= another file") from error
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -1,6 +1,5 @@
 """`vertebra suspects`: the annotations of a split that are most probably wrong, for a person to look at."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,12 @@ import numpy as np
 from omegaconf import DictConfig
 
 from tasks.cli.data import data_of
+from tasks.cli.found_data import run_of
+from tasks.cli.nodes import as_list, whole_number
 from tasks.cli.output import Found, files_of, say_result
 from tasks.cli.run_config import load_config
-from tasks.cli.run_data import run_of
 from tasks.cli.settings import settings_of, spec_of
 from tasks.cli.terminal import Terminal, folder_of_run, prepare
-from tasks.cli.values import whole_number
 from tasks.data.sources import Source
 from tasks.files import write_csv, write_json, write_text
 from tasks.folders import check_free
@@ -32,6 +31,7 @@ from tasks.report.suspects import rank
 from tasks.visualization.boxes import draw_detections, draw_outcomes
 
 ONLY_OBJECTS = "suspects are looked for where objects are annotated (task=detection and its relatives)"
+HEADER = ("image", "way", "doubt", "annotation", "annotated as", "model says", "x", "y", "width", "height")
 
 
 def suspects(config: DictConfig) -> Found:
@@ -47,11 +47,10 @@ def suspects(config: DictConfig) -> Found:
         ranked = rank(results)[:number]
         place = folder if config.folds is not None else run_folder(folder, "suspects")
         about = f"The {len(ranked)} most doubtful annotations of {config.split}, judged by {who}."
-        write(place, ranked, results, source, config.split, pictures, about)
+        listed = write(place, ranked, results, source, config.split, pictures, about)
         counts = {way: sum(suspect.way == way for suspect in ranked) for way in WAYS}
         words = ", ".join(f"{count} {way}" for way, count in counts.items())
         say_result(f"\njudged by {who}\nthe {len(ranked)} most doubtful: {words}\n{files_in(place)}")
-        listed = json.loads((place / "suspects.json").read_text(encoding="utf-8"))
         found = {"split": config.split, "judged_by": who, "counts": counts, "suspects": listed}
         return Found({**found, **files_of(place)})
 
@@ -66,7 +65,7 @@ def judged(
             raise ValueError(
                 "give models=, those of the folds, or checkpoint=F (with folds=K or without), not both"
             )
-        files = [str(file) for file in config.models]
+        files = [str(file) for file in as_list(config.models)]
         check_folds(files, source, split)
         return judge(
             files, source, split, settings, terminal
@@ -121,68 +120,47 @@ def write(
     split_name: Any,
     num_pictures: int,
     about: str,
-) -> None:
-    """The list, a page, and what the model would say in COCO's format, to load beside the annotations."""
+) -> list[dict[str, Any]]:
+    """Writes the list, a page, and what the model would say in COCO's format, to load beside the annotations; the
+    list, as suspects.json has it."""
     split = source.with_boxes().split(split_name)
-    annotations = split.annotations
+    annotations, truth, names = split.annotations, results.truth, results.class_names
     order = np.argsort(annotations.image_ids)
     rows, entries, pictures = [], [], []
-    for number, suspect in enumerate(ranked):
-        image = int(order[suspect.image])
+    for suspect in ranked:
+        image, row, found = int(order[suspect.image]), suspect.object, suspect.detection
         name = annotations.file_name(image)
-        label = (
-            "" if suspect.object < 0 else results.class_names[int(results.truth.categories[suspect.object])]
-        )
-        found = suspect.detection
-        says = "nothing" if found < 0 else results.class_names[int(results.found.categories[found])]
-        box = results.truth.boxes[suspect.object] if suspect.object >= 0 else results.found.boxes[found]
-        known = int(annotations.ids[suspect.object]) if suspect.object >= 0 else None
-        rows.append(
-            (name, suspect.way, f"{suspect.doubt:.3f}", known or "", label, says, *(f"{v:.1f}" for v in box))
-        )
+        label = "" if row < 0 else names[int(truth.categories[row])]
+        known = "" if row < 0 else annotations.as_written("annotations", int(annotations.ids[row]))
+        says = "nothing" if found < 0 else names[int(results.found.categories[found])]
+        box = [f"{value:.1f}" for value in (results.found.boxes[found] if row < 0 else truth.boxes[row])]
+        rows.append((name, suspect.way, f"{suspect.doubt:.3f}", known, label, says, *box))
         if found >= 0:
+            category = int(np.sort(annotations.category_ids)[results.found.categories[found]])
             entries.append(
                 {
                     "image_id": annotations.as_written("images", int(annotations.image_ids[image])),
-                    "category_id": annotations.as_written(
-                        "categories", int(np.sort(annotations.category_ids)[results.found.categories[found]])
-                    ),
+                    "category_id": annotations.as_written("categories", category),
                     "bbox": results.found.boxes[found].tolist(),
                     "score": suspect.doubt,
                 }
             )
-        if number < num_pictures:
-            pictures.append(
-                _picture(
-                    suspect, results, split.image(image), f"{name}: {suspect.way}, doubt {suspect.doubt:.2f}"
-                )
-            )
-    header = (
-        "image",
-        "way",
-        "doubt",
-        "annotation",
-        "annotated as",
-        "model says",
-        "x",
-        "y",
-        "width",
-        "height",
-    )
-    write_csv(folder / "suspects.csv", header, rows)
+        if len(pictures) < num_pictures:
+            words = f"{name}: {suspect.way}, doubt {suspect.doubt:.2f}"
+            pictures.append(_picture(suspect, results, split.image(image), words))
+    write_csv(folder / "suspects.csv", HEADER, rows)
     write_json(folder / "corrections.json", entries)
     section = Section(
         "Annotations to look at",
         "Left what is annotated, the doubtful one in red; right what the model says. Nothing was changed.",
         pictures=pictures,
-        tables=[Table("The most doubtful first", header, rows)],
+        tables=[Table("The most doubtful first", HEADER, rows)],
     )
     about += " corrections.json has the models' boxes."
     write_text(folder / "suspects.html", render("Label suspects", about, [section]))
-    write_text(
-        folder / "suspects.json",
-        json.dumps([dict(zip(header, row, strict=True)) for row in rows], indent=1) + "\n",
-    )
+    listed: list[dict[str, Any]] = [dict(zip(HEADER, row, strict=True)) for row in rows]
+    write_json(folder / "suspects.json", listed)
+    return listed
 
 
 def _picture(suspect: Suspect, results: ObjectResults, image: np.ndarray, words: str) -> Picture:

@@ -4,10 +4,8 @@ Each run has a folder of its own. Plugins of Hydra work as they do elsewhere: `h
 `hydra/sweeper=optuna` (docs/scaling.md).
 """
 
-import csv
 import json
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -19,44 +17,38 @@ from omegaconf import DictConfig
 
 from tasks.cli.compose import compose
 from tasks.cli.config_store import register
+from tasks.cli.errors import user_sentence
 from tasks.cli.folders import CONFIGS, config_groups
 from tasks.cli.keys import has_text
 from tasks.cli.output import Found, say_result
 from tasks.cli.tables import Column, table
 from tasks.cli.words import first_values
-from tasks.files import write_text
+from tasks.files import write_csv, write_text
+from tasks.folders import check_free, new_folder
 from tasks.zoo.registry import TASKS, lookup
 
 QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null")
 FORCED = "++"  # Hydra then takes any key; whether it is known was checked before
+FOLDER = "hydra.sweep.dir"
 
 
 def sweep(
-    config_name: str,
-    overrides: list[str],
-    script: list[str],
-    run: Callable[[DictConfig], Found],
-    user_sentence: Callable[[BaseException], str | None],
+    config_name: str, overrides: list[str], script: list[str], run: Callable[[DictConfig], Found]
 ) -> Found:
     """Calls `run` for every combination of the values in `overrides` (`optimizer.lr=0.01,0.02`), prints one table and
     writes it; the exit status is 1 where a run failed.
 
-    `script` is what a Python interpreter runs for the command, as each run keeps it; `run` gets the configuration;
-    `user_sentence` says what it raised if that is a mistake of the user's.
+    `script` is what a Python interpreter runs for the command, as each run keeps it; `run` gets the configuration.
     """
-    folder = Path("runs") / f"sweep-{time.strftime('%Y%m%d-%H%M%S')}"
     of_hydra = [override for override in overrides if override.startswith(("hydra.", "hydra/"))]
-    folder = next(
-        (Path(override.split("=", 1)[1]) for override in of_hydra if override.startswith("hydra.sweep.dir=")),
-        folder,
-    )
-    if folder.is_dir() and any(folder.iterdir()):
-        raise FileExistsError(
-            f"hydra.sweep.dir={folder} is not empty; give another folder, or delete this one"
-        )
+    given = next((word.split("=", 1)[1] for word in of_hydra if word.startswith(f"{FOLDER}=")), None)
+    if given is not None:
+        check_free(Path(given), FOLDER)
     fixed, for_hydra = split_words(
         config_name, [override for override in overrides if override not in of_hydra]
     )
+    folder = new_folder("sweep") if given is None else Path(given)
+    same = {word.removeprefix(FORCED) for word in for_hydra}
 
     def run_one(_: DictConfig) -> float:
         """One run; what an optimising sweeper goes by."""
@@ -64,9 +56,7 @@ def sweep(
         number, chosen = str(job.job.num), [override.removeprefix(FORCED) for override in job.overrides.task]
         place = Path(job.sweep.dir) / number
         place.parent.mkdir(parents=True, exist_ok=True)
-        varied = [
-            override for override in chosen if override not in [w.removeprefix(FORCED) for w in for_hydra]
-        ]
+        varied = [override for override in chosen if override not in same]
         changed = dict(override.lstrip("+").split("=", 1) for override in varied)
         print(f"run {number}: {' '.join(varied)}", flush=True)
         overrides = [*chosen, *fixed, f"run_dir={place}"]
@@ -90,20 +80,18 @@ def sweep(
 
     register()
     arguments = sys.argv
-    sys.argv = [arguments[0], "--multirun", *for_hydra, *of_hydra, *QUIET]
-    if not any(override.startswith("hydra.sweep.dir=") for override in of_hydra):
-        sys.argv.append(f"hydra.sweep.dir={folder}")
+    in_folder = [] if given is not None else [f"{FOLDER}={folder}"]
+    sys.argv = [arguments[0], "--multirun", *for_hydra, *of_hydra, *QUIET, *in_folder]
     try:
         hydra.main(config_path=str(CONFIGS), config_name=config_name, version_base="1.3")(run_one)()
     finally:
         sys.argv = arguments
     results = [json.loads(path.read_text()) for path in folder.glob("*.json") if path.stem.isdecimal()]
     results.sort(key=lambda result: int(result["run"]))
-    rows = table_rows(results)
-    with open(folder / "sweep.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
-    columns = [Column(title, right=True) for title in rows[0]]
-    say_result(f"\n{table(columns, rows[1:])}\n\n{folder}: sweep.csv and a folder for each run")
+    header, *rows = table_rows(results)
+    write_csv(folder / "sweep.csv", header, rows)
+    columns = [Column(title, right=True) for title in header]
+    say_result(f"\n{table(columns, rows)}\n\n{folder}: sweep.csv and a folder for each run")
     has_failed = any(result["status"] != "done" for result in results)
     return Found({"folder": folder, "runs": results}, int(has_failed))
 
@@ -123,19 +111,16 @@ def split_words(config_name: str, overrides: list[str]) -> tuple[list[str], list
         if has_text(config, key):
             fixed.append(override)
         else:
-            for_hydra.append(
-                override if key in groups or key.startswith(("+", "~")) else f"{FORCED}{override}"
-            )
+            is_known = key in groups or key.startswith(("+", "~"))
+            for_hydra.append(override if is_known else f"{FORCED}{override}")
     return fixed, for_hydra
 
 
-def table_rows(results: list[dict[str, Any]], *, num_metrics: int = 4) -> list[list[str]]:
+def table_rows(results: list[dict[str, Any]]) -> list[list[str]]:
     """A header and a row for each run: what was varied, the metric that decides first, and the next few."""
-    varied = list(
-        dict.fromkeys(key for r in results for key in r if key not in ("run", "status", "monitor", "metrics"))
-    )
-    names = list(dict.fromkeys(name for r in results for name in (r["monitor"], *r["metrics"])))[:num_metrics]
-    header = ["run", *varied, *names, "status"]
+    own = ("run", "status", "monitor", "metrics")
+    varied = list(dict.fromkeys(key for r in results for key in r if key not in own))
+    names = list(dict.fromkeys(name for r in results for name in (r["monitor"], *r["metrics"])))[:4]
     body = [
         [
             r["run"],
@@ -145,4 +130,4 @@ def table_rows(results: list[dict[str, Any]], *, num_metrics: int = 4) -> list[l
         ]
         for r in results
     ]
-    return [header, *body]
+    return [["run", *varied, *names, "status"], *body]

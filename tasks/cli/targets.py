@@ -16,24 +16,18 @@ from typing import Any, Unpack, get_args, get_origin, get_type_hints
 from tasks.data import FORMATS
 from tasks.typed_settings import is_named
 
-TARGETS: dict[str, str] = {
-    **{address.replace(":", "."): address for address in FORMATS.values()},
-    "tasks.data.augmentation.multi_image.Mosaic": "tasks.data.augmentation.multi_image:Mosaic",
-    "tasks.data.augmentation.multi_image.MixUp": "tasks.data.augmentation.multi_image:MixUp",
-    "tasks.data.augmentation.multi_image.CutMix": "tasks.data.augmentation.multi_image:CutMix",
-    "tasks.data.augmentation.multi_image.CopyPaste": "tasks.data.augmentation.multi_image:CopyPaste",
-    "tasks.data.augmentation.scale.MultiScale": "tasks.data.augmentation.scale:MultiScale",
-    "tasks.data.augmentation.scale.LargeScaleJitter": "tasks.data.augmentation.scale:LargeScaleJitter",
-    "tasks.data.augmentation.scale.CropKeepingBoxes": "tasks.data.augmentation.scale:CropKeepingBoxes",
-    "tasks.harness.optim.constant": "tasks.harness.optim:constant",
-    "tasks.harness.optim.warmup_cosine": "tasks.harness.optim:warmup_cosine",
-    "tasks.harness.optim.warmup_steps": "tasks.harness.optim:warmup_steps",
-    "tasks.harness.loggers.csv": "tasks.harness.loggers:csv",
-    "tasks.harness.loggers.tensorboard": "tasks.harness.loggers:tensorboard",
-    "tasks.harness.loggers.wandb": "tasks.harness.loggers:wandb",
-    "tasks.harness.loggers.mlflow": "tasks.harness.loggers:mlflow",
+PARTS = {
+    "tasks.data.augmentation.multi_image": ("Mosaic", "MixUp", "CutMix", "CopyPaste"),
+    "tasks.data.augmentation.scale": ("MultiScale", "LargeScaleJitter", "CropKeepingBoxes"),
+    "tasks.harness.optim": ("constant", "warmup_cosine", "warmup_steps"),
+    "tasks.harness.loggers": ("csv", "tensorboard", "wandb", "mlflow"),
 }
-"""Name in a configuration to "module:attribute", imported when it is asked for."""
+"""Modules, and what a configuration may name of them beside data sets; imported when it is asked for."""
+TARGETS = (
+    *(address.replace(":", ".") for address in FORMATS.values()),
+    *(f"{module}.{name}" for module, names in PARTS.items() for name in names),
+)
+"""All of these names."""
 
 
 def find(target: str, allowed: Sequence[str] = ()) -> Callable[..., Any]:
@@ -41,8 +35,8 @@ def find(target: str, allowed: Sequence[str] = ()) -> Callable[..., Any]:
 
     Raises ValueError for anything that is not in the table.
     """
+    module, _, attribute = target.rpartition(".")
     if target in TARGETS:
-        module, attribute = TARGETS[target].split(":")
         return getattr(importlib.import_module(module), attribute)
     if target.startswith("torch.optim."):
         from tasks.harness.optim import optimizer_class
@@ -50,7 +44,6 @@ def find(target: str, allowed: Sequence[str] = ()) -> Callable[..., Any]:
         return optimizer_class(target)
     if target.startswith("albumentations."):
         return _transform(target)
-    module, _, attribute = target.rpartition(".")
     if any(module == name or module.startswith(f"{name}.") for name in allowed):
         return _of_user(module, attribute)
     near = get_close_matches(target, TARGETS, n=1)
@@ -62,7 +55,7 @@ def find(target: str, allowed: Sequence[str] = ()) -> Callable[..., Any]:
     )
 
 
-def build(node: Any, allowed: Sequence[str] = (), what: str = "", **more: Any) -> Any:
+def build(node: Any, allowed: Sequence[str] = (), what: str = "") -> Any:
     """What plain nested values describe: a mapping with `_target_` is made of the arguments beside it, of which
     messages say `what` in front of the name."""
     if isinstance(node, list):
@@ -77,7 +70,7 @@ def build(node: Any, allowed: Sequence[str] = (), what: str = "", **more: Any) -
         raise ValueError(f"{unknown[0]} beside _target_={node['_target_']} means nothing here; leave it out")
     if str(node["_target_"]) in TARGETS:
         _check_types(what, make, values)
-    return partial(make, **values, **more) if node.get("_partial_") else make(**values, **more)
+    return partial(make, **values) if node.get("_partial_") else make(**values)
 
 
 def _check_types(what: str, make: Callable[..., Any], values: Mapping[str, Any]) -> None:

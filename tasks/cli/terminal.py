@@ -4,18 +4,18 @@ import contextlib
 import logging
 import os
 import sys
-import traceback
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO, cast
 
-from lightning.pytorch.callbacks import ProgressBar
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from omegaconf import DictConfig
+from rich.file_proxy import FileProxy
 
-from tasks.cli.output import say_result
-from tasks.cli.tee import Tee
-from tasks.cli.training_bar import TrainingBar
+from tasks.cli.output import Tee, say_result
 from tasks.devices import keep_freed_memory, resolve_device
 from tasks.folders import new_folder
 from tasks.harness.reporter import Reporter
@@ -37,12 +37,12 @@ QUIET = (
     ".*LeafSpec.*is deprecated.*",  # Lightning 2.6.6 on torch 2.14
 )
 """What Lightning says that is no news to anyone."""
+LOSS_EVERY = 1.0
+"""Seconds between two looks at the loss for a bar, for which the host waits for the device."""
 
 
 class Terminal(Reporter):
     """Prints; other ranks than the first say nothing."""
-
-    _log: TextIO | None = None
 
     def say(self, text: str) -> None:
         if is_rank_zero():
@@ -54,16 +54,46 @@ class Terminal(Reporter):
 
     def progress(self) -> ProgressBar:
         """A bar on a terminal, a line every ten seconds in a log file."""
-        return TrainingBar(self._log) if sys.stdout.isatty() else super().progress()
+        return TrainingBar(self._file) if sys.stdout.isatty() else super().progress()
 
     @contextlib.contextmanager
     def writing(self, path: Path) -> Iterator[None]:
-        """Everything printed inside, by whomever, goes into `path` as well."""
-        with rank_zero_output(), logged(path) if is_rank_zero() else contextlib.nullcontext() as self._log:
-            try:
-                yield
-            finally:
-                self._log = None
+        """Everything printed inside, by whomever, goes into `path` as well. What other ranks than the first print is
+        dropped."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(super().writing(path))
+            if self._file is None:
+                nowhere = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(contextlib.redirect_stdout(nowhere))
+            else:
+                stack.enter_context(contextlib.redirect_stdout(Tee(sys.stdout, self._file)))  # type: ignore[type-var]
+                stack.enter_context(contextlib.redirect_stderr(Tee(sys.stderr, self._file)))  # type: ignore[type-var]
+            yield
+
+
+class TrainingBar(RichProgressBar):
+    """Lightning's, with the loss; `copy` gets what others print meanwhile."""
+
+    def __init__(self, copy: TextIO | None) -> None:
+        super().__init__(refresh_rate=5)
+        self.copy = copy
+        self._loss: float | None = None
+        self._looked = 0.0
+
+    def _init_progress(self, trainer: pl.Trainer) -> None:
+        super()._init_progress(trainer)
+        # rich now writes what is printed above its bar, one with it, so that no stream below can tell them apart.
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if self.copy is not None and isinstance(stream, FileProxy):  # until rich puts its own back
+                setattr(sys, name, Tee(cast(TextIO, stream), self.copy))
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        loss = getattr(pl_module, "train_losses", {}).get("loss") if trainer.training else None
+        now = time.monotonic()
+        if loss is not None and now - self._looked >= LOSS_EVERY:
+            self._loss, self._looked = float(loss), now
+        return {} if self._loss is None else {"loss": self._loss}
 
 
 def prepare(device: str) -> None:
@@ -107,28 +137,3 @@ def folder_of_run(config: DictConfig, name: str) -> Iterator[Path]:
                 folder.rmdir()
                 folder.parent.rmdir()
         raise
-
-
-@contextlib.contextmanager
-def rank_zero_output() -> Iterator[None]:
-    """What other ranks print is dropped."""
-    if is_rank_zero():
-        yield
-        return
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        yield
-
-
-@contextlib.contextmanager
-def logged(path: Path) -> Iterator[TextIO]:
-    """Everything printed inside goes into `path` as well, behind what is there; the open file."""
-    with (
-        open(path, "a", encoding="utf-8") as file,
-        contextlib.redirect_stdout(Tee(sys.stdout, file)),  # type: ignore[type-var]
-        contextlib.redirect_stderr(Tee(sys.stderr, file)),  # type: ignore[type-var]
-    ):
-        try:
-            yield file
-        except Exception:
-            file.write(traceback.format_exc())
-            raise

@@ -36,8 +36,8 @@ def train(config: DictConfig) -> Found:
 
 def run_config(config: DictConfig, words: Sequence[str] = ()) -> Run:
     """The run itself; `words` are kept in its folder."""
-    settings_of(TrainSettings, config)  # says what means nothing before anything is made
-    prepare(str(config.trainer.get("accelerator", "auto")).replace("gpu", "cuda"))
+    settings = settings_of(TrainSettings, config)  # says what means nothing before anything is made
+    prepare(settings.trainer.device)
     source = data_of(config)
     config, remarks = suited_config(config, source)
     with folder_of_run(config, config.task.name) as folder:

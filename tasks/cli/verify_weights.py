@@ -1,7 +1,6 @@
 """Every published file of weights scored on the data it was published for: the published figure beside ours."""
 
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,14 +11,15 @@ from backbones import WEIGHTS
 from backbones.checks import suggest
 from tasks.classification.published import published_classifier
 from tasks.cli.data import data_of
-from tasks.cli.main import user_sentence
-from tasks.cli.nodes import plain
+from tasks.cli.errors import user_sentence
+from tasks.cli.nodes import as_list, plain
 from tasks.cli.output import Found, say_result
 from tasks.cli.settings import settings_of
 from tasks.cli.terminal import Terminal, prepare
 from tasks.data.annotations.objects import Annotations
 from tasks.data.sources import Source
 from tasks.files import write_json
+from tasks.folders import claim_folder, new_folder
 from tasks.harness.evaluate import evaluate
 from tasks.harness.settings import EvaluateSettings
 from tasks.preprocessing import Preprocessing
@@ -43,13 +43,12 @@ class Verification:
 def verify(config: DictConfig) -> Found:
     """Scores what `config` names and prints the table, which `verification.json` keeps; the exit status is 1 where
     some weights could not be scored: the others are scored all the same."""
-    folder = Path(config.run_dir or f"runs/verify_weights-{time.strftime('%Y%m%d-%H%M%S')}")
     prepare(settings_of(EvaluateSettings, config).trainer.device)
     data = data_of(config)
     has_objects = isinstance(data.split(config.split).annotations, Annotations)
     rows = list(detectors() if has_objects else classifiers())
     if config.only is not None:
-        wanted = [config.only] if isinstance(config.only, str) else list(config.only)
+        wanted = as_list(config.only)
         known = {row.model for row in rows}
         if unknown := [name for name in wanted if name not in known]:
             raise ValueError(
@@ -57,9 +56,7 @@ def verify(config: DictConfig) -> Found:
                 f"{suggest(unknown[0], known)}"
             )
         rows = [row for row in rows if row.model in wanted]
-    if folder.is_dir() and any(folder.iterdir()):
-        raise FileExistsError(f"run_dir={folder} is not empty; give another folder, or delete this one")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = claim_folder(Path(config.run_dir), "run_dir") if config.run_dir else new_folder("verify_weights")
     for row in rows:
         print(f"\n{row.model} {row.tag}", flush=True)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tasks.cli.folders import config_groups
@@ -99,6 +100,47 @@ def text_of(word: str) -> str:
 def as_it_stands(word: str, key: str) -> Any:
     """The text after the first `=` as it stands, though null means what it says, and true and false of weights."""
     text = text_of(word)
+    # Of a variable of the shell that is not set; as a path it would be the current folder.
+    if not text and (key in TEXT or key in ("data.root", "data.file")):
+        raise ValueError(f"{key}= is empty; give it a value, or leave it out")
     if text in WORDS and (text == "null" or key.endswith("pretrained")):
         return WORDS[text]
     return text.replace("${", "\\${")
+
+
+def as_settings(words: Sequence[str], words_are: str, lists: Sequence[str]) -> Iterator[str]:
+    """`words` as `key=value`: plain words become a list of values of `words_are`, and `--key A` `key=A`.
+
+    `resnet50,output_stride=8` is a plain word: a comma comes before its equals sign.
+    """
+    plain: list[str] = []
+    options: dict[str, list[str]] = {}
+    takes: str | None = None  # the option that the next plain word belongs to
+    for word in words:
+        key, equals, value = word.removeprefix("--").partition("=")
+        if word in ("--multirun", "--help"):
+            yield word
+        elif word.startswith("--"):
+            options[key] = [value] if equals else []
+            takes = None if equals else key
+        elif equals and key.lstrip("+~").replace(".", "_").isidentifier():
+            yield word
+            takes = None
+        elif takes is None:
+            plain.append(word)
+        else:
+            options[takes].append(word)
+            takes = takes if takes in lists else None
+    if plain:
+        yield f"{words_are}=[{','.join(map(_quoted, plain))}]"
+    for key, values in options.items():
+        if not values:
+            raise ValueError(f"--{key} has no value; give {key}=…")
+        joined = ",".join(v if re.fullmatch(r"[\w./+-]+", v) else _quoted(v) for v in values)
+        yield f"{key}=[{joined}]" if key in lists else f"{key}={joined}"
+
+
+def _quoted(text: str) -> str:
+    """`text` as Hydra's override grammar takes it as it stands."""
+    escaped = text.replace("\\'", "\\\\'").replace("'", "\\'")
+    return f"'{escaped}'"

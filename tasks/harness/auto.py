@@ -2,7 +2,6 @@
 norm, the learning rate. Pure: settings in, other settings and remarks out.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -32,13 +31,8 @@ SMALL_BATCH = 16
 def with_batch_size(
     settings: "TrainSettings", data: DataModule, model: Model
 ) -> tuple["TrainSettings", list[str]]:
-    """`settings` with as many images a step as fit, where `loader.batch_size` is auto.
-
-    Args:
-        settings: of the training.
-        data: its data.
-        model: one to throw away.
-    """
+    """`settings` of a training on `data`, where `loader.batch_size` is auto with as many images a step as fit; `model`
+    is one to throw away."""
     devices, device = settings.trainer.devices, resolve_device(settings.trainer.device)
     if devices not in (1, "1", [0]) and (devices != "auto" or torch.cuda.device_count() > 1):
         raise ValueError(
@@ -81,9 +75,7 @@ def with_pyramid(spec: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The model's `spec` with the pyramid that its backbone needs: a plain vision transformer, which has one map, the
     "simple" one."""
     backbone, pyramid = spec["backbone"], spec["pyramid"]
-    unused = (
-        "pyramid" in MODEL_SPECS[spec["name"]].parts and MODEL_SPECS[spec["name"]].parts["pyramid"] is None
-    )
+    unused = MODEL_SPECS[spec["name"]].parts.get("pyramid", True) is None
     if pyramid is None or unused or backbone["name"] in BUILDERS.keys() - {"timm", "torchvision"}:
         return dict(spec), []
     with torch.device("meta"):
@@ -100,14 +92,19 @@ def with_pyramid(spec: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def with_rate(
-    optimizer: "OptimizerSettings", reference: int | None, *counts: int
+    optimizer: "OptimizerSettings", reference: int | None, batch_size: int, num_devices: int, accumulated: int
 ) -> tuple["OptimizerSettings", list[str]]:
-    """`optimizer` with the rate for a step of as many images as the product of `counts`: those of a batch, devices,
-    and batches accumulated; as it is where there is no `reference`."""
+    """`optimizer`, whose rate is for `reference` images a step, with the rate for those that a step has: in proportion
+    (Accurate, Large Minibatch SGD, section 2.1). As it is where there is no `reference`."""
     if reference is None:
         return optimizer, []
-    rate = scaled_rate(optimizer.lr, reference, math.prod(counts))
-    return replace(optimizer, lr=rate), [rate_sentence(optimizer.lr, reference, *counts)]
+    rate = optimizer.lr * (batch_size * num_devices * accumulated) / reference
+    devices = "device" if num_devices == 1 else "devices"
+    remark = (
+        f"batch {batch_size} x {num_devices} {devices} x {accumulated} accumulated: {rate:.4g} for the recipe's "
+        f"{optimizer.lr:g} at {reference}"
+    )
+    return replace(optimizer, lr=rate), [remark]
 
 
 def workers(loader: "LoaderSettings", device: torch.device, num_ranks: int) -> tuple[int, list[str]]:
@@ -125,26 +122,6 @@ def with_own_statistics(trainer: "TrainerSettings") -> tuple["TrainerSettings", 
         return trainer, []
     remark = "trainer.sync_batchnorm=true is for GPUs: on CPUs each rank keeps statistics of its own"
     return replace(trainer, sync_batchnorm=False), [remark]
-
-
-def scaled_rate(rate: float, reference: int, images: int) -> float:
-    """The learning rate for `images` a step of a recipe that gives `rate` for `reference` images a step: in
-    proportion (Accurate, Large Minibatch SGD, section 2.1)."""
-    if reference < 1:
-        raise ValueError(
-            f"reference_batch_size={reference} must be at least 1, or null for the rate as written"
-        )
-    return rate * images / reference
-
-
-def rate_sentence(rate: float, reference: int, batch_size: int, num_devices: int, accumulated: int) -> str:
-    """How the learning rate came about, as `batch 2 x 1 device x 1 accumulated: 0.0025 for the recipe's 0.02 at 16`."""
-    scaled = scaled_rate(rate, reference, batch_size * num_devices * accumulated)
-    devices = "device" if num_devices == 1 else "devices"
-    return (
-        f"batch {batch_size} x {num_devices} {devices} x {accumulated} accumulated: {scaled:.4g} for the recipe's "
-        f"{rate:g} at {reference}"
-    )
 
 
 def backbone_norm(

@@ -30,17 +30,11 @@ def largest_batch_size(
     device: torch.device,
     autocast: Autocast,
 ) -> int:
-    """The largest power of two, at most `MOST` and `num_images`, whose training step fits into memory.
+    """The largest power of two, at most `MOST` and `num_images`, whose training step fits into the memory of `device`.
 
-    Args:
-        model: one to throw away: it moves to `device`, and its statistics change.
-        batches: gives a batch of so many images, the largest that come.
-        num_images: those of the training split.
-        device: where training will run.
-        autocast: the context of training, made anew for each step.
-
-    Raises:
-        ValueError: not even one image fits.
+    `model` is one to throw away: it moves, and its statistics change. `batches` gives a batch of so many images, the
+    largest that come, and `autocast` the context of training, anew for each step. Raises ValueError where not even one
+    image fits.
     """
     most = max(1, min(MOST, num_images))
     measure = _measured_on_gpu if device.type == "cuda" else _measured_on_cpu

@@ -1,6 +1,6 @@
 """What a person sees of a run while it goes: progress, and predictions drawn beside the truth as a picture."""
 
-import logging
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,17 +19,19 @@ from tasks.visualization.result import MIN_SCORE, DrawablePrediction
 from tasks.visualization.sheet import spread
 from tasks.visualization.truth import beside, draw_truth, marked
 
-_LOG = logging.getLogger("vertebra")
+EVERY = 10.0
+"""Seconds between two lines of progress."""
+NUM_PICTURES = 8
 
 
 class ProgressLines(ProgressBar):
     """Progress as plain lines, for output that goes to a file: step, loss, pace, time left."""
 
-    def __init__(self, every_seconds: float = 10.0, say: Callable[[str], None] = _LOG.info) -> None:
+    def __init__(self, say: Callable[[str], None]) -> None:
         super().__init__()
         self.say = say
-        self.every_seconds = every_seconds
         self._enabled = True
+        self._waiting = 0.0
 
     def disable(self) -> None:
         self._enabled = False
@@ -46,33 +48,34 @@ class ProgressLines(ProgressBar):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = time.perf_counter()
-        if not self._enabled or now - self._last < self.every_seconds:
+        if not self._enabled or now - self._last < EVERY:
             return
         self._last = now
-        total = int(trainer.estimated_stepping_batches)
-        pace = (now - self._start - self._waiting) / max(1, trainer.global_step - self._first_step)
+        step, total = trainer.global_step, trainer.estimated_stepping_batches
+        pace = (now - self._start - self._waiting) / max(1, step - self._first_step)
         loss = getattr(pl_module, "train_losses", {}).get("loss")
+        has_end = math.isfinite(total)
         self.say(
-            f"step {trainer.global_step} of {total}"
+            f"step {step}"
+            + (f" of {int(total)}" if has_end else "")
             + (f"  loss {loss:.3f}" if loss is not None else "")
-            + f"  {pace:.2f} s a step  {pace * (total - trainer.global_step):.0f} s left"
+            + f"  {pace:.2f} s a step"
+            + (f"  {pace * (total - step):.0f} s left" if has_end else "")
         )
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._validation_start = time.perf_counter()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._waiting = getattr(self, "_waiting", 0.0) + time.perf_counter() - self._validation_start
+        self._waiting += time.perf_counter() - self._validation_start
 
 
 class PredictionPictures(Callback):
-    """Writes `count` images, spread over the split of a validation or test, with the truth beside what the model finds
+    """Writes some images, spread over the split of a validation or test, with the truth beside what the model finds
     in them, as one picture, and gives the loggers the same."""
 
-    def __init__(self, folder: str | Path, *, count: int = 8, name: str = "predictions.jpg") -> None:
-        self.folder = Path(folder)
-        self.count = count
-        self.name = name
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "predictions.jpg"
         self._pictures: dict[int, np.ndarray] = {}
         """By the image's place in the split."""
         self._found: list[tuple[np.ndarray, DrawablePrediction]] = []  # with the images as they are
@@ -91,7 +94,7 @@ class PredictionPictures(Callback):
         assert isinstance(pl_module, Task)
         split = split_of(trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders)
         ids = split.annotations.image_ids
-        wanted = {int(ids[place]): place for place in spread(len(ids), self.count)}
+        wanted = {int(ids[place]): place for place in spread(len(ids), NUM_PICTURES)}
         for predictions, part in outputs:
             rows = [row for row, image_id in enumerate(part.image_ids.tolist()) if image_id in wanted]
             if not rows:
@@ -112,7 +115,7 @@ class PredictionPictures(Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._pictures:
             sheet = picture_sheet([picture for _, picture in sorted(self._pictures.items())])
-            write_picture(self.folder / self.name, sheet)
+            write_picture(self.path, sheet)
             names = pl_module.header.class_names  # type: ignore[union-attr]
             for logger in trainer.loggers:
                 log_pictures(logger, sheet, self._found, names, step=trainer.global_step)  # type: ignore[arg-type]

@@ -1,9 +1,7 @@
-"""Checkpoints that lose nothing: written whole, saved in time, and with all that an exact resume needs."""
+"""Checkpoints that lose nothing: written whole, and saved in time."""
 
 import contextlib
-import logging
 import os
-import random
 import re
 import shutil
 import signal
@@ -14,23 +12,17 @@ from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from torch import Tensor
 
-from tasks.data.loading.loader import ResumableLoader
-from tasks.distributed import all_gather_objects, largest
+from tasks.distributed import largest
 from tasks.files import write_whole
 from tasks.harness.settings import CheckpointSettings
 
-_LOG = logging.getLogger("vertebra")
-
 # Ctrl-C, the end, and the warning that schedulers send before it.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-EXACT_RESUME = "exact_resume"
-"""Key of a checkpoint: the random states of all ranks, the place in the epoch, and whether a validation is due."""
 _FILE = re.compile(r"best(-\d+)?\.ckpt")  # names that `BestCheckpoint` gives
 FRESH = 60.0
 """Seconds for which a checkpoint need not be saved again before a validation."""
@@ -99,10 +91,7 @@ def checkpoints(
         enable_version_counter=False,
         save_on_train_epoch_end=False,  # a validation that a resumed run makes up for ends no epoch
     )
-    last = LastCheckpoint(
-        folder, every_minutes=settings.every_minutes, every_steps=settings.every_steps, say=say
-    )
-    return best, last
+    return best, LastCheckpoint(folder, settings, say)
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -153,26 +142,17 @@ class StoppedInValidationError(Exception):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps `last.ckpt` no older than `every_minutes`, and saves it when a signal asks the run to end.
+    """Keeps `last.ckpt` as fresh as the settings say, and saves it when a signal asks the run to end.
 
     Also saved after every validation, and before one unless that was within the last minute: a validation takes
     long, and a signal ends it after the batch. `stopped_by` is the signal that ended the run, None without one. A
     signal to one rank ends all of them.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        *,
-        every_minutes: float = 10.0,
-        every_steps: int | None = None,
-        say: Callable[[str], None] = _LOG.info,
-    ):
-        """`every_steps` saves by number of optimiser steps as well."""
+    def __init__(self, folder: str | Path, settings: CheckpointSettings, say: Callable[[str], None]) -> None:
         self._say = say
         self.path = Path(folder) / "last.ckpt"
-        self.every_minutes = every_minutes
-        self.every_steps = every_steps
+        self.settings = settings
         self.stopped_by: int | None = None
         self._saved_at = time.monotonic()
         self._saved_step = self._step = 0
@@ -195,7 +175,7 @@ class LastCheckpoint(Checkpoint):
         if trainer.global_step == self._step:
             return  # in the middle of an accumulation, whose gradients no checkpoint holds
         self._step = trainer.global_step
-        is_late = time.monotonic() - self._saved_at > 60 * self.every_minutes
+        is_late = time.monotonic() - self._saved_at > 60 * self.settings.every_minutes
         if trainer.world_size == 1 or self._step % STEPS_BETWEEN_AGREEMENTS == 0:
             is_late = self._agree(trainer, is_late)
             if self.stopped_by is not None:
@@ -205,7 +185,8 @@ class LastCheckpoint(Checkpoint):
                 return
         else:
             is_late = False
-        is_counted = self.every_steps is not None and self._step - self._saved_step >= self.every_steps
+        every = self.settings.every_steps
+        is_counted = every is not None and self._step - self._saved_step >= every
         if is_counted or is_late:
             self.save(trainer)
 
@@ -271,109 +252,3 @@ class LastCheckpoint(Checkpoint):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
-
-
-class ExactResume(Callback):
-    """Keeps in the checkpoint the random states of every rank, the place in the epoch and whether a validation was
-    due, and takes them up."""
-
-    def __init__(self) -> None:
-        self._random: dict[str, Any] | None = None
-        self._place: dict[str, int] | None = None
-        self._due: int | None = None
-        self._validated_step = -1
-        self.is_accepted = False
-        """Whether training has begun, with all that the checkpoint holds."""
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        loader = trainer.train_dataloader
-        place = loader.state_dict() if isinstance(loader, ResumableLoader) else None
-        due = trainer.current_epoch if self._is_validation_due(trainer) else None
-        checkpoint[EXACT_RESUME] = {
-            "place": place,
-            # Those to be taken up, while a validation is made up for and no batch has been asked for.
-            "random": all_gather_objects(random_state() if self._random is None else self._random),
-            "validation_due": due,
-        }
-
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        state = checkpoint[EXACT_RESUME]
-        self._place = state["place"]
-        self._due = state.get("validation_due")
-        if trainer.global_rank < len(
-            state["random"]
-        ):  # else there are more ranks than before: nothing is exact
-            self._random = state["random"][trainer.global_rank]
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._validated_step = trainer.global_step
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.is_accepted = True
-        # Lightning would restore the loader itself, but has made it already when a schedule asks for the number
-        # of steps, and then forgets to.
-        if self._place is not None and isinstance(trainer.train_dataloader, ResumableLoader):
-            trainer.train_dataloader.load_state_dict(self._place)
-        if self._due is not None:
-            self._validate(trainer)
-            self._due = None
-
-    def _is_validation_due(self, trainer: pl.Trainer) -> bool:
-        """Whether the next thing after the step just taken is a validation."""
-        loop = trainer.fit_loop
-        return (
-            trainer.state.fn == "fit"
-            and self._validated_step != trainer.global_step
-            and loop._data_fetcher is not None  # pyright: ignore[reportPrivateUsage]
-            and trainer.limit_val_batches != 0
-            and not trainer.should_stop
-            and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # pyright: ignore[reportPrivateUsage]
-        )
-
-    @staticmethod
-    def _validate(trainer: pl.Trainer) -> None:
-        """The validation that the run was killed before or in: Lightning takes it for done."""
-        batches: Any = trainer.fit_loop.epoch_loop.batch_progress
-        for count in (batches.total, batches.current):  # the checkpoint is of the end of a batch
-            count.completed = count.processed
-        trainer.validating = True
-        loop: Any = trainer.fit_loop.epoch_loop.val_loop
-        loop.restarting = False  # or it would go on behind the batches of the validation before
-        loop.run()
-        loop._has_run = False  # what is behind it in the epoch is still to be done
-        trainer.training = True
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        # Not earlier: setting up the fit may draw random numbers.
-        if self._random is not None:
-            set_random_state(self._random)
-            self._random = None
-
-
-def random_state() -> dict[str, Any]:
-    """The states of every random generator, as tensors and plain values that load as data alone."""
-    python = random.getstate()
-    _, keys, position, has_gauss, gauss = np.random.get_state()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-        "python": [python[0], list(python[1]), python[2]],
-        "numpy": [torch.as_tensor(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
-    }
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Takes up what `random_state` gave."""
-    torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
-    keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state(("MT19937", keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))

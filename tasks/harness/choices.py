@@ -5,31 +5,17 @@ The figures behind the numbers stand in docs/results.md.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
 
-from tasks.harness.facts import Facts
+from tasks.harness.known import Known
 from tasks.zoo.pretrained import PUBLISHED
-from tasks.zoo.task_specs import TASK_SPECS
 
 FEW_IMAGES = 150
 """Training sets smaller than this see each image so often that they need more augmentation."""
 ENOUGH_TO_VALIDATE = 50
 """With fewer images the numbers of two validations differ by chance."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Settings that were chosen together."""
-
-    values: Mapping[str, Any]
-    """By dotted key, as on a command line."""
-    why: str
-
-    def line(self) -> str:
-        """The words that would say the same, and the reason."""
-        return f"{' '.join(f'{key}={_word(value)}' for key, value in self.values.items())}: {self.why}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,63 +35,6 @@ SIZES = {
     "large": Size(backbone="resnet50", short_side=800, max_size=1333, channels=256),
 }
 """What `size` can be."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Known:
-    """What there is to choose by."""
-
-    task: str
-    on_gpu: bool
-    values: Mapping[str, Any]
-    """What is said so far, by dotted key."""
-    given: Collection[str]
-    """Keys that somebody has said, of a setting or of a whole part (`optimizer`)."""
-    has_weights: Callable[[str], bool] = lambda name: False
-    """Whether weights of ImageNet are published for the backbone of that name."""
-    pixels: Callable[[str], tuple[Sequence[float], Sequence[float]] | None] = lambda name: None
-    """Mean and standard deviation of the pixels that these weights expect; None where they are the usual ones."""
-    has_stages: Callable[[str], bool] = lambda name: False
-    """Whether the first stages of the backbone of that name can be frozen."""
-    file: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Description of the network in the file to start from, by dotted key; empty without one."""
-    facts: Facts = field(default_factory=lambda: Facts(num_train=0, num_val=0))
-    choices: tuple[Choice, ...] = ()
-
-    def is_open(self, key: str) -> bool:
-        """Whether nobody has said anything of `key`, or of a part that it is in."""
-        parts = key.split(".")
-        return not any(".".join(parts[:n]) in self.given for n in range(1, len(parts) + 1))
-
-    def get(self, key: str) -> Any:
-        """The value of `key` so far, None where there is none."""
-        return self.values.get(key)
-
-    @property
-    def model(self) -> str:
-        """The name of the model."""
-        return str(self.get("model.name") or TASK_SPECS[self.task].model)
-
-    @property
-    def has_boxes(self) -> bool:
-        """Whether the task finds objects."""
-        return TASK_SPECS[self.task].views is not None
-
-    @property
-    def origin(self) -> str:
-        """Where the weights come from: "model" (all of it), "backbone", or "nothing"."""
-        if self.get("init_from") or self.get("pretrained") not in (None, False, "auto"):
-            return "model"
-        return "backbone" if self.get("backbone.pretrained") else "nothing"
-
-    def choose(self, why: str, **values: Any) -> "Known":
-        """With those of `values` that are open, dots of whose keys are written `__`."""
-        keys = {key.replace("__", "."): value for key, value in values.items()}
-        found = {key: value for key, value in keys.items() if self.is_open(key)}
-        if not found:
-            return self
-        choice = Choice(found, why)
-        return replace(self, values={**self.values, **found}, choices=(*self.choices, choice))
 
 
 def network(known: Known) -> Known:
@@ -403,11 +332,3 @@ def _published_fits(known: Known) -> bool:
 def _always(known: Known, why: str, **values: Any) -> Known:
     """A choice of what "auto" was said of."""
     return replace(known, given=set(known.given) - {"pretrained"}).choose(why, **values)
-
-
-def _word(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list):
-        return f"[{','.join(map(_word, cast(Sequence[Any], value)))}]"
-    return f"{value:g}" if isinstance(value, float) else str(value)

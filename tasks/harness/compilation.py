@@ -1,6 +1,5 @@
 """What `torch.compile` compiles of a model, for images of any size."""
 
-import functools
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -50,24 +49,19 @@ def compile_model(
     if part in ("backbone", True):
         model.backbone.compile(**options)  # pyright: ignore[reportUnknownMemberType]
     elif part:
-        vars(model)["features"] = for_any_size(torch.compile(model.features, **options))
+        compiled = torch.compile(model.features, **options)
+
+        def features(batch: Batch) -> Any:
+            return compiled(any_size(batch))
+
+        vars(model)["features"] = features
         if part == "step":
-            losses = torch.compile(model.losses, **options, dynamic=True)
+            compiled_losses = torch.compile(model.losses, **options, dynamic=True)
 
-            def losses_of_any_size(features: Any, batch: Batch) -> dict[str, Tensor]:
-                return losses(features, any_size(batch))
+            def losses(features: Any, batch: Batch) -> dict[str, Tensor]:
+                return compiled_losses(features, any_size(batch))
 
-            vars(model)["losses"] = losses_of_any_size
-
-
-def for_any_size(function: Callable[[Batch], Any]) -> Callable[[Batch], Any]:
-    """`function` of a batch, told that the number and the size of its images will change."""
-
-    @functools.wraps(function)
-    def call(batch: Batch) -> Any:
-        return function(any_size(batch))
-
-    return call
+            vars(model)["losses"] = losses
 
 
 def any_size(batch: Batch) -> Batch:

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, cast
@@ -33,7 +34,7 @@ def environment(overrides: list[str], splits: dict[str, Any]) -> dict[str, Any]:
         "device": torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else platform.processor() or "cpu",
-        "packages": {d.metadata["Name"]: d.version for d in sorted_distributions()},
+        "packages": dict(installed()),
         "data": {
             name: {"images": len(split), "fingerprint": fingerprint(split.annotations)}
             for name, split in splits.items()
@@ -63,12 +64,15 @@ def git_state(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def sorted_distributions() -> list[Any]:
-    """The installed packages by name, the first of each on the path."""
-    found: dict[str, Any] = {}
+@cache
+def installed() -> dict[str, str]:
+    """Versions of the installed packages by name, of the first of each on the path; each description is read once."""
+    found: dict[str, str] = {}
     for distribution in distributions():
-        found.setdefault(distribution.metadata["Name"] or "", distribution)
-    return [found[name] for name in sorted(found, key=str.lower) if name]
+        metadata = distribution.metadata
+        if name := metadata["Name"]:
+            found.setdefault(name, metadata["Version"])
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
 def fingerprint(annotations: object) -> str:

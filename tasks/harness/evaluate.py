@@ -1,6 +1,5 @@
 """`evaluate`: from a trained model and data to its numbers."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,16 @@ from tasks.contracts import Metric, Model
 from tasks.data.datamodule import DataModule
 from tasks.data.sources import Source, SplitName
 from tasks.devices import resolve_device
-from tasks.harness.backends import backends
 from tasks.harness.callbacks import PredictionPictures
+from tasks.harness.outcome import write_outcome
 from tasks.harness.reporter import Reporter
-from tasks.harness.reporting import report
 from tasks.harness.session import (
+    backends,
     files_in,
     interruptible,
     is_rank_zero,
     lightning_precision,
     run_folder,
-    write_outcome,
 )
 from tasks.harness.settings import EvaluateSettings
 from tasks.harness.start import check_data, describe, saying_layout
@@ -96,9 +94,10 @@ def evaluate(
     place = None if folder is None else run_folder(Path(folder), "evaluate")
     pictures: list[Callback] = [] if place is None else [PredictionPictures(place)]
     trainer = pl.Trainer(
-        **trainer_keywords(settings),
+        **settings.trainer.keywords(),
+        precision=lightning_precision(settings.precision, settings.trainer),  # type: ignore[arg-type]
         logger=False,
-        callbacks=[reporter.progress(), *pictures],
+        callbacks=[*reporter.callbacks(settings.trainer), *pictures],
         enable_model_summary=False,
         enable_checkpointing=False,
         use_distributed_sampler=False,  # the data module's samplers show every image exactly once
@@ -115,20 +114,11 @@ def evaluate(
         reporter.result(task.report(task.numbers))
         if place is not None:
             # Of published weights there is no model file yet; it is of the model alone, without further views.
-            write_outcome(place, task, split=split, model_file=not is_file and views is network)
-            if not task.scores_some:
-                report(place, task, data_module.split(split), split)
+            is_new = not is_file and views is network
+            write_outcome(place, task, data_module, split, model_file=is_new)
             reporter.result(f"\n{files_in(place)}")
     assert task.metric is not None
     return Evaluation(dict(task.numbers), task.metric, dict(task.intervals), place)
-
-
-def trainer_keywords(settings: EvaluateSettings) -> Mapping[str, Any]:
-    """Arguments of Lightning's `Trainer`."""
-    return {
-        **settings.trainer.keywords(),
-        "precision": lightning_precision(settings.precision, settings.trainer),
-    }
 
 
 def check_classes(header: Header, class_names: list[str], path: str) -> None:

@@ -9,20 +9,13 @@ from lightning.pytorch.strategies import DDPStrategy
 from backbones.spec import title
 from backbones.untrusted import first_line
 from tasks.data.datamodule import DataModule
-from tasks.devices import resolve_device
 from tasks.files import write_json
 from tasks.harness import auto
 from tasks.harness.callbacks import PredictionPictures
-from tasks.harness.checkpoints import (
-    EXACT_RESUME,
-    AtomicCheckpointIO,
-    ExactResume,
-    StoppedInValidationError,
-    checkpoints,
-)
+from tasks.harness.checkpoints import AtomicCheckpointIO, StoppedInValidationError, checkpoints
 from tasks.harness.ema import MovingAverage
 from tasks.harness.environment import environment, write_yaml
-from tasks.harness.fit_loop import FitLoop, has_stopped_early
+from tasks.harness.exact_resume import EXACT_RESUME, ExactResume, FitLoop, has_stopped_early
 from tasks.harness.guards import LossGuard, is_out_of_memory, memory_advice
 from tasks.harness.loggers import log_setup, open_logger
 from tasks.harness.record import Record
@@ -179,8 +172,6 @@ def make_trainer(
     settings, in words. `step` is where a run goes on, with a validation where that is due; `has_static_graph` is the
     model's."""
     options, remarks = auto.with_own_statistics(settings.trainer)
-    if resolve_device(options.device).type == "cpu":
-        options.check_count()
     keywords = options.keywords()
     keywords["profiler"] = keywords["profiler"] or Unprofiled()
     if keywords["strategy"] == "ddp":
@@ -196,8 +187,8 @@ def make_trainer(
             for logger in settings.loggers
         ],
         callbacks=[
-            *([reporter.progress()] if options.enable_progress_bar else []),
-            monitor := ThroughputMonitor(say=reporter.say),
+            *reporter.callbacks(options),
+            monitor := ThroughputMonitor(reporter.say),
             TimeAhead(reporter.say),
             PredictionPictures(folder),
             ExactResume(),

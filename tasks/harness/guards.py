@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -119,7 +119,8 @@ class LossGuard:
         if self.folder is not None and self._num_saved < MOST_SAVED:
             self._num_saved += 1
             path = self.folder / f"nonfinite-step-{step}.pt"
-            torch.save({"step": step, "losses": losses, "batch": _plain(batch)}, path)
+            tensors = {key: v.cpu() for key, v in vars(batch).items() if isinstance(v, Tensor)}
+            torch.save({"step": step, "losses": losses, "batch": tensors}, path)
             saved = f"; the batch is in {path}"
         found = ", ".join(f"{name} = {value:.4g}" for name, value in losses.items())
         images = "; ".join(describe_image(batch, row) for row in rows[:4]) + ("; …" if len(rows) > 4 else "")
@@ -206,7 +207,3 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _finite(losses: dict[str, Tensor]) -> bool:
     return all(math.isfinite(float(value)) for value in losses.values())
-
-
-def _plain(batch: Batch) -> dict[str, Any]:
-    return {key: value.cpu() for key, value in vars(batch).items() if isinstance(value, Tensor)}

@@ -7,6 +7,7 @@ import netrc
 import os
 import re
 import secrets
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -66,23 +67,25 @@ def wandb(folder: str, *, project: str = "vertebra", name: str | None = None) ->
 def wandb_id(folder: Path) -> str:
     """The id of the run in `folder`, which is made up when first asked for."""
     path = folder / WANDB_ID
-    if path.is_file():
-        found = path.read_text(encoding="utf-8", errors="replace")[:80].strip()
-        if re.fullmatch("[0-9a-z]{8}", found):
-            return found
-    made = secrets.token_hex(4)
-    path.write_text(f"{made}\n", encoding="utf-8")
-    return made
+    found = _kept_id(path, "[0-9a-z]{8}")
+    if found is None:
+        found = secrets.token_hex(4)
+        path.write_text(f"{found}\n", encoding="utf-8")
+    return found
+
+
+def _kept_id(path: Path, pattern: str) -> str | None:
+    """The id of a run that the file `path` has; None where there is none of this pattern."""
+    found = path.read_text(encoding="utf-8", errors="replace")[:80].strip() if path.is_file() else ""
+    return found if re.fullmatch(pattern, found) else None
 
 
 class MLflow(MLFlowLogger):
     """Lightning's, with names that MLflow takes, and the run's id in `mlflow_id.txt` of its folder."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
-        path = folder / MLFLOW_ID
-        known = path.read_text(encoding="utf-8", errors="replace")[:80].strip() if path.is_file() else ""
-        super().__init__(run_id=known if re.fullmatch("[0-9a-f]{32}", known) else None, **options)
-        self.id_file = path
+        self.id_file = folder / MLFLOW_ID
+        super().__init__(run_id=_kept_id(self.id_file, "[0-9a-f]{32}"), **options)
 
     def open(self) -> None:
         """Begins the run, or goes on with it. ValueError where the files of a run in its folder would be written
@@ -91,8 +94,7 @@ class MLflow(MLFlowLogger):
 
         store = self._tracking_uri
         try:
-            client = cast(Any, self.experiment)  # pyright: ignore[reportUnknownMemberType]
-            where = str(client.get_run(str(self.run_id)).info.artifact_uri)
+            where = str(_client(self).get_run(str(self.run_id)).info.artifact_uri)
         except MlflowException as error:
             raise ValueError(
                 f"MLflow does not go on with the run in {self.id_file} ({one_line(error)}); delete that file for a "
@@ -138,6 +140,11 @@ def wandb_key_is_set() -> bool:
         return False
 
 
+def _client(logger: Logger) -> Any:
+    """What a logger of Lightning's writes with, in the words of its package."""
+    return cast(Any, logger).experiment
+
+
 LOGGERS: dict[str, Callable[..., Logger]] = {
     "csv": csv,
     "tensorboard": tensorboard,
@@ -164,7 +171,7 @@ def open_logger(
     elif isinstance(made, MetricsFile):
         made.open(step, is_validation_due=is_validation_due)
     else:
-        _ = cast(Any, made).experiment  # opens its files now
+        _client(made)  # opens its files now
     return made
 
 
@@ -172,14 +179,11 @@ def log_setup(logger: Logger, config: dict[str, Any], environment: dict[str, Any
     """Gives a logger that can keep them the configuration and the environment; for all they are files."""
     if isinstance(logger, TensorBoardLogger):
         for name, value in (("config", config), ("environment", environment)):
-            text = json.dumps(value, indent=1)
-            experiment = cast(Any, logger.experiment)  # pyright: ignore[reportUnknownMemberType]
-            experiment.add_text(name, "\n".join("    " + line for line in text.splitlines()))
+            _client(logger).add_text(name, textwrap.indent(json.dumps(value, indent=1), "    "))
     elif isinstance(logger, WandbLogger):
-        experiment = cast(Any, logger.experiment)  # pyright: ignore[reportUnknownMemberType]
-        experiment.config.update({**config, "environment": environment}, allow_val_change=True)
+        _client(logger).config.update({**config, "environment": environment}, allow_val_change=True)
     elif isinstance(logger, MLFlowLogger):
-        client = cast(Any, logger.experiment)  # pyright: ignore[reportUnknownMemberType]
+        client = _client(logger)
         run = str(logger.run_id)
         for name, value in (("config", config), ("environment", environment)):
             client.log_dict(run, value, f"{name}.json")
@@ -192,14 +196,13 @@ def log_model(logger: Logger, path: Path, numbers: Mapping[str, float]) -> None:
     if isinstance(logger, WandbLogger):
         import wandb as client
 
-        run = cast(Any, logger.experiment)  # pyright: ignore[reportUnknownMemberType]
+        run = _client(logger)
         values = {name: value for name, value in numbers.items() if math.isfinite(value)}
         artifact = client.Artifact(f"model-{run.id}", type="model", metadata=values)
         artifact.add_file(str(path))
         run.log_artifact(artifact)
     elif isinstance(logger, MLFlowLogger):
-        experiment = cast(Any, logger.experiment)  # pyright: ignore[reportUnknownMemberType]
-        experiment.log_artifact(str(logger.run_id), str(path))
+        _client(logger).log_artifact(str(logger.run_id), str(path))
 
 
 def log_pictures(
@@ -210,18 +213,13 @@ def log_pictures(
     *,
     step: int,
 ) -> None:
-    """Gives a logger that can show them the pictures of a validation under `val/predictions`.
+    """Gives a logger that can show them the pictures of a validation, at a step of the optimiser, as `val/predictions`.
 
-    Args:
-        logger: TensorBoard and MLflow get the sheet; wandb the images with boxes and masks that it draws itself.
-        sheet: uint8 (H, W, 3), all pictures drawn.
-        found: images uint8 (h, w, 3) as they are, and what the model finds in them.
-        class_names: K names.
-        step: of the optimiser.
+    TensorBoard and MLflow get the `sheet`, uint8 (H, W, 3), of all pictures drawn; wandb the images uint8 (h, w, 3) as
+    they are with what is `found` in them, which it draws itself.
     """
     if isinstance(logger, TensorBoardLogger):
-        experiment = cast(Any, logger.experiment)  # pyright: ignore[reportUnknownMemberType]
-        experiment.add_image(PICTURES, sheet, step, dataformats="HWC")
+        _client(logger).add_image(PICTURES, sheet, step, dataformats="HWC")
     elif isinstance(logger, WandbLogger):
         logger.log_image(
             PICTURES,
@@ -232,8 +230,7 @@ def log_pictures(
             masks=[_wandb_masks(shown, class_names) for _, shown in found],
         )
     elif isinstance(logger, MLFlowLogger):
-        client = cast(Any, logger.experiment)  # pyright: ignore[reportUnknownMemberType]
-        client.log_image(str(logger.run_id), sheet, f"{PICTURES}-{step:08d}.png")
+        _client(logger).log_image(str(logger.run_id), sheet, f"{PICTURES}-{step:08d}.png")
 
 
 def _wandb_boxes(shown: DrawablePrediction, class_names: Sequence[str]) -> dict[str, Any] | None:

@@ -30,11 +30,7 @@ def parameter_groups(
     for module in backbone.modules():
         if isinstance(module, DeformableConv2d):
             part_of |= {id(p): "offsets" for p in module.offsets.parameters()}
-    scales = {
-        "backbone": backbone_lr_scale,
-        "offsets": backbone_lr_scale * offsets_lr_scale,
-        "head": 1.0,
-    }
+    scales = {"backbone": backbone_lr_scale, "offsets": backbone_lr_scale * offsets_lr_scale, "head": 1.0}
     groups: dict[tuple[str, bool], dict[str, Any]] = {
         (part, decays): {
             "name": part + ("" if decays else "_no_decay"),
@@ -82,7 +78,15 @@ def warmup_cosine(
     optimizer: Optimizer, total_steps: int, *, warmup: float = 0.1, final: float = 0.0
 ) -> LambdaLR:
     """Linear warm-up over the first `warmup` share of the steps, then half a cosine down to `final` x the rate."""
-    return LambdaLR(optimizer, lambda step: _warmup_cosine(step, total_steps, warmup, final))
+    ramp_steps = max(1, round(warmup * total_steps))
+
+    def factor(step: int) -> float:
+        if step < ramp_steps:
+            return (step + 1) / ramp_steps
+        progress = min(1.0, (step - ramp_steps) / max(1, total_steps - ramp_steps))
+        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    return LambdaLR(optimizer, factor)
 
 
 def warmup_steps(
@@ -108,14 +112,6 @@ def warmup_steps(
 def constant(optimizer: Optimizer, total_steps: int) -> LambdaLR:
     """The same rate at every step."""
     return LambdaLR(optimizer, lambda step: 1.0)
-
-
-def _warmup_cosine(step: int, total_steps: int, warmup: float, final: float) -> float:
-    ramp_steps = max(1, round(warmup * total_steps))
-    if step < ramp_steps:
-        return (step + 1) / ramp_steps
-    progress = min(1.0, (step - ramp_steps) / max(1, total_steps - ramp_steps))
-    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def optimizer_factory(

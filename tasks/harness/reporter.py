@@ -7,10 +7,11 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Self, TextIO
 
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import Callback, ProgressBar
 
 from tasks.harness.callbacks import ProgressLines
 from tasks.harness.session import is_rank_zero
+from tasks.harness.trainer_settings import TrainerSettings
 
 _LOG = logging.getLogger("vertebra")
 
@@ -35,9 +36,13 @@ class Reporter:
         """What was asked for, such as the numbers of an evaluation and where they lie."""
         self.say(text)
 
+    def callbacks(self, trainer: TrainerSettings) -> list[Callback]:
+        """What shows the progress of a run, where its settings want it shown."""
+        return [self.progress()] if trainer.enable_progress_bar else []
+
     def progress(self) -> ProgressBar:
         """How the progress of a training is shown."""
-        return ProgressLines(say=self.say)
+        return ProgressLines(self.say)
 
     @contextlib.contextmanager
     def writing(self, path: Path) -> Generator[None]:

@@ -1,7 +1,6 @@
 """Resuming a run: what may change, and whether its checkpoint is accepted, before a byte of the run is written."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from backbones.untrusted import check_finite, check_plain, check_tensors, first_line
-from tasks.harness.checkpoints import EXACT_RESUME, BestCheckpoint, random_state, set_random_state
+from tasks.harness.checkpoints import BestCheckpoint
+from tasks.harness.exact_resume import EXACT_RESUME, random_state, set_random_state
 from tasks.harness.optim import build_optimizer
 from tasks.harness.task import Task
 from tasks.zoo.model_file import METADATA_KEY, load_checkpoint, parse_header
@@ -34,7 +34,7 @@ def check_changes(resume: str, changes: Iterable[str]) -> None:
     would be written down and have no effect.
     """
     for key in changes:
-        if not any(fnmatchcase(key, pattern) for pattern in MAY_CHANGE):
+        if key not in MAY_CHANGE:
             raise ValueError(
                 f"{key} cannot be changed in a run that resumes; what can be is {', '.join(MAY_CHANGE)}. Leave it out, "
                 f"or start a run of its own with init_from={resume}"

@@ -1,4 +1,4 @@
-"""What training and evaluation share: the folder of a run, ranks, precision, what is left."""
+"""What training and evaluation share: the folder of a run, ranks, precision, what a GPU's libraries are told."""
 
 import contextlib
 import signal
@@ -6,15 +6,13 @@ from collections.abc import Generator
 from pathlib import Path
 
 import lightning.pytorch as pl
+import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.profilers import PassThroughProfiler
 
 from tasks.devices import resolve_device, resolve_precision
-from tasks.files import write_json
 from tasks.folders import claim_folder, new_folder
 from tasks.harness.settings import TrainerSettings
-from tasks.harness.task import Task
-from tasks.zoo.model_file import save_model
 
 
 def run_folder(folder: Path | None, name: str) -> Path:
@@ -65,27 +63,26 @@ def lightning_precision(precision: str, trainer: TrainerSettings) -> str:
     return resolve_precision(precision, resolve_device(trainer.device))
 
 
-def write_outcome(folder: Path, task: Task, *, split: str = "val", model_file: bool = True) -> None:
-    """Writes the numbers, the results and the model of `task` as its last validation, of `split`, left them."""
-    write_json(folder / "metrics.json", {**task.numbers, **flat_intervals(task)})
-    if task.metric is not None:
-        task.write_results(folder)
-        task.write_outcomes(folder, split)
-    if model_file:
-        task.header.metrics = dict(task.numbers)
-        save_model(folder / "model.safetensors", task.model, task.header)
+@contextlib.contextmanager
+def backends(device: torch.device, *, tf32: bool, benchmark: bool) -> Generator[str]:
+    """Inside, products of float32 are computed in TF32 or not, and cuDNN tries its algorithms for each shape or not.
 
-
-def flat_intervals(task: Task) -> dict[str, float]:
-    """The ends of the intervals under `interval_low/<name>` and `interval_high/<name>`, and the number of `images`."""
-    if not task.intervals:
-        return {}
-    ends = {
-        f"interval_{end}/{name}": both[i]
-        for name, both in task.intervals.items()
-        for i, end in enumerate(("low", "high"))
-    }
-    return {"images": task.num_images, **ends}
+    Gives what to say of it; nothing for a CPU, where nothing is changed.
+    """
+    if device.type != "cuda":
+        yield ""
+        return
+    cudnn = torch.backends.cudnn
+    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
+    # torch's newer names for it clash with Lightning's use.
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    cudnn.allow_tf32, cudnn.benchmark = tf32, benchmark
+    try:
+        on = {True: "on", False: "off"}
+        yield f"TF32 {on[tf32]} (tf32), cuDNN's search for algorithms {on[benchmark]} (trainer.benchmark)"
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        _, cudnn.allow_tf32, cudnn.benchmark = before
 
 
 def files_in(folder: Path) -> str:

@@ -15,9 +15,10 @@ from tasks.data.datamodule import DataModule
 from tasks.data.layouts import auto
 from tasks.data.sources import Source
 from tasks.data.splits import SplitName
+from tasks.harness.dotted import flat, nested
 from tasks.harness.reporter import Reporter
 from tasks.harness.settings import TrainSettings, with_values
-from tasks.harness.suit import flat, format_of, is_ones_own, suited, where_from
+from tasks.harness.suit import format_of, is_ones_own, suited, where_from
 from tasks.harness.task import Task
 from tasks.zoo.model_file import load_model, new_model
 from tasks.zoo.pretrained import published_model, starting_spec
@@ -60,12 +61,9 @@ def recipe_settings(task: str, data: Source[Any], model: str | None = None) -> T
     from data of one's own, which are read."""
     name = model or TASK_SPECS[task].model
     if is_ones_own(data):
-        return _settings(
-            suited(task, data, {**_open_values(task, name), "pretrained": False}, ["pretrained"]).values
-        )
-    return with_values(
-        TrainSettings(), {k: v for k, v in _recipe(task, data, name).items() if k not in NETWORK}
-    )
+        values = {**_open_values(task, name), "pretrained": False}
+        return _settings(suited(task, data, values, ["pretrained"]).values)
+    return _settings({}, _recipe(task, data, name))
 
 
 @dataclass(frozen=True)
@@ -99,10 +97,11 @@ def resolve(
         raise ValueError(
             f"{asked['name']} is not a model of {task}; its models are {', '.join(usual.models)}"
         )
+    own_recipe = _recipe(task, data, asked["name"])
     known: dict[str, Any] = merged(
         {"backbone": {"name": BACKBONE}, "pyramid": usual.pyramid and {"name": usual.pyramid}},
         MODEL_SPECS[asked["name"]].parts,
-        _recipe(task, data, asked["name"]),
+        own_recipe,
     )
     spec: dict[str, Any] = {
         **known.get("model", {}),
@@ -117,22 +116,18 @@ def resolve(
         )
     remarks: list[str] = []
     if not isinstance(settings, TrainSettings):
-        said = dict(settings or {})
+        said, parts = dict(settings or {}), spec_parts(spec)
         if is_ones_own(data):
-            parts = {
-                "model": model,
-                "backbone": backbone,
-                "pyramid": None if pyramid == USUAL else pyramid or {},
-            }
-            given = [*said, *(f"{part}.{key}" for part, named in parts.items() for key in _named(named))]
-            values = {**_open_values(task, asked["name"]), **flat(spec_parts(spec)), **said}
+            named = {"model": model, "backbone": backbone}
+            named["pyramid"] = None if pyramid == USUAL else pyramid or {}
+            given = [*said, *(f"{part}.{key}" for part, of in named.items() for key in _named(of))]
+            values = {**_open_values(task, asked["name"]), **flat(parts), **said}
             found = suited(task, data, values, given)
             remarks = found.remarks
             said = {**found.values, **said}
-        spec = merged(spec_parts(spec), {k: v for k, v in nested(said).items() if k in spec_parts(spec)})
+        spec = merged(parts, {key: value for key, value in nested(said).items() if key in parts})
         spec = {**spec.pop("model"), **spec}
-        recipe_values = {k: v for k, v in _recipe(task, data, asked["name"]).items() if k not in NETWORK}
-        settings = _settings(said, recipe_values)
+        settings = _settings(said, own_recipe)
     return with_origin(task, Start(spec, settings, remarks))
 
 
@@ -165,16 +160,6 @@ def spec_parts(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {"model": {key: value for key, value in spec.items() if key not in parts}, **parts}
 
 
-def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The reverse of `flat`."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        found = merged(found, value)
-    return found
-
-
 def _open_values(task: str, model: str) -> dict[str, Any]:
     """What is said where nobody has said anything, as far as choices look at it."""
     usual = TrainSettings()
@@ -189,11 +174,11 @@ def _open_values(task: str, model: str) -> dict[str, Any]:
 
 
 def _settings(values: Mapping[str, Any], under: Mapping[str, Any] | None = None) -> TrainSettings:
-    """Settings of values by dotted key, those of the network left out, over others that are nested."""
-    own = {k: v for k, v in nested(values).items() if k not in NETWORK}
+    """Settings of values by dotted key over others that are nested, what they say of the network left out."""
+    own = {k: v for k, v in merged(under or {}, nested(values)).items() if k not in NETWORK}
     if isinstance(own.get("augmentation"), str):
         own["augmentation"] = transforms(own["augmentation"])
-    return with_values(TrainSettings(), merged(under or {}, own))
+    return with_values(TrainSettings(), own)
 
 
 def open_data(task: str, source: Source[Any], settings: TrainSettings) -> DataModule:

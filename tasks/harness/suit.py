@@ -2,16 +2,18 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 import backbones
 from tasks.data import FORMATS
+from tasks.data.datamodule import DataModule
 from tasks.data.sources import Source
 from tasks.devices import resolve_device
-from tasks.harness.choices import NETWORK, SIZES, TRAINING, Known, origin, run
-from tasks.harness.facts import facts_of
+from tasks.harness.choices import NETWORK, SIZES, TRAINING, origin, run
+from tasks.harness.dotted import flat
+from tasks.harness.known import Known, facts_of
 from tasks.preprocessing import Preprocessing
 from tasks.zoo.model_file import read
 from tasks.zoo.pretrained import fetch_published
@@ -45,17 +47,11 @@ def is_ones_own(data: Source[Any]) -> bool:
 def suited(
     task: str, data: Source[Any], values: Mapping[str, Any], given: Collection[str], *, fetch: bool = True
 ) -> Suited:
-    """What suits `task` on `data` where nobody has said otherwise.
+    """What suits `task` on `data`, a data set of one's own, where nobody has said otherwise.
 
-    Args:
-        task: its name.
-        data: a data set of one's own.
-        values: what is said so far, by dotted key.
-        given: which of these keys, or parts such as "optimizer", somebody has said.
-        fetch: whether weights that are chosen are to be at hand.
-
-    Raises:
-        ValueError: weights that were chosen cannot be had, before anything is read; or as reading `data` does.
+    `values` are what is said so far, by dotted key; `given` are those keys, or parts such as "optimizer", that somebody
+    has said. Raises ValueError where weights that were chosen cannot be had and `fetch` wants them, before anything is
+    read; or as reading `data` does.
     """
     if (size := values.get("size", "auto")) not in ("auto", *SIZES):
         raise ValueError(f"size={size} is unknown; wanted auto, {', '.join(SIZES)}")
@@ -74,10 +70,9 @@ def suited(
     known = run(NETWORK, known)
     if fetch:
         _fetch(known)
-    kind = lookup(TASKS, "task", task).data_options
-    known = run(TRAINING, replace(known, facts=facts_of(_as_learned(data, kind))))
-    chosen = {key: value for choice in known.choices for key, value in choice.values.items()}
-    return Suited(chosen, [choice.line() for choice in known.choices])
+    as_learned = DataModule(data, Preprocessing(), **lookup(TASKS, "task", task).data_options).source
+    known = run(TRAINING, replace(known, facts=facts_of(as_learned)))
+    return Suited(known.chosen, [choice.line() for choice in known.choices])
 
 
 def where_from(task: str, spec: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -94,18 +89,15 @@ def where_from(task: str, spec: Mapping[str, Any]) -> Mapping[str, Any]:
     )
     known = origin(known)
     _fetch(known)
-    return {key: value for choice in known.choices for key, value in choice.values.items()} or {
-        "pretrained": False
-    }
+    return known.chosen or {"pretrained": False}
 
 
 def _fetch(known: Known) -> None:
     """Has the weights that were chosen at hand before anything else is done."""
-    chosen = {key for choice in known.choices for key in choice.values}
     try:
-        if "pretrained" in chosen and (tag := known.get("pretrained")):
+        if "pretrained" in known.chosen and (tag := known.get("pretrained")):
             fetch_published(known.model, tag)
-        elif "backbone.pretrained" in chosen:
+        elif "backbone.pretrained" in known.chosen:
             options = {
                 key.removeprefix("backbone."): value
                 for key, value in known.values.items()
@@ -127,24 +119,3 @@ def _has_stages(backbone: str) -> bool:
             return len(backbones.create(backbone).stages) > 2
     except ValueError:  # one that needs more words, or that is not installed
         return False
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted key."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= (
-            flat(cast(Mapping[str, Any], value), f"{prefix}{key}.")
-            if isinstance(value, Mapping)
-            else {f"{prefix}{key}": value}
-        )
-    return found
-
-
-def _as_learned(data: Source[Any], options: Mapping[str, Any]) -> Source[Any]:
-    """`data` as its task learns from it."""
-    if options.get("class_maps"):
-        return data.with_class_maps()
-    if options.get("masks"):
-        return data.with_masks(required=True)
-    return data.with_classes() if options.get("classes") else data.with_boxes()

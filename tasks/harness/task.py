@@ -1,6 +1,7 @@
 """`Task`: the steps of training and validation, the same for every task; a subclass holds what differs."""
 
 import math
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,9 +22,10 @@ from tasks.device_copies import to_list
 from tasks.distributed import all_gather_objects
 from tasks.harness.environment import fingerprint
 from tasks.harness.guards import LossGuard, check_boxes
-from tasks.harness.optim import build_optimizer
-from tasks.harness.settings import NOT_SHARDED, OPTIMIZERS, ScheduleSettings
+from tasks.harness.optim import build_optimizer, constant
+from tasks.harness.settings import OPTIMIZERS, ScheduleSettings
 from tasks.harness.throughput import ThroughputMonitor
+from tasks.harness.trainer_settings import ENDLESS, NOT_SHARDED
 from tasks.metrics.average_precision import evaluator
 from tasks.metrics.bootstrap import Interval, intervals
 from tasks.metrics.outcomes import write_outcomes
@@ -137,7 +139,7 @@ class Task(pl.LightningModule):
     def write_outcomes(self, folder: Path, split: str) -> None:
         """Writes what happened on each image of `split`, for `vertebra compare` and the report; on one rank."""
         if (found := self._outcomes()) is not None:
-            annotations = self._scored_annotations()
+            annotations = cast(Any, getattr(self.metric, "coco", self.metric)).annotations
             ids, data = np.sort(annotations.image_ids), fingerprint(annotations)
             write_outcomes(folder, found, ids, data=data, split=split)
 
@@ -146,10 +148,6 @@ class Task(pl.LightningModule):
             outcomes = getattr(self.metric, "outcomes", None)
             self._found_outcomes = self.numbers, None if outcomes is None else outcomes()
         return self._found_outcomes[1]
-
-    def _scored_annotations(self) -> Any:
-        metric = cast(Any, getattr(self.metric, "coco", self.metric))
-        return metric.annotations
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the hook that runs 46 times a step; `nn.Module` would take 0.1 ms to look for parameters.
@@ -235,18 +233,14 @@ class Task(pl.LightningModule):
         return losses
 
     def on_validation_start(self) -> None:
-        limits = (
-            self.trainer.num_sanity_val_batches
-            if self.trainer.sanity_checking
-            else self.trainer.num_val_batches
-        )
-        self.metric = self.build_metric(self._annotations(self.trainer.val_dataloaders, limits))
+        trainer = self.trainer
+        limits = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
+        self.metric = self.build_metric(self._annotations(trainer.val_dataloaders, limits))
         self._val_losses = []
 
     def on_test_start(self) -> None:
-        self.metric = self.build_metric(
-            self._annotations(self.trainer.test_dataloaders, self.trainer.num_test_batches)
-        )
+        trainer = self.trainer
+        self.metric = self.build_metric(self._annotations(trainer.test_dataloaders, trainer.num_test_batches))
 
     def validation_step(self, batch: Batch, batch_index: int) -> Any:
         """Predictions in original pixels, with the images that they are of: the batch, in parts that are padded
@@ -311,9 +305,11 @@ class Task(pl.LightningModule):
     def configure_optimizers(self) -> Any:  # Lightning has a type of its own for each form
         make = self.optimizer or OPTIMIZERS["adamw"].factory()
         optimizer = build_optimizer(self.model, make, **self.lr_scales)
-        scheduler = (self.schedule or ScheduleSettings().factory())(
-            optimizer, int(self.trainer.estimated_stepping_batches)
-        )
+        schedule = self.schedule or ScheduleSettings().factory()
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps) and getattr(schedule, "func", schedule) is not constant:
+            raise ValueError(ENDLESS)
+        scheduler = schedule(optimizer, int(min(steps, sys.maxsize)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -323,13 +319,11 @@ class Task(pl.LightningModule):
 
 
 def mean_losses(batches: list[tuple[Tensor, dict[str, Tensor]]]) -> dict[str, float]:
-    """The mean over images of the losses of all ranks' batches, and `loss`, their sum.
+    """The mean over images of the losses of all ranks' batches, and `loss`, their sum; `batches` are image ids (B,) and
+    losses of each batch of this rank.
 
     Summed exactly and so in any order: as long as batches hold the same images, how many ranks shared them out
     does not show.
-
-    Args:
-        batches: image ids (B,) and losses of each batch of this rank.
     """
     names = list(batches[0][1]) if batches else []
     mine: list[tuple[float, ...]] = []

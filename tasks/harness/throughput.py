@@ -1,6 +1,5 @@
 """`ThroughputMonitor`: how fast training goes, what it waits for, and how much memory it takes."""
 
-import logging
 import resource
 import sys
 import time
@@ -15,7 +14,6 @@ from torch.optim import Optimizer
 from tasks.data.loading.loader import ResumableLoader
 from tasks.device_copies import fetch, to_list
 
-_LOG = logging.getLogger("vertebra")
 MUCH_WAITING = 0.2
 """Share of the time at which a word is said about it."""
 SECONDS_BETWEEN_LINES = 10.0
@@ -28,10 +26,10 @@ class ThroughputMonitor(Callback):
     training waited for its next batch) and `perf/memory_gib` (most so far), and says a line at the end of each
     epoch and of each validation."""
 
-    def __init__(self, *, num_workers: int = 0, say: Callable[[str], None] = _LOG.info) -> None:
-        """`say` gets the line."""
+    def __init__(self, say: Callable[[str], None]) -> None:
+        """`say` gets the line, in which `num_workers` are named where training waits for them."""
         self.say = say
-        self.num_workers = num_workers
+        self.num_workers = 0
         self._epoch = self._logged = (0.0, 0, 0.0)  # time, images, waited: at the start of each
         self._images = 0
         self._step = 0
@@ -59,11 +57,10 @@ class ThroughputMonitor(Callback):
             now = self._now(trainer)
             pace, wait = _since(self._logged, now)
             self._logged = now
-            values = {"perf/images_per_second": pace, "perf/data_wait": wait}
-            values["perf/memory_gib"] = memory(trainer.strategy.root_device)[0] / GIB
-            losses = getattr(pl_module, "train_losses", {})
+            used, _ = memory(trainer.strategy.root_device)
+            values = {"perf/images_per_second": pace, "perf/data_wait": wait, "perf/memory_gib": used / GIB}
             values |= self._rates
-            if losses:
+            if losses := getattr(pl_module, "train_losses", {}):
                 (numbers,) = fetch(torch.stack(list(losses.values())))
                 values |= {f"train/{name}": n for name, n in zip(losses, to_list(numbers), strict=True)}
             for logger in trainer.loggers:

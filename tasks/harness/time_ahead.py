@@ -17,8 +17,6 @@ LONG = 3600.0
 """Seconds of training at which something shorter is named."""
 FIRST_SECONDS = 3.0
 """Of steps, after which the rest is foretold."""
-
-
 SLOW = 60.0
 """Seconds of a pass that is not repeated to know its time better."""
 
@@ -46,15 +44,12 @@ class TimeAhead(Callback):
             self._said = True
             total = trainer.estimated_stepping_batches
             if math.isfinite(total):
-                self.say(ahead(int(total) - step, seconds / steps))
+                left = int(total) - step
+                words = duration(left * (seconds / steps))
+                self.say(f"{left} steps ahead, about {words} without validations")
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._said = self._said or self._first is not None  # its time would be counted
-
-
-def ahead(steps: int, seconds_a_step: float) -> str:
-    """`800 steps, about 4 min`."""
-    return f"{steps} steps ahead, about {duration(steps * seconds_a_step)} without validations"
 
 
 def duration(seconds: float) -> str:

@@ -14,16 +14,15 @@ from tasks.data.datamodule import DataModule
 from tasks.data.sources import Source
 from tasks.devices import autocast, resolve_device
 from tasks.harness import auto, start
-from tasks.harness.backends import backends
 from tasks.harness.checkpoints import ignore_early_warnings
 from tasks.harness.compilation import compile_model
 from tasks.harness.fit import Fit
 from tasks.harness.loggers import log_model
+from tasks.harness.outcome import write_outcome
 from tasks.harness.record import Record, to_record
 from tasks.harness.reporter import Reporter
-from tasks.harness.reporting import report
 from tasks.harness.resuming import check_checkpoint
-from tasks.harness.session import files_in, is_rank_zero, run_folder, write_outcome
+from tasks.harness.session import backends, files_in, is_rank_zero, run_folder
 from tasks.harness.settings import TrainSettings
 from tasks.harness.suit import is_ones_own
 from tasks.harness.time_ahead import LONG, duration, seconds_of_an_image, shorter
@@ -107,11 +106,10 @@ def train(
         origin = [f"resuming from {checkpoint}"]
     compile_model(network, settings.compile, settings.compile_mode)
     module = start.task_module(task, network, settings)
-    if checkpoint is not None:
-        check_checkpoint(checkpoint, module)
     if checkpoint is None:
         place = run_folder(None if folder is None else Path(folder), task)
     else:
+        check_checkpoint(checkpoint, module)
         place = checkpoint.parents[1]
     record = to_record(record, task, source, plan.spec, settings, place)
     module.config = dict(record.config)
@@ -136,13 +134,11 @@ def train(
             )
         elif is_rank_zero():
             module.find_intervals()
-            write_outcome(place, module)
+            write_outcome(place, module, plan.data, "val")
             if fit.trainer.global_step == 0:
                 reporter.say("not one step was trained: the model is the one that it began with")
             for logger in fit.trainer.loggers:
                 log_model(logger, place / "model.safetensors", module.numbers)
-            if module.numbers and not module.scores_some:
-                report(place, module, plan.data.split("val"), "val")
             scores = module.report(module.numbers) if module.numbers else "not validated: there are no scores"
             reporter.result(f"{scores}\n\n{files_in(place)}")
             reporter.say(f"took {time.perf_counter() - started:.0f} s")
@@ -180,11 +176,11 @@ class Plan:
 
     def foretold(self) -> list[str]:
         """How long training will take without a GPU where that is hours, and what would take minutes."""
-        settings, device = self.settings, resolve_device(self.settings.trainer.device)
-        steps, size = settings.trainer.max_steps, self.data.batch_size
-        if steps < 0 and settings.trainer.max_epochs and settings.trainer.max_epochs > 0:
-            steps = settings.trainer.max_epochs * (len(self.data.split("train")) // size)
-        is_short = settings.trainer.max_time is not None or steps < 0 or settings.trainer.fast_dev_run
+        settings, trainer = self.settings, self.settings.trainer
+        device, steps, size = resolve_device(trainer.device), trainer.max_steps, self.data.batch_size
+        if steps < 0 and (trainer.max_epochs or 0) > 0:
+            steps = (trainer.max_epochs or 0) * (len(self.data.split("train")) // size)
+        is_short = trainer.max_time is not None or steps < 0 or trainer.fast_dev_run
         if device.type != "cpu" or is_short or settings.resume is not None or not is_ones_own(self.source):
             return []
 
@@ -211,8 +207,7 @@ class Plan:
     def build(self) -> Model:
         """The network with fresh weights and its header."""
         spec = self.spec
-        if (
-            self.settings.resume is not None
-        ):  # the checkpoint holds all weights; their file may have gone since
+        if self.settings.resume is not None:
+            # The checkpoint holds all weights; the file that they came from may have gone since.
             spec = {**spec, "backbone": {k: v for k, v in spec["backbone"].items() if k != "pretrained"}}
         return start.build(self.task, spec, self.data, self.source, self.settings.seed)

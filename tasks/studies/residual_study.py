@@ -99,17 +99,16 @@ def study(
     `record` is what the results say of the settings, plain values; a folder of other ones is refused.
     """
     reporter = reporter or Reporter()
-    names = list(settings.networks)
-    _check(settings, names, len(data.class_names))
+    _check(settings, len(data.class_names))
     record = dict(record) if record is not None else _plain(settings)
     results = read_results(folder / JSON_NAME, record)
     folder.mkdir(parents=True, exist_ok=True)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     reporter.say(
-        f"{len(names)} networks, {settings.steps} steps each; if interrupted, go on with run_dir={folder}"
+        f"{len(settings.networks)} networks, {settings.steps} steps each; if interrupted, go on with run_dir={folder}"
     )
-    for name in names:
+    for name in settings.networks:
         if name in results:
             reporter.say(f"{name}: already in {folder / JSON_NAME}")
             continue
@@ -124,9 +123,8 @@ def study(
 def train_network(settings: StudySettings, source: Source, name: str, reporter: Reporter) -> dict[str, Any]:
     """Trains the network called `name`; its curves and gradient norms as plain values."""
     started = time.perf_counter()
-    pl.seed_everything(
-        settings.seed, workers=True, verbose=False
-    )  # the same images in the same order for all
+    # The same images in the same order for all.
+    pl.seed_everything(settings.seed, workers=True, verbose=False)
     data = DataModule(
         source,
         settings.preprocessing,
@@ -147,7 +145,7 @@ def train_network(settings: StudySettings, source: Source, name: str, reporter: 
     trainer = pl.Trainer(
         **keywords,
         precision=settings.precision,  # type: ignore[arg-type]
-        callbacks=[reporter.progress(), recorder],
+        callbacks=[*reporter.callbacks(settings.trainer), recorder],
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -302,11 +300,11 @@ def _depth(name: str) -> int:
     return int(digits[0]) if digits else 0
 
 
-def _check(settings: StudySettings, names: list[str], num_classes: int) -> None:
+def _check(settings: StudySettings, num_classes: int) -> None:
     """Raises `ValueError` for what would otherwise fail after the first networks were trained."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError("the study draws with matplotlib, which is not installed; pip install matplotlib")
-    for name in names:
+    for name in settings.networks:
         with torch.device("meta"):
             build_model(_spec(settings, name), num_classes=num_classes, preprocessing=Preprocessing())
 

@@ -5,7 +5,7 @@ import torch
 
 import backbones
 from backbones.pyramids import as_simple
-from tasks.cli.main import help_text
+from tasks.cli.commands import help_text
 from tasks.harness.auto import with_pyramid
 from tasks.preprocessing import Preprocessing
 from tasks.zoo.registry import build_model

@@ -21,7 +21,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Self
 from unittest import mock
@@ -30,7 +30,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_map_only
 
 ROOT = Path(__file__).parents[2]
 DEVICE = torch.device("cuda", 0)
@@ -187,7 +186,7 @@ class SimulatedCuda(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), "CompositeImplicitAutograd"):
+        if _is_made_of_others(function):
             return self._parts(function, args, kwargs)
         name = function.name().split(".")[0]
         tensors = _tensors((args, kwargs))
@@ -199,7 +198,7 @@ class SimulatedCuda(TorchDispatchMode):
 
         device = kwargs.get("device")
         gives_cuda = on_cuda if device is None else torch.device(device).type == "cuda"
-        on_cpu = tree_map_only(SimulatedTensor, lambda tensor: tensor.data_on_cpu, (args, kwargs))
+        on_cpu = _mapped(SimulatedTensor, lambda tensor: tensor.data_on_cpu, (args, kwargs))
         if device is not None:
             on_cpu[1]["device"] = CPU
         pinned = bool(on_cpu[1].pop("pin_memory", False))
@@ -207,9 +206,7 @@ class SimulatedCuda(TorchDispatchMode):
         if not gives_cuda:
             copies = any(result is tensor for tensor in tensors) or not isinstance(result, Tensor)
             return self._pin(result) if pinned and not copies else _given(result, args, on_cpu[0])
-        result = return_and_correct_aliasing(
-            function, args, kwargs, tree_map_only(Tensor, SimulatedTensor, result)
-        )
+        result = return_and_correct_aliasing(function, args, kwargs, _mapped(Tensor, SimulatedTensor, result))
         for tensor in _tensors(args if function._schema.is_mutable else ()):
             if isinstance(tensor, SimulatedTensor) and tensor.shape != tensor.data_on_cpu.shape:
                 raise NotImplementedError(f"{name} changes the shape of a tensor in place")
@@ -229,11 +226,7 @@ class SimulatedCuda(TorchDispatchMode):
             return
         if name in _INDEXING:  # indices may lie on the CPU
             tensors = [args[0], *args[2:3]]
-        written = [
-            value
-            for argument, value in zip(function._schema.arguments, args, strict=False)
-            if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, Tensor)
-        ]
+        written = [args[i] for i in _written(function) if i < len(args) and isinstance(args[i], Tensor)]
         for tensor in tensors:
             scalar = not tensor.dim() and name not in _NO_SCALARS
             if not isinstance(tensor, SimulatedTensor) and (not scalar or any(tensor is w for w in written)):
@@ -363,10 +356,38 @@ def _cuda_functions(log: SimulatedCuda) -> dict[str, Any]:
     }
 
 
+@cache
+def _is_made_of_others(function: Any) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), "CompositeImplicitAutograd")
+
+
+@cache
+def _written(function: Any) -> list[int]:
+    """The places of the arguments that the operator writes to."""
+    aliases = [argument.alias_info for argument in function._schema.arguments]
+    return [i for i, alias in enumerate(aliases) if alias is not None and alias.is_write]
+
+
 def _tensors(values: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    tree_map_only(Tensor, found.append, values)
-    return found
+    """The tensors in lists, tuples and dicts, which is all that operators take."""
+    if isinstance(values, Tensor):
+        return [values]
+    if isinstance(values, dict):
+        values = values.values()
+    elif not isinstance(values, (list, tuple)):
+        return []
+    return [tensor for value in values for tensor in _tensors(value)]
+
+
+def _mapped(kind: type, function: Callable[[Any], Any], values: Any) -> Any:
+    """`values` with what is of `kind` replaced by `function` of it."""
+    if isinstance(values, kind):
+        return function(values)
+    if type(values) in (list, tuple):
+        return type(values)([_mapped(kind, function, value) for value in values])
+    if type(values) is dict:
+        return {key: _mapped(kind, function, value) for key, value in values.items()}
+    return values
 
 
 def _given(result: Any, args: Any, on_cpu: Any) -> Any:

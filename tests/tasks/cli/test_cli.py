@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from tasks.cli.commands import help_text
 from tasks.cli.compose import compose
 from tasks.cli.data import data_of, transforms_of
 from tasks.cli.folders import config_groups, put_on_top, take_config_dirs
-from tasks.cli.main import as_settings, help_text
 from tasks.cli.run_config import MOVED, load_config
 from tasks.cli.settings import record_of, settings_of, spec_of
 from tasks.cli.targets import build
-from tasks.cli.words import RENAMED
+from tasks.cli.words import RENAMED, as_settings
 from tasks.harness.settings import TrainSettings
 from tasks.harness.start import recipe_settings, resolve
 from tasks.zoo.task_specs import TASK_SPECS
@@ -76,6 +76,12 @@ def test_setting_without_equals_sign() -> None:
         compose("train", ["task"])
 
 
+@pytest.mark.parametrize("key", ["run_dir", "init_from", "data.root"])
+def test_a_place_that_is_empty_is_not_the_current_folder(key: str) -> None:
+    with pytest.raises(ValueError, match=f"{key}= is empty; give it a value, or leave it out"):
+        compose("train", ["data=coco", "data.root=x", f"{key}="])
+
+
 def test_missing_root_says_how_to_give_it() -> None:
     with pytest.raises(ValueError, match=r"data\.root is not set; give data\.root="):
         compose("train", ["data=coco"])
@@ -119,6 +125,30 @@ def test_config_of_an_earlier_run_names_the_modules_of_its_time(tmp_path: Path) 
         "_target_": "tasks.data.augmentation.scale.MultiScale",
         "min_sides": [10],
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2]", "config.yaml is not the configuration of a run"),
+        ("data: 3", "config.yaml is not the configuration of a run"),
+        ("logger: 3", "config.yaml is not the configuration of a run"),
+    ],
+)
+def test_config_that_no_run_has_written(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        compose("train", [f"resume={tmp_path}"])
+
+
+def test_a_file_that_is_not_yaml_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    for file in ("experiment/mine.yaml", "config.yaml"):
+        (tmp_path / file).write_text("# @package _global_\nseed: [1\n")
+    for words in (["experiment=mine", "--config-dir", tmp_path], [f"resume={tmp_path}"]):
+        done = command("train", *words)
+        assert done.returncode == 2 and "a file of settings is not YAML" in done.stderr
+        assert '.yaml", line 2' in done.stderr and done.stderr.count("\n") == 2
 
 
 @pytest.mark.parametrize(("old", "new"), MOVED.items())

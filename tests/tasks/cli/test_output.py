@@ -115,6 +115,26 @@ def test_quiet_prints_results_alone(
     assert one_object(done)["folder"] == "checked" and done.stderr == ""
 
 
+def test_progress_can_be_left_out_of_an_evaluation(
+    trained: subprocess.CompletedProcess[str], place: Path
+) -> None:
+    words = ["checkpoint=run/model.safetensors", "trainer.enable_progress_bar=false", "run_dir=unshown"]
+    done = command("evaluate", *words, cwd=place)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_file_of_costs_is_written_whole_or_not_at_all(
+    trained: subprocess.CompletedProcess[str], place: Path
+) -> None:
+    (place / "costs.json").write_text("old")
+    os.link(place / "costs.json", place / "kept.json")
+    assert command("summarize", "resnet18", "json=costs.json", cwd=place).returncode == 0
+    assert (place / "kept.json").read_text() == "old"  # another file took the name once it was whole
+    assert len(json.loads((place / "costs.json").read_text())) == 1
+    done = command("compare", "run", "run", "costs=false", "json=nowhere/x.json", cwd=place)
+    assert done.returncode == 2 and "cannot write nowhere/x.json: No such file" in done.stderr
+
+
 def test_an_error_prints_no_object(place: Path) -> None:
     done = command("evaluate", "checkpoint=nowhere.safetensors", "--json", cwd=place)
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("error: ")
@@ -144,7 +164,7 @@ def test_plain_values() -> None:
         "path": Path("a/b"),
         "pair": (np.int64(2), None),
     }
-    assert json.loads(Output(json=True).text_of(Found(values))) == {
+    assert json.loads(Found(values).to_json()) == {
         "nan": None, "array": [1.5, None], "path": "a/b", "pair": [2, None],
     }  # fmt: skip
     assert to_plain({1: True}) == {"1": True}

@@ -7,16 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tasks.cli.suspects import write
+from tasks.data.formats.coco import CocoData
 from tasks.data.formats.digits import DigitsData
 from tasks.data.parts import Parts, folds
 from tasks.harness import cross_fit
 from tasks.harness.evaluate import evaluate
 from tasks.harness.reporter import Reporter
 from tasks.harness.settings import EvaluateSettings, LoaderSettings, TrainerSettings
-from tasks.metrics.average_precision import Predictions
+from tasks.metrics.average_precision import GroundTruth, Predictions
+from tasks.metrics.matches import match
+from tasks.metrics.suspects import Suspect
+from tasks.report.objects import ObjectResults
 from tasks.report.results import results_of
 from tasks.zoo.model_file import read
 from tests.commands import command
+from tests.tasks.zoo.small_weights import write_coco
 from tests.tiny_runs import quiet_lightning, tiny_run
 
 quiet_lightning()
@@ -133,3 +139,35 @@ def test_folds_are_as_equal_as_can_be() -> None:
     assert not data.has_split("val")
     with pytest.raises(ValueError, match="have no val split; they have train"):
         data.split("val")
+
+
+@pytest.mark.parametrize("ids", [[0, 7], ["first", "second"]])
+def test_annotations_are_called_as_their_file_calls_them(ids: list[int | str], tmp_path: Path) -> None:
+    """Also the one of id 0."""
+    root = write_coco(tmp_path / "coco", {"cat": 1})
+    path = root / "annotations" / "instances_val2017.json"
+    contents = json.loads(path.read_text())
+    one = contents["annotations"][0]
+    contents["annotations"] = [
+        {**one, "id": written, "bbox": [8 * place, 8, 24, 24]} for place, written in enumerate(ids)
+    ]
+    path.write_text(json.dumps(contents))
+    source = CocoData(root)
+    annotations = source.with_boxes().split("val").annotations
+    images, categories = np.zeros(2, np.int64), np.zeros(2, np.int64)
+    truth = GroundTruth(
+        len(annotations), 1, images, categories, annotations.boxes, annotations.areas, annotations.is_crowd,
+        annotations.ids,
+    )  # fmt: skip
+    nothing = Predictions(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 4)), np.zeros(0))
+    results = ObjectResults("boxes", truth, nothing, match(truth, nothing, 100), ["cat"], None)
+    ranked = [Suspect("spurious", 0.9, 0, row, -1) for row in (0, 1)]
+    listed = write(tmp_path, ranked, results, source, "val", 0, "")
+    assert [entry["annotation"] for entry in listed] == ids
+    assert json.loads((tmp_path / "suspects.json").read_text()) == listed
+
+
+def test_one_model_alone_is_no_list_of_letters(run: Path, tmp_path: Path) -> None:
+    words = [f"models={run / 'model.safetensors'}", "split=val", f"run_dir={tmp_path / 'out'}"]
+    bad = command("suspects", *words, *WORDS)
+    assert bad.returncode == 2 and "does not say which images it has not learnt from" in bad.stderr

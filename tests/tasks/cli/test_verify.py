@@ -102,3 +102,12 @@ def test_unknown_model_says_so(tmp_path: Path) -> None:
     coco = write_coco(tmp_path / "coco", {"cat": 17})
     with pytest.raises(ValueError, match="only=fast_rcnn: no published weights.*did you mean faster_rcnn"):
         verify(compose("verify_weights", [f"data.root={coco}", "only=fast_rcnn"]))
+
+
+def test_two_of_one_second_have_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    coco = write_coco(tmp_path / "coco", {"cat": 17, "dog": 18})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda _: "now")
+    config = compose("verify_weights", ["data=coco", f"data.root={coco}", "only=[]", *TINY])
+    folders = [verify(config).values["folder"] for _ in range(2)]
+    assert folders == [Path("runs/verify_weights-now"), Path("runs/verify_weights-now-2")]

@@ -14,10 +14,11 @@ from tasks.cli.settings import settings_of
 from tasks.cli.suit import suited_config
 from tasks.cli.train import train
 from tasks.data.augmentation.named import NAMED, transforms
-from tasks.harness.choices import NETWORK, TRAINING, Choice, Known, geometric, run
-from tasks.harness.facts import Facts, facts_of
+from tasks.harness.choices import NETWORK, TRAINING, geometric, run
+from tasks.harness.dotted import flat
+from tasks.harness.known import Choice, Facts, Known, facts_of
 from tasks.harness.settings import TrainSettings
-from tasks.harness.suit import _has_stages, flat
+from tasks.harness.suit import _has_stages
 from tasks.zoo.pretrained import PUBLISHED
 from tests.backbones.file_server import FileServer
 from tests.tasks.zoo.small_weights import publish, write_coco

@@ -13,10 +13,10 @@ from tasks.data.datamodule import DataModule
 from tasks.data.formats.digits import DigitsData
 from tasks.data.loading.settings import LoaderSettings
 from tasks.harness import batch_size as sizes
-from tasks.harness.auto import backbone_norm, rate_sentence, scaled_rate, with_norm, workers
-from tasks.harness.backends import backends
+from tasks.harness.auto import backbone_norm, with_norm, with_rate, workers
 from tasks.harness.batch_size import largest_batch_size
-from tasks.harness.settings import TrainerSettings, TrainSettings
+from tasks.harness.session import backends
+from tasks.harness.settings import OptimizerSettings, TrainerSettings, TrainSettings
 from tasks.preprocessing import Preprocessing
 from tasks.zoo.registry import build_model
 from tests.tiny_runs import TINY, checkpoint, rows, tiny_run
@@ -32,8 +32,9 @@ from tests.tiny_runs import TINY, checkpoint, rows, tiny_run
     ],
 )
 def test_the_rate_follows_the_images_of_a_step(counts, rate, sentence) -> None:
-    assert scaled_rate(0.02, 16, counts[0] * counts[1] * counts[2]) == pytest.approx(rate)
-    assert rate_sentence(0.02, 16, *counts) == sentence
+    optimizer, remarks = with_rate(OptimizerSettings(lr=0.02), 16, *counts)
+    assert optimizer.lr == pytest.approx(rate) and remarks == [sentence]
+    assert with_rate(optimizer, None, *counts) == (optimizer, [])
 
 
 def test_a_run_has_the_rate_that_it_prints(tmp_path, capsys) -> None:

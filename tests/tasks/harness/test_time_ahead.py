@@ -10,8 +10,10 @@ import torch
 from tasks.cli.compose import compose
 from tasks.cli.train import train
 from tasks.harness import time_ahead
-from tasks.harness.time_ahead import TimeAhead, ahead, duration, seconds_of_an_image, shorter
+from tasks.harness.callbacks import ProgressLines
+from tasks.harness.time_ahead import TimeAhead, duration, seconds_of_an_image, shorter
 from tests.tasks.zoo.small_weights import write_coco
+from tests.tiny_runs import TINY, checkpoint
 
 
 @pytest.mark.parametrize(
@@ -30,7 +32,6 @@ def test_the_first_step_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
         trainer: Any = SimpleNamespace(global_step=step, estimated_stepping_batches=803)
         watch.on_train_batch_end(trainer, None, None, None, 0)  # pyright: ignore[reportArgumentType]
     assert said == ["800 steps ahead, about 23 min without validations"]  # 800 x 1.75 s
-    assert said == [ahead(800, 1.75)]
 
 
 def test_a_run_without_an_end_foretells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,3 +92,29 @@ def test_what_is_shorter_keeps_the_model() -> None:
         "pyramid": {"name": "pafpn", "channels": 128},
     }
     assert images == {"short_side": 384, "max_size": 640} and words.startswith("backbone=resnet18 ")
+
+
+ENDLESS = [
+    "trainer.max_steps=-1", "trainer.max_epochs=-1", "trainer.max_time=00:00:00:01", "trainer.val_check_interval=null",
+    "trainer.check_val_every_n_epoch=1",
+]  # fmt: skip
+
+
+def test_a_run_that_time_alone_ends_wants_a_schedule_that_needs_no_number_of_steps(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="give one of them, or schedule=constant"):
+        train(compose("train", [*TINY["classification"], *ENDLESS, f"run_dir={tmp_path / 'run'}"]))
+    assert not list(tmp_path.iterdir())
+    words = [*TINY["classification"], *ENDLESS, "schedule=constant", f"run_dir={tmp_path / 'run'}"]
+    train(compose("train", words))
+    assert checkpoint(tmp_path / "run")["global_step"] > 0
+
+
+def test_lines_of_a_run_without_an_end_say_no_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    lines, clock = ProgressLines(said.append), iter([0.0, 11.0, 22.0])
+    monkeypatch.setattr(time_ahead.time, "perf_counter", lambda: next(clock))
+    lines.on_train_start(SimpleNamespace(global_step=0), None)  # pyright: ignore[reportArgumentType]
+    for step, total in ((10, float("inf")), (20, 30)):
+        trainer: Any = SimpleNamespace(global_step=step, estimated_stepping_batches=total)
+        lines.on_train_batch_end(trainer, None, None, None, 0)  # pyright: ignore[reportArgumentType]
+    assert said == ["step 10  1.10 s a step", "step 20 of 30  1.10 s a step  11 s left"]

@@ -26,11 +26,11 @@ from tasks.instance_segmentation.mask_rcnn import MaskHeadSettings, MaskRCNN, ma
 from tasks.instance_segmentation.result import Instances
 from tasks.metrics.instance_segmentation import InstanceSegmentationMetric
 from tasks.preprocessing import Preprocessing
+from tests.tiny_runs import NETWORK
 
 SMALL = [
-    "data.num_train=64", "data.num_val=6", "data.num_test=4", "data.size=128", "loader.batch_size=4",
-    "trainer.max_steps=60", "pyramid.channels=24", "model.mask_width=24", "precision=32-true",
-    "trainer.accelerator=cpu",
+    "data.num_train=64", "data.num_val=6", "data.num_test=4", "data.size=96", "loader.batch_size=4",
+    "trainer.max_steps=100", "pyramid.channels=16", "model.mask_width=16", *NETWORK,
 ]  # fmt: skip
 NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 NAMES += ("AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large")
@@ -60,7 +60,7 @@ def assert_numbers(numbers: dict[str, float], stats: list[float], prefix: str) -
 
 
 def test_numbers_equal_pycocotools_on_the_written_files(run: Path, tmp_path: Path) -> None:
-    truth = DigitsData(num_train=64, num_val=6, num_test=4, size=128, masks=True).split("val").annotations
+    truth = DigitsData(num_train=64, num_val=6, num_test=4, size=96, masks=True).split("val").annotations
     numbers = json.loads((run / "metrics.json").read_text())
     assert numbers["AR_100"] > 0
     for file, kind, prefix in (("detections.json", "bbox", ""), ("masks.json", "segm", "mask_")):
@@ -98,7 +98,8 @@ def test_evaluation_repeats_the_numbers(run: Path, tmp_path: Path) -> None:
     words = [
         f"checkpoint={run / 'model.safetensors'}",
         *SMALL[:5],
-        *SMALL[-2:],
+        "precision=32-true",
+        "trainer.accelerator=cpu",
         f"run_dir={tmp_path / 'out'}",
     ]
     evaluate(compose("evaluate", words))

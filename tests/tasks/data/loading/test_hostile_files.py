@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from torch.utils.data import Dataset
 
-from tasks.cli.main import sentence, user_error, user_sentence
+from tasks.cli.errors import sentence, user_error, user_sentence
 from tasks.data.loading.images import Reading, read_image
 from tasks.data.loading.loader import ResumableLoader, WorkerError
 from tasks.data.loading.samplers import EpochSampler

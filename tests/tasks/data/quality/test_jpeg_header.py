@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.cli.reading_bar import ReadingBar
+from tasks.cli.bar import ReadingBar
 from tasks.data.loading.storage import FolderStorage
 from tasks.data.progress import showing
 from tasks.data.quality import image_checks

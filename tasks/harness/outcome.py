@@ -1,4 +1,4 @@
-"""The report of a training or an evaluation that has just ended."""
+"""What a training or an evaluation leaves when it has ended: numbers, results, the model file, the report."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,18 +7,46 @@ from typing import Any
 import numpy as np
 import torch
 
+from tasks.data.datamodule import DataModule
 from tasks.data.loading.collate import batch_images
+from tasks.data.splits import SplitName
+from tasks.files import write_json
 from tasks.harness.task import Task
 from tasks.report.build import Findings, write_report
 from tasks.report.results import results_of
+from tasks.zoo.model_file import save_model
 from tasks.zoo.registry import lookup
 from tasks.zoo.task_specs import TASK_SPECS
 
 
-def report(folder: Path, task: Task, split: Any, split_name: str) -> None:
-    """Writes report.html and report.json of the last validation or test of `task`, on `split`, into `folder`."""
-    found = results_of(task.metric)
-    write_report(folder, findings_of(task, split, split_name, found, task.numbers, task.intervals))
+def write_outcome(
+    folder: Path, task: Task, data: DataModule, split: SplitName, *, model_file: bool = True
+) -> None:
+    """Writes the numbers, the results, the model and the report of `task` as its last validation or test, of a `split`
+    of `data`, left them. Scores of some images alone have no report."""
+    write_json(folder / "metrics.json", {**task.numbers, **flat_intervals(task)})
+    if task.metric is not None:
+        task.write_results(folder)
+        task.write_outcomes(folder, split)
+    if model_file:
+        task.header.metrics = dict(task.numbers)
+        save_model(folder / "model.safetensors", task.model, task.header)
+    if task.numbers and not task.scores_some:
+        found = results_of(task.metric)
+        findings = findings_of(task, data.split(split), split, found, task.numbers, task.intervals)
+        write_report(folder, findings)
+
+
+def flat_intervals(task: Task) -> dict[str, float]:
+    """The ends of the intervals under `interval_low/<name>` and `interval_high/<name>`, and the number of `images`."""
+    if not task.intervals:
+        return {}
+    ends = {
+        f"interval_{end}/{name}": both[i]
+        for name, both in task.intervals.items()
+        for i, end in enumerate(("low", "high"))
+    }
+    return {"images": task.num_images, **ends}
 
 
 def findings_of(
