@@ -82,7 +82,7 @@ def settings_page() -> str:
     for name in FORMATS:
         kind = lookup(FORMATS, "format", name)
         found = arguments(FORMATS[name].replace(":", "."))
-        lines += ["", f"### `data={name}`", *_table(_arguments(kind, found, "data."))]
+        lines += ["", f"### `data={name}`", *_table(_arguments(kind, found))]
     return "\n".join(lines) + "\n"
 
 
@@ -137,9 +137,7 @@ def _options(builder: Callable[..., Any], prefix: str) -> Iterator[Row]:
         yield f"{prefix}{key}", _value(default), _cell(documents.get(key, ""))
 
 
-def _arguments(
-    kind: Callable[..., Any], found: Mapping[str, inspect.Parameter], prefix: str
-) -> Iterator[Row]:
+def _arguments(kind: Callable[..., Any], found: Mapping[str, inspect.Parameter]) -> Iterator[Row]:
     """The arguments `found` of a format; defaults and words of options that it hands on are those of its base."""
     family = [base.__init__ for base in reversed(getattr(kind, "__mro__", ObjectFiles.__mro__))] + [kind]
     documents: dict[str, str] = {}
@@ -149,7 +147,7 @@ def _arguments(
         parameters = inspect.signature(function).parameters.values()
         defaults |= {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
     for name in found:
-        yield f"{prefix}{name}", _value(defaults.get(name)), _cell(documents.get(name, ""))
+        yield f"data.{name}", _value(defaults.get(name)), _cell(documents.get(name, ""))
 
 
 def _docstring_arguments(function: Callable[..., Any]) -> dict[str, str]:

@@ -41,9 +41,9 @@ class DensePredictions(NamedTuple):
 class DenseHead(nn.Module):
     """One map to class logits, deltas and, `with_quality`, one more logit from the tower of the boxes.
 
-    `layers` convolutions in each tower, of `width` channels; `stem` puts one of size 1 before both. With a
-    `norm`, `bias` says whether the convolutions before it have one all the same. Predictors have `kernel`, and that
-    of boxes `box_outputs` for each anchor.
+    `layers` convolutions in each tower, of `width` channels, None for those of the map; `stem` puts one of size 1
+    before both. With a `norm`, `bias` says whether the convolutions before it have one all the same. Predictors have
+    `kernel`, and that of boxes `box_outputs` for each anchor.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class DenseHead(nn.Module):
         channels: int,
         *,
         num_classes: int,
-        num_anchors: int,
+        num_anchors: int = 1,
         layers: int,
-        width: int,
+        width: int | None = None,
         norm: str | None,
-        bias: bool,
+        bias: bool = False,
         activation: type[nn.Module] = nn.ReLU,
         stem: bool = False,
         kernel: int = 3,
@@ -66,6 +66,7 @@ class DenseHead(nn.Module):
         self.num_classes = num_classes
         self.num_anchors = num_anchors
         self.box_outputs = box_outputs
+        width = channels if width is None else width
 
         def convolution(inputs: int, size: int) -> nn.Sequential:
             conv = nn.Conv2d(inputs, width, size, padding=size // 2, bias=bias or norm is None)

@@ -55,9 +55,7 @@ def fcos(
     head = DenseHead(
         channels,
         num_classes=num_classes,
-        num_anchors=1,
         layers=settings.head_layers,
-        width=channels,
         norm=settings.head_norm,
         bias=True,
         with_quality=True,

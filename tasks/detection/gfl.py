@@ -64,11 +64,8 @@ def gfl(
     head = DenseHead(
         channels,
         num_classes=num_classes,
-        num_anchors=1,
         layers=settings.head_layers,
-        width=channels,
         norm=settings.head_norm,
-        bias=False,
         box_outputs=4 * _NUM_DISTANCES,
     )
     grid = AnchorGrid([_ANCHOR_STRIDES * stride for stride in strides], offset=0.5)

@@ -74,9 +74,7 @@ def retinanet(
         num_classes=num_classes,
         num_anchors=octave * len(settings.anchor_ratios),
         layers=settings.head_layers,
-        width=channels,
         norm=settings.head_norm,
-        bias=False,
     )
     grid = AnchorGrid(sizes, settings.anchor_ratios)
     return RetinaNet(extractor, [head], Preprocessing.of(preprocessing), grid, settings)

@@ -74,11 +74,9 @@ def yolox(
         DenseHead(
             inputs,
             num_classes=num_classes,
-            num_anchors=1,
             layers=max(1, round(_LAYERS * settings.depth)),
             width=channels,
             norm=settings.head_norm,
-            bias=False,
             activation=nn.SiLU,
             stem=True,
             kernel=1,

@@ -4,31 +4,52 @@ Legend, beside that of tasks/contracts.py:
     P  boxes        C  channels        R  cells along each side of what is pooled        S = 2 R, of a mask
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from backbones.checks import check_choice
 from backbones.fpn import conv_norm
-from backbones.layers import Norm
+from backbones.layers import NORMS, Norm
 from tasks.detection.roi_align import PyramidTable, multilevel_roi_align
 from tasks.distributed import LossSum
 
 
+@dataclass(frozen=True, kw_only=True)
+class MaskHeadSettings:
+    """Settings of the mask branch, under the names that users give them."""
+
+    mask_roi_size: int = 14
+    """Cells along each side of what is pooled from a box; its mask has twice as many."""
+    mask_layers: int = 4
+    """Convolutions before the upsampling."""
+    mask_width: int = 256
+    """Their channels."""
+    mask_norm: Norm | None = None
+    """Norm after each of them, "batch" in torchvision's `maskrcnn_resnet50_fpn_v2`; None for none."""
+
+    def __post_init__(self) -> None:
+        if self.mask_roi_size < 1 or self.mask_width < 1 or self.mask_layers < 0:
+            raise ValueError(
+                f"model.mask_roi_size={self.mask_roi_size} and model.mask_width={self.mask_width} must be at least 1, "
+                f"model.mask_layers={self.mask_layers} at least 0"
+            )
+        check_choice("model.mask_norm", self.mask_norm, (None, *NORMS))
+
+
 class MaskHead(nn.Module):
-    """Convolutions, an upsampling by two, and one map for each class (Mask R-CNN, figure 4, right).
+    """Convolutions, an upsampling by two, and one map for each class (Mask R-CNN, figure 4, right)."""
 
-    `norm` follows each convolution, or None does.
-    """
-
-    def __init__(
-        self, channels: int, *, num_classes: int, roi_size: int, layers: int, width: int, norm: Norm | None
-    ):
+    def __init__(self, channels: int, num_classes: int, settings: MaskHeadSettings):
         super().__init__()
         self.num_classes = num_classes
-        self.roi_size = roi_size
+        self.roi_size = settings.mask_roi_size
+        layers, width = settings.mask_layers, settings.mask_width
         blocks: list[nn.Module] = []
         for i in range(layers):
-            blocks += conv_norm(width if i else channels, width, 3, norm, relu=True)
+            blocks += conv_norm(width if i else channels, width, 3, settings.mask_norm, relu=True)
         self.convs = nn.Sequential(*blocks)
         self.upsample = nn.ConvTranspose2d(width if layers else channels, width, 2, stride=2)
         self.masks = nn.Conv2d(width, num_classes, 1)

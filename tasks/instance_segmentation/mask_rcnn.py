@@ -1,14 +1,11 @@
 """Mask R-CNN (He et al., 2017): `mask_rcnn` builds it, `MaskRCNN` is the network."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backbones.checks import check_choice
-from backbones.layers import NORMS, Norm
 from tasks.contracts import Batch, Detections
 from tasks.detection.faster_rcnn import FasterRCNN, FasterRCNNFeatures, FasterRCNNSettings, faster_rcnn
 from tasks.detection.matching import take_matched
@@ -17,35 +14,13 @@ from tasks.detection.roi_head import RoISamples
 from tasks.distributed import LossSum, normalized
 from tasks.preprocessing import Preprocessing
 
-from .mask_head import MaskHead, mask_loss
+from .mask_head import MaskHead, MaskHeadSettings, mask_loss
 from .mask_targets import sample_masks
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskHeadSettings:
-    """Settings of the mask branch, under the names that users give them."""
-
-    mask_roi_size: int = 14
-    """Cells along each side of what is pooled from a box; its mask has twice as many."""
-    mask_layers: int = 4
-    """Convolutions before the upsampling."""
-    mask_width: int = 256
-    """Their channels."""
-    mask_norm: Norm | None = None
-    """Norm after each of them, "batch" in torchvision's `maskrcnn_resnet50_fpn_v2`; None for none."""
-
-    def __post_init__(self) -> None:
-        if self.mask_roi_size < 1 or self.mask_width < 1 or self.mask_layers < 0:
-            raise ValueError(
-                f"model.mask_roi_size={self.mask_roi_size} and model.mask_width={self.mask_width} must be at least 1, "
-                f"model.mask_layers={self.mask_layers} at least 0"
-            )
-        check_choice("model.mask_norm", self.mask_norm, (None, *NORMS))
 
 
 def mask_rcnn(
     *,
-    mask_head: MaskHeadSettings = MaskHeadSettings(),
+    mask_head: MaskHeadSettings = MaskHeadSettings(),  # noqa: B008 (it is frozen)
     num_classes: int,
     backbone: Mapping[str, Any],
     pyramid: Mapping[str, Any] | None = None,
@@ -65,15 +40,7 @@ def mask_rcnn(
         settings=settings,
     )
     channels = next(iter(base.backbone.feature_info.values())).channels  # type: ignore[union-attr]
-    head = MaskHead(
-        channels,
-        num_classes=num_classes,
-        roi_size=mask_head.mask_roi_size,
-        layers=mask_head.mask_layers,
-        width=mask_head.mask_width,
-        norm=mask_head.mask_norm,
-    )
-    return MaskRCNN(base, head)
+    return MaskRCNN(base, MaskHead(channels, num_classes, mask_head))
 
 
 class MaskRCNN(FasterRCNN):

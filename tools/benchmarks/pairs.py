@@ -147,8 +147,8 @@ DENSE_LOSSES = {
 }
 
 
-def compare_losses(ours: Any, theirs: Any, batch: Batch, tolerance: float = 1e-3) -> str:
-    """Raises AssertionError where the losses of both differ by more than `tolerance` of their size."""
+def compare_losses(ours: Any, theirs: Any, batch: Batch) -> str:
+    """Raises AssertionError where the losses of both differ by more than a thousandth of their size."""
     undo = use_every_sample(ours, theirs)
     with torch.no_grad():
         mine = ours.losses(ours.features(batch), batch)
@@ -156,7 +156,7 @@ def compare_losses(ours: Any, theirs: Any, batch: Batch, tolerance: float = 1e-3
     undo()
     names = LOSSES if hasattr(ours, "rpn") else DENSE_LOSSES
     differences = {name: abs(float(mine[name] / other[names[name]]) - 1) for name in mine}
-    assert max(differences.values()) < tolerance, differences
+    assert max(differences.values()) < 1e-3, differences
     return f"{len(mine)} losses equal within {max(differences.values()):.0e}"
 
 

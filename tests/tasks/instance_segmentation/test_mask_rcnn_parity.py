@@ -15,7 +15,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image, project
 from tasks.contracts import Batch
 from tasks.data.annotations.masks import cropped
 from tasks.data.loading.collate import join_masks
-from tasks.instance_segmentation.mask_head import MaskHead
+from tasks.instance_segmentation.mask_head import MaskHead, MaskHeadSettings
 from tasks.instance_segmentation.mask_rcnn import MaskRCNN, mask_rcnn
 from tasks.instance_segmentation.mask_targets import sample_masks
 from tasks.instance_segmentation.torchvision_weights import load_torchvision_weights
@@ -261,7 +261,8 @@ def test_masks_of_the_classes_alone_equal_the_layers_one_after_another(
     boxes: int, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(0)
-    head = MaskHead(8, num_classes=NUM_CLASSES, roi_size=6, layers=0, width=8, norm=None).to(dtype)
+    settings = MaskHeadSettings(mask_roi_size=6, mask_layers=0, mask_width=8)
+    head = MaskHead(8, NUM_CLASSES, settings).to(dtype)
     nn.init.normal_(head.upsample.bias)  # type: ignore[arg-type]
     nn.init.normal_(head.masks.bias)  # type: ignore[arg-type]
     features, labels = torch.randn(boxes, 8, 6, 6, dtype=dtype), torch.arange(boxes) % NUM_CLASSES
