@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from tasks.data.quality.picture_report import examine_pictures
 from tasks.data.quality.report import Examined, Report, examine
 from tasks.data.sources import ClassMapSource, LabelSource
 from tasks.files import write_text
+from tasks.folders import new_folder
 from tasks.preprocessing import Preprocessing
 
 
@@ -28,7 +28,7 @@ def check_data(config: DictConfig) -> Found:
         report = examine_pictures(source)
     else:
         report = examine(source.with_files(), Preprocessing(**config.preprocessing))
-    folder = Path(config.run_dir or Path("runs") / f"check_data-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder = new_folder("check_data") if config.run_dir is None else Path(config.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "report.json", json.dumps(to_json(report), indent=1, ensure_ascii=False) + "\n")
     write_text(folder / "report.html", page(report, config.pictures))

@@ -160,6 +160,16 @@ def test_a_sound_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "No issue found" in (tmp_path / "out/report.html").read_text()
 
 
+def test_reports_of_one_second_have_folders_of_their_own(tmp_path: Path, monkeypatch, capsys) -> None:
+    write_sound(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda *_: "20260101-000000")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        check_data(compose("check_data", ["data=coco", f"data.root={tmp_path}"]))
+    names = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert names == {"check_data-20260101-000000", "check_data-20260101-000000-2"}
+
+
 def test_warnings_alone_are_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_sound(tmp_path)
     content = json.loads((tmp_path / "val.json").read_text())
