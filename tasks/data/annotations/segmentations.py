@@ -31,6 +31,13 @@ def unwrap(segmentation: Any) -> Any:
     return [ring for ring in segmentation if ring not in ([], {})] or None
 
 
+def scaled(rings: Rings, width: float, height: float) -> Rings:
+    """The rings with each x times `width` and each y times `height`."""
+    if width == height == 1:
+        return rings
+    return [[v * (height if i % 2 else width) for i, v in enumerate(ring)] for ring in rings]
+
+
 @dataclass
 class Segmentations:
     """One segmentation per object: polygons, a compressed run-length mask, or nothing."""

@@ -15,7 +15,7 @@ from tasks.data.formats.file_names import fit_file_names, is_file_name, path_of_
 from tasks.data.formats.object_files import ObjectOptions
 from tasks.data.formats.raw import RawSplit, positions
 from tasks.data.formats.split_files import SplitFiles, no_annotations
-from tasks.data.formats.values import Ids, to_boxes, to_flag, to_integer, to_number
+from tasks.data.formats.values import MAX_SIDE, Ids, to_boxes, to_flag, to_integer, to_number
 from tasks.data.loading.images import DEFAULT_READING, ImageError, Reading, one_line
 from tasks.data.loading.storage import ImageStorage, open_images, read_file
 from tasks.data.progress import step, without_collection
@@ -26,8 +26,6 @@ from tasks.data.splits import SplitName
 
 LARGE_FILE = 20_000_000
 """Bytes of annotations, of which reading them takes long enough to be shown."""
-MAX_SIDE = 1_000_000
-"""Pixels; no image is wider, and what declares so is read from its file."""
 Records = list[dict[str, Any]]
 
 

@@ -41,7 +41,6 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "is_crowd": ("isgroupof", "iscrowd", "difficult"),
 }  # fmt: skip
 """Names of columns, in lower case and letters and digits alone, the likeliest first."""
-IMAGE_SIZE = ("imageheight", "imgheight", "height"), ("imagewidth", "imgwidth", "width")
 CODE = ("/m/", "/g/", "/t/")
 """How Open Images' codes of classes begin."""
 
@@ -51,7 +50,7 @@ class CsvData(LabelledFiles):
 
     crowds = "groups or difficult"
 
-    def parse(self, annotations: Path, folder: Path, storage: ImageStorage) -> Labels:
+    def parse(self, annotations: Path, storage: ImageStorage) -> Labels:
         header, rows = read_table(annotations)
         columns = find_columns(header)
         if missing := missing_columns(columns):

@@ -22,7 +22,7 @@ from tasks.data.formats.labelled import (
     ring_of,
     turned,
 )
-from tasks.data.formats.values import to_integer, to_number
+from tasks.data.formats.values import to_integer, to_number, to_size
 from tasks.data.loading.images import MAX_PIXELS
 from tasks.data.loading.storage import ImageStorage
 from tasks.data.quality.issues import BAD_SEGMENTATION
@@ -39,7 +39,7 @@ NOT_SHAPES = {"attribute"}
 class CvatData(LabelledFiles):
     """Boxes, and with `masks` outlines and masks, of the images that an annotations.xml lists."""
 
-    def parse(self, annotations: Path, folder: Path, storage: ImageStorage) -> Labels:
+    def parse(self, annotations: Path, storage: ImageStorage) -> Labels:
         root = parse_xml(annotations, "annotations", "CVAT's for images", MAX_BYTES)
         if root.find("track") is not None and root.find("image") is None:
             raise ValueError(
@@ -50,14 +50,13 @@ class CvatData(LabelledFiles):
             for label in root.iter("label")
             if (label.findtext("type") or "").strip() in AREA_LABELS and label.find("parent") is None
         ]
-        labels = Labels([], [name for name in dict.fromkeys(declared) if name])
+        labels = Labels(classes=[name for name in dict.fromkeys(declared) if name])
         room = PIXELS
         for number, element in enumerate(root.iter("image")):
             file = (element.get("name") or "").strip()
             if not file or "\0" in file:
                 raise ValueError(f"'{annotations}': image {number} has no name; wanted that of its file")
-            size = to_integer(element.get("height")) or 0, to_integer(element.get("width")) or 0
-            image = LabelledImage(file, size if min(size) > 0 and max(size) <= 1_000_000 else (0, 0))
+            image = LabelledImage(file, to_size(element.get("height"), element.get("width")))
             for shape in element:
                 if shape.tag == "mask":
                     room += PIXELS_PER_CHARACTER * len(shape.get("rle") or "") - claimed(shape)

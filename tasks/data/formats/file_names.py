@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tasks.data.loading.images import Reading
-from tasks.data.loading.storage import ImageStorage, open_images, read_lines
+from tasks.data.loading.storage import ImageStorage, open_images, outside, read_lines
 
 UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")
 """What Label Studio puts before the name of a file that is uploaded."""
@@ -39,10 +39,7 @@ def read_own_lines(path: Path, reading: Reading) -> list[str]:
     """Lines, as `read_lines` has them, of a text of the data set in `reading.root` itself: its classes, or a list. What
     they say gets into model files, so one of somebody else's files is not followed: ValueError."""
     if not open_images(reading.root or path.parent, reading).is_inside(str(path.absolute())):
-        raise ValueError(
-            f"'{path}' leads out of the data set; put the text itself there, or pass data.allow_outside=true to read "
-            "it where it is"
-        )
+        raise outside(f"'{path}' leads out of the data set", "put the text itself there")
     return read_lines(path)
 
 
@@ -80,24 +77,24 @@ def fit_file_names(names: Sequence[str], store: ImageStorage, notes: list[str]) 
     absent = set(store.missing(names)) | set(store.outside(names))
     if not absent:
         return list(names)
-    candidates = {
-        name: dict(reversed(list(readings(name)))) for name in absent
-    }  # the first way to each is kept
-    order = {name: list(dict.fromkeys(text for text, _ in readings(name))) for name in absent}
+    ways: dict[str, dict[str, str]] = {name: {} for name in absent}
+    for name, how_by_text in ways.items():
+        for text, how in readings(name):
+            how_by_text.setdefault(text, how)  # the first way to each
     possible = {
         text
-        for texts in order.values()
+        for texts in ways.values()
         for text in texts
         if text not in ("", ".", "..") and not PurePosixPath(text).is_absolute()
         if ".." not in PurePosixPath(text).parts and store.is_inside(text)
     }
     there = possible - set(store.missing(sorted(possible)))
-    fits = {name: next((text for text in order[name] if text in there), None) for name in absent}
+    fits = {name: next((text for text in texts if text in there), None) for name, texts in ways.items()}
     taken = Counter(text for text in fits.values() if text is not None)
     taken.update(set(names) - absent)
     fits = {name: text for name, text in fits.items() if text is not None and taken[text] == 1}
     if fits:
-        how = sorted({candidates[name][text] for name, text in fits.items()})
+        how = sorted({ways[name][text] for name, text in fits.items()})
         name, text = min(fits.items())
         notes.append(
             f"{sum(name in fits for name in names)} of {len(names)} image names are read as they fit a file "

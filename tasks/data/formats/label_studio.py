@@ -24,7 +24,7 @@ from tasks.data.formats.labelled import (
     turned,
     usable_name,
 )
-from tasks.data.formats.values import to_integer, to_number
+from tasks.data.formats.values import to_number, to_size
 from tasks.data.loading.images import MAX_PIXELS, SUFFIXES
 from tasks.data.loading.storage import ImageStorage
 from tasks.data.quality.issues import BAD_SEGMENTATION
@@ -38,11 +38,11 @@ NAMES = ("rectanglelabels", "polygonlabels", "brushlabels", "ellipselabels", "la
 class LabelStudioData(LabelledFiles):
     """Boxes, and with `masks` outlines and strokes, of the images of a JSON export."""
 
-    def parse(self, annotations: Path, folder: Path, storage: ImageStorage) -> Labels:
+    def parse(self, annotations: Path, storage: ImageStorage) -> Labels:
         content = parse_json(annotations, MAX_BYTES)
         if not isinstance(content, list) or not all(isinstance(task, dict) for task in content):
             raise ValueError(f"'{annotations}' is JSON but not Label Studio's: it is no list of tasks")
-        labels, several, unlabelled = Labels([]), 0, 0
+        labels, several, unlabelled = Labels(), 0, 0
         for number, task in enumerate(content):
             file = image_of(task)
             if file is None:
@@ -109,8 +109,8 @@ def read_regions(file: str, regions: list[Any], labels: Labels) -> LabelledImage
         if not isinstance(region, dict) or not isinstance(value := region.get("value"), dict):
             labels.left_out["regions that are none"] += 1
             continue
-        size = to_integer(region.get("original_height")) or 0, to_integer(region.get("original_width")) or 0
-        if min(size) > 0 and max(size) <= 1_000_000 and min(image.size) < 1:
+        size = to_size(region.get("original_height"), region.get("original_width"))
+        if min(image.size) < 1:
             image.size = size
         key = region.get("id") if isinstance(region.get("id"), str) else None
         name = name_of(region) or names.get(key, "")

@@ -4,9 +4,10 @@ A reader of such a format gives `LabelledImage`s; columns, classes and sizes fol
 """
 
 import json
+import os
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Unpack
@@ -15,23 +16,23 @@ from xml.etree import ElementTree
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from tasks.data.formats.file_names import fit_file_names
+from tasks.data.annotations.segmentations import scaled
+from tasks.data.formats.file_names import fit_file_names, pair_names
 from tasks.data.formats.object_files import ObjectOptions
 from tasks.data.formats.raw import RawSplit
 from tasks.data.formats.split_files import SplitFiles
-from tasks.data.formats.values import is_text, to_number
-from tasks.data.loading.images import MAX_PIXELS, ImageError, one_line
-from tasks.data.loading.storage import MAX_TEXT_BYTES, ImageStorage, open_images, read_file
+from tasks.data.formats.values import NAN, is_text, to_number
+from tasks.data.loading.images import MAX_PIXELS, ImageError, Reading, one_line
+from tasks.data.loading.storage import MAX_TEXT_BYTES, ImageStorage, image_names, open_images, read_file
 from tasks.data.quality.image_checks import image_sizes
 from tasks.data.quality.issues import Issue
 from tasks.data.splits import SplitName
 
-NAN = float("nan")
 NUM_CORNERS = 64
 """Of the polygon that stands for an ellipse."""
 
 
-@dataclass
+@dataclass(slots=True)
 class LabelledObject:
     """One object as its file says; in pixels, or in fractions of the image's sides where `LabelledImage` says so."""
 
@@ -63,7 +64,7 @@ class LabelledImage:
 class Labels:
     """What the annotations of one split say."""
 
-    images: list[LabelledImage]
+    images: list[LabelledImage] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
     """In the format's own order, where it declares them."""
     left_out: Counter[str] = field(default_factory=Counter)
@@ -104,18 +105,39 @@ class LabelledFiles(SplitFiles):
         self._labels: dict[SplitName, Labels] = {}
 
     @abstractmethod
-    def parse(self, annotations: Path, folder: Path, storage: ImageStorage) -> Labels:
-        """What the file or folder `annotations` says of the images in `folder`, whose files are in `storage`."""
+    def parse(self, annotations: Path, storage: ImageStorage) -> Labels:
+        """What the file or folder `annotations` says of the images whose files are in `storage`."""
 
     def read(self, name: SplitName, *, masks: bool) -> RawSplit:
         labels = self._read(self.files_of(name))
         folder, annotations = self.places(name)
-        return to_raw(self, name, annotations, folder, labels, self._class_names(), masks=masks)
+        class_names, notes = self._class_names(), list(labels.notes)
+        if not labels.images:
+            raise ValueError(f"'{annotations}' names no images; wanted at least one")
+        files = [image.file for image in labels.images]
+        files = fit_file_names(files, open_images(folder, self.reading), notes)
+        if labels.left_out:
+            what = ", ".join(f"{count} {kind}" for kind, count in labels.left_out.items())
+            notes.append(f"what is no object with a box is left out: {what}")
+        return to_raw(
+            name,
+            str(annotations),
+            folder,
+            labels.images,
+            files,
+            class_names=class_names,
+            category_ids=np.arange(1, len(class_names) + 1),
+            masks=masks,
+            reading=self.reading,
+            notes=notes,
+            crowds=self.crowds,
+            looked_for=labels.looked_for,
+        )
 
     def _read(self, name: SplitName) -> Labels:
         if name not in self._labels:
             folder, annotations = self.places(name)
-            self._labels[name] = self.parse(annotations, folder, open_images(folder, self.reading))
+            self._labels[name] = self.parse(annotations, open_images(folder, self.reading))
         return self._labels[name]
 
     def _class_names(self) -> list[str]:
@@ -128,50 +150,67 @@ class LabelledFiles(SplitFiles):
         return declared + sorted(used - set(declared))
 
 
+def file_by_file(
+    labels: Labels, annotations: Path, store: ImageStorage, ending: str, storage: ImageStorage
+) -> Iterator[tuple[Path, LabelledImage, bool]]:
+    """Each file of labels with this ending in the folder `annotations`, which `store` has; the image of its name in
+    `storage`, which is added to `labels`; and whether there is such an image."""
+    files = [name for name in store.names() if name.lower().endswith(ending)]
+    image_of, shared = pair_names(files, image_names(storage))
+    for file in files:
+        other = f"{os.path.splitext(file)[0]}.jpg"
+        labels.images.append(LabelledImage(image_of.get(file, other), unreadable=shared.get(file, "")))
+        yield annotations / file, labels.images[-1], file in image_of
+    if not files:
+        labels.looked_for = f"there is no {ending[1:].upper()} file in '{annotations}'"
+
+
 def to_raw(
-    source: LabelledFiles,
     name: str,
-    annotations: Path,
+    source: str,
     folder: Path,
-    labels: Labels,
-    class_names: list[str],
+    images: Sequence[LabelledImage],
+    files: list[str],
     *,
+    class_names: list[str],
+    category_ids: np.ndarray,
     masks: bool,
+    reading: Reading,
+    label_of: Mapping[str, int] | None = None,
+    **columns: Any,
 ) -> RawSplit:
-    """The columns of a split."""
-    storage, notes = open_images(folder, source.reading), list(labels.notes)
-    if not labels.images:
-        raise ValueError(f"'{annotations}' names no images; wanted at least one")
-    files = fit_file_names([image.file for image in labels.images], storage, notes)
-    sizes = np.array([image.size for image in labels.images], np.int64).reshape(-1, 2)
+    """The columns of a split of these images, whose `files` are in `folder`. `label_of` is by what stands for a class
+    in the annotations, None where that is its name; other `columns` are as in `RawSplit`."""
+    sizes = np.array([image.size for image in images], np.int64).reshape(-1, 2)
     if (unknown := np.flatnonzero((sizes < 1).any(axis=1))).size:
-        sizes[unknown] = image_sizes(storage, [files[i] for i in unknown.tolist()])
-    if labels.left_out:
-        what = ", ".join(f"{count} {kind}" for kind, count in labels.left_out.items())
-        notes.append(f"what is no object with a box is left out: {what}")
-    counts = [len(image.objects) for image in labels.images]
+        sizes[unknown] = image_sizes(open_images(folder, reading), [files[i] for i in unknown.tolist()])
+    counts = [len(image.objects) for image in images]
     rows = np.repeat(np.arange(len(files)), counts)
-    objects = [o for image in labels.images for o in image.objects]
-    is_fraction = np.array([image.in_fractions for image in labels.images], bool)
+    objects = [o for image in images for o in image.objects]
+    is_fraction = np.array([image.in_fractions for image in images], bool)
     scale = np.where(is_fraction[rows, None], np.tile(sizes[rows, ::-1].clip(1), 2), 1).astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         boxes = np.array([o.box for o in objects], np.float64).reshape(-1, 4) * scale
         areas = boxes[:, 2:].prod(axis=1)
-    shapes = [scaled(o.mask, *scale[row, :2].tolist()) for row, o in enumerate(objects)]
+    shapes = [
+        scaled(o.mask, *of_row) if isinstance(o.mask, list) else o.mask
+        for o, of_row in zip(objects, scale[:, :2].tolist(), strict=True)
+    ]
     for row, shape in enumerate(shapes):
         if (area := mask_area(shape)) > 0:
             areas[row] = area
-    label_of = {class_name: label for label, class_name in enumerate(class_names)}
+    if label_of is None:
+        label_of = {class_name: label for label, class_name in enumerate(class_names)}
     issues: dict[Issue, dict[int, str]] = {}
     for row, o in enumerate(objects):
         if o.issue is not None:
             issues.setdefault(o.issue[0], {})[row] = o.issue[1]
     return RawSplit.without_ids(
         name,
-        str(annotations),
+        source,
         folder,
         class_names=class_names,
-        category_ids=np.arange(1, len(class_names) + 1),
+        category_ids=category_ids,
         file_names=files,
         sizes=sizes,
         counts=counts,
@@ -182,20 +221,11 @@ def to_raw(
         is_crowd=np.array([o.is_crowd for o in objects], bool),
         segmentations=[shape or [] for shape in shapes] if masks else None,
         is_normalised=bool(len(is_fraction)) and bool(is_fraction.all()),
-        unreadable={i: image.unreadable for i, image in enumerate(labels.images) if image.unreadable},
+        unreadable={i: image.unreadable for i, image in enumerate(images) if image.unreadable},
         row_issues=issues,
-        notes=notes,
-        reading=source.reading,
-        crowds=source.crowds,
-        looked_for=labels.looked_for,
+        reading=reading,
+        **columns,
     )
-
-
-def scaled(mask: Any, width: float, height: float) -> Any:
-    """Polygons times the sides of their image; run lengths as they are."""
-    if not isinstance(mask, list) or width == height == 1:
-        return mask
-    return [[v * (height if i % 2 else width) for i, v in enumerate(ring)] for ring in mask]
 
 
 def mask_area(mask: Any) -> float:

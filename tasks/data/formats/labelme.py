@@ -11,22 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from tasks.data.formats.file_names import check_inside, is_file_name, pair_names
+from tasks.data.formats.file_names import check_inside, is_file_name
 from tasks.data.formats.labelled import (
     LabelledFiles,
-    LabelledImage,
     LabelledObject,
     Labels,
     box_around,
     box_between,
     ellipse,
+    file_by_file,
     parse_json,
     pasted_mask,
     usable_name,
 )
-from tasks.data.formats.values import to_integer, to_number
+from tasks.data.formats.values import to_number, to_size
 from tasks.data.loading.images import DEFAULT_READING, open_image
-from tasks.data.loading.storage import ImageStorage, image_names, open_images
+from tasks.data.loading.storage import ImageStorage, open_images
 from tasks.data.quality.issues import BAD_SEGMENTATION
 
 NO_AREA = {"point", "points", "line", "linestrip"}
@@ -37,34 +37,22 @@ class LabelmeData(LabelledFiles):
 
     in_folders = True
 
-    def parse(self, annotations: Path, folder: Path, storage: ImageStorage) -> Labels:
-        labels = Labels([])
-        store = open_images(annotations, self.reading)
-        files = [name for name in store.names() if name.lower().endswith(".json")]
-        images = image_names(storage)
-        image_of, shared = pair_names(files, images)
-        for file in files:
-            stem = file.rsplit(".", 1)[0]
-            image = LabelledImage(image_of.get(file, f"{stem}.jpg"), unreadable=shared.get(file, ""))
-            labels.images.append(image)
+    def parse(self, annotations: Path, storage: ImageStorage) -> Labels:
+        labels, store = Labels(), open_images(annotations, self.reading)
+        for path, image, is_paired in file_by_file(labels, annotations, store, ".json", storage):
             try:
-                check_inside(annotations / file, store)
-                content = parse_json(annotations / file, self.reading.max_bytes)
+                check_inside(path, store)
+                content = parse_json(path, self.reading.max_bytes)
                 if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
-                    raise ValueError(
-                        f"'{annotations / file}' is JSON but not labelme's: it has no list 'shapes'"
-                    )
+                    raise ValueError(f"'{path}' is JSON but not labelme's: it has no list 'shapes'")
             except (FileNotFoundError, ValueError) as error:
                 image.unreadable = image.unreadable or str(error)
                 continue
             named = content.get("imagePath")
-            if file not in image_of and is_file_name(named):
+            if not is_paired and is_file_name(named):
                 image.file = str(named)
-            size = to_integer(content.get("imageHeight")) or 0, to_integer(content.get("imageWidth")) or 0
-            image.size = size if min(size) > 0 and max(size) <= 1_000_000 else (0, 0)
+            image.size = to_size(content.get("imageHeight"), content.get("imageWidth"))
             image.objects = read_shapes(content["shapes"], image.size, labels)
-        if not files:
-            labels.looked_for = f"there is no JSON file in '{annotations}'"
         return labels
 
 

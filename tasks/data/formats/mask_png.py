@@ -33,6 +33,7 @@ from tasks.data.loading.storage import (
     is_folder,
     is_image_root,
     open_images,
+    outside,
     read_file,
 )
 from tasks.data.quality.image_checks import NUM_THREADS
@@ -338,10 +339,7 @@ def check_masks_exist(files: Sequence[str], folder: Path, masks: Sequence[str], 
 def check_masks_inside(folder: Path, masks: Sequence[str], reading: Reading) -> None:
     """Raises ValueError where one of `masks` leads out of the data set."""
     if beyond := open_images(folder, reading).outside(masks):
-        raise ValueError(
-            f"mask '{folder / beyond[0]}' is outside the data set; move it there, or pass data.allow_outside=true to "
-            "read it where it is"
-        )
+        raise outside(f"mask '{folder / beyond[0]}' is outside the data set")
 
 
 def read_mask(path: Path, reading: Reading = DEFAULT_READING) -> np.ndarray:

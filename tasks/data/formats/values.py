@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 NAN = float("nan")
+MAX_SIDE = 1_000_000
+"""Pixels; no image is wider, and what declares so is read from its file."""
 WHOLE = re.compile(r"[+-]?[0-9]{1,19}", re.ASCII)
 CANONICAL = re.compile(r"-?(0|[1-9][0-9]{0,18})", re.ASCII)
 FLAGS = {"": False, "0": False, "false": False, "0.0": False, "1": True, "true": True, "1.0": True}
@@ -57,6 +59,12 @@ def to_integer(value: Any) -> int | None:
     if not isinstance(value, int) or not -(2**63) <= value < 2**63:
         return None
     return value
+
+
+def to_size(height: Any, width: Any) -> tuple[int, int]:
+    """(height, width) in pixels; (0, 0) where they are none of an image."""
+    size = to_integer(height) or 0, to_integer(width) or 0
+    return size if min(size) > 0 and max(size) <= MAX_SIDE else (0, 0)
 
 
 def to_flag(value: Any) -> bool | None:

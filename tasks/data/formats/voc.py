@@ -11,65 +11,56 @@ such a region take in a detection by the share of the detection inside it, where
 import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Unpack
-from xml.etree import ElementTree
+from typing import Unpack
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from tasks.data.annotations.class_maps import BACKGROUND
 from tasks.data.formats.cache import files_in
-from tasks.data.formats.coco import MAX_SIDE
 from tasks.data.formats.file_names import check_inside, read_own_lines
-from tasks.data.formats.labelled import parse_xml
+from tasks.data.formats.labelled import LabelledImage, LabelledObject, parse_xml, to_raw
 from tasks.data.formats.mask_png import MaskFiles, MaskList, check_masks_exist, class_values, read_mask
 from tasks.data.formats.object_files import MadeOf, ObjectFiles, ObjectOptions
 from tasks.data.formats.raw import RawSplit
-from tasks.data.formats.values import to_flag, to_number
+from tasks.data.formats.values import MAX_SIDE, to_flag, to_number
 from tasks.data.loading.images import SUFFIXES, Reading
-from tasks.data.loading.storage import (
-    ImageStorage,
-    is_file,
-    is_folder,
-    open_images,
-)
+from tasks.data.loading.storage import ImageStorage, is_file, is_folder, open_images
 from tasks.data.quality.image_checks import image_size
 from tasks.data.quality.issues import BAD_CROWD
 from tasks.data.splits import SplitName
 
-
-@dataclass
-class VocImage:
-    """What one XML file says; N objects."""
-
-    size: tuple[int, int]
-    """(height, width) in pixels."""
-    names: list[str]
-    """(N,) class of each object."""
-    boxes: np.ndarray
-    """(N, 4) float64 x, y, width, height, (0, 0) the outer corner of the first pixel; NaN where no numbers are."""
-    is_difficult: np.ndarray
-    """(N,) bool."""
-    unclear: dict[int, str] = field(default_factory=dict)
-    """Objects, by index, whose flag is neither 0 nor 1, and what it is."""
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+"""Of VOC 2007 to 2012: class k + 1 of its class masks, where 0 is background."""
+FLAG = re.compile(r"\s+(-1|0|1)$")
+"""What VOC's lists of single classes say of an image behind its name: that it shows none, a difficult one, or one."""
+VOID = 255
+"""In an object mask: borders between objects."""
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-def read_list(root: Path, kind: str, name: str, option: str, reading: Reading) -> list[str]:
-    """Names of images, without ending, in `ImageSets/<kind>/<name>.txt`.
+def read_list(
+    root: Path, kind: str, lists: Mapping[SplitName, str | None], name: SplitName, reading: Reading
+) -> list[str]:
+    """Names of images, without ending, in the list of a split, `ImageSets/<kind>/<lists[name]>.txt`.
 
-    Raises FileNotFoundError, which names `option`, where there is no such list; ValueError for one that is
-    empty or names an image twice.
+    Raises FileNotFoundError, with the setting, where there is no such list; ValueError for one that is empty or names
+    an image twice, or where a setting says that there is none.
     """
+    if lists[name] is None:
+        raise ValueError(f"the data set has no {name} split; name its list with data.{name}=")
     folder = root / "ImageSets" / kind
-    path = folder / f"{name}.txt"
+    path = folder / f"{lists[name]}.txt"
     if not is_file(path):
         present = _stems(folder, (".txt",)) if is_folder(folder) else {}
         there = f"there are {', '.join(list(present)[:8])}" if present else f"'{folder}' holds no lists"
         raise FileNotFoundError(
             f"there is no list of images '{path}' ({there}); write one, a name without ending a line, or choose "
-            f"another with {option}="
+            f"another with data.{name}="
         )
     names = without_flags(read_own_lines(path, reading), root)
     if not names:
@@ -82,6 +73,11 @@ def read_list(root: Path, kind: str, name: str, option: str, reading: Reading) -
     return names
 
 
+def has_list(root: Path, kind: str, list_name: str | None) -> bool:
+    """Whether there is such a list of images."""
+    return list_name is not None and is_file(root / "ImageSets" / kind / f"{list_name}.txt")
+
+
 def without_flags(lines: list[str], root: Path) -> list[str]:
     """Names out of the lines of a list. Behind a name VOC's lists of single classes have -1, 0 or 1; anything else
     belongs to the name, and so do these where there is an annotation of that name."""
@@ -91,10 +87,14 @@ def without_flags(lines: list[str], root: Path) -> list[str]:
     return [line if spelling(line, present) else FLAG.sub("", line) for line in lines]
 
 
+def forms(name: str) -> list[str]:
+    """The name in each of Unicode's forms, its own first."""
+    return list(dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]))
+
+
 def spelling(name: str, present: Mapping[str, str]) -> str | None:
     """The name as it is in `present`, in whichever of Unicode's forms."""
-    forms = (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
-    return next((form for form in forms if form in present), None)
+    return next((form for form in forms(name) if form in present), None)
 
 
 def all_names(root: Path) -> list[str]:
@@ -117,13 +117,14 @@ def _stems(folder: Path, endings: Collection[str]) -> dict[str, str]:
     return {path.stem: path.name for path in paths if path.suffix.lower() in endings}
 
 
-def read_xml(root: Path, name: str, store: ImageStorage, image: str) -> VocImage:
-    """What `Annotations/<name>.xml` says of the file `image` in `store`; see `read_xml_file`."""
-    return read_xml_file(annotation_file(root, name), store, image)
+def annotation_file(root: Path, name: str) -> Path:
+    """The XML file of the image of that name, in whichever of Unicode's forms."""
+    paths = [root / "Annotations" / f"{form}.xml" for form in forms(name)]
+    return paths[0] if len(paths) == 1 else next((path for path in paths if is_file(path)), paths[0])
 
 
-def read_xml_file(path: Path, store: ImageStorage, image: str) -> VocImage:
-    """What the XML file says of the file `image` in `store`.
+def read_xml(path: Path, store: ImageStorage, image: LabelledImage) -> None:
+    """Adds what the XML file says to `image`, whose file is in `store`.
 
     VOC counts pixels from 1 and its corners are the first and last pixel inside, so that a box from 1 to 640
     is 640 wide. Corners that coincide get the width 0: such boxes are slips and no objects of one pixel. Corners
@@ -134,10 +135,7 @@ def read_xml_file(path: Path, store: ImageStorage, image: str) -> VocImage:
     try:
         content = parse_xml(path, "annotation", "VOC's")
     except FileNotFoundError:
-        raise FileNotFoundError(f"image '{image}' has no annotation: '{path}' does not exist") from None
-    size = tuple(_side(content, f"size/{side}") for side in ("height", "width"))
-    if min(size) < 1:  # some tools leave it out
-        size = image_size(store, image)
+        raise FileNotFoundError(f"image '{image.file}' has no annotation: '{path}' does not exist") from None
     objects = content.findall("object")
     names = [(item.findtext("name") or "").strip() for item in objects]
     if "" in names:
@@ -148,75 +146,29 @@ def read_xml_file(path: Path, store: ImageStorage, image: str) -> VocImage:
                 f"annotation '{path}' has an object '{item.findtext('name')}' with several boxes or names; write an "
                 "<object> for each"
             )
-    corners = np.array(
-        [
-            [to_number(item.findtext(f"bndbox/{s}")) for s in ("xmin", "ymin", "xmax", "ymax")]
-            for item in objects
-        ]
-    ).reshape(-1, 4)
-    flags = [to_flag(item.findtext("difficult")) for item in objects]
-    return VocImage(
-        size=(size[0], size[1]),
-        names=names,
-        boxes=to_extents(corners),
-        is_difficult=np.array([bool(flag) for flag in flags], bool),
-        unclear={
-            row: f"difficult '{objects[row].findtext('difficult'):.40}'"
-            for row, flag in enumerate(flags)
-            if flag is None
-        },
-    )
-
-
-def annotation_file(root: Path, name: str) -> Path:
-    """The XML file of the image of that name, in whichever of Unicode's forms."""
-    forms = (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
-    paths = [root / "Annotations" / f"{form}.xml" for form in dict.fromkeys(forms)]
-    return paths[0] if len(paths) == 1 else next((path for path in paths if is_file(path)), paths[0])
+    height, width = (to_number(content.findtext(f"size/{side}")) for side in ("height", "width"))
+    if 1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE:
+        image.size = int(height), int(width)
+    else:  # some tools leave it out
+        image.size = image_size(store, image.file)
+    corners = [[to_number(item.findtext(f"bndbox/{corner}")) for corner in CORNERS] for item in objects]
+    boxes = to_extents(np.array(corners, np.float64).reshape(-1, 4)).tolist()
+    for item, name, box in zip(objects, names, boxes, strict=True):
+        flag = to_flag(item.findtext("difficult"))
+        issue = None if flag is not None else (BAD_CROWD, f"difficult '{item.findtext('difficult'):.40}'")
+        image.objects.append(LabelledObject(name, box, is_crowd=bool(flag), issue=issue))
 
 
 def to_extents(corners: np.ndarray) -> np.ndarray:
     """(N, 4) first and last pixel, counted from 1, to x, y, width, height with (0, 0) the outer corner."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        return _to_extents(corners)
-
-
-def _to_extents(corners: np.ndarray) -> np.ndarray:
     first, last = corners[:, :2], corners[:, 2:]
-    start = np.where(last >= first, first - 1, first)
-    extent = np.where(last > first, last - first + 1, np.where(last < first, last - first - 1, last - first))
-    fractions = ((corners >= 0) & (corners <= 1)).all(axis=1) & (corners % 1 != 0).any(axis=1)
-    start[fractions], extent[fractions] = first[fractions], (last - first)[fractions]
+    with np.errstate(invalid="ignore", over="ignore"):
+        between = last - first
+        start = np.where(last >= first, first - 1, first)
+        extent = between + np.sign(between)
+        fractions = ((corners >= 0) & (corners <= 1)).all(axis=1) & (corners % 1 != 0).any(axis=1)
+    start[fractions], extent[fractions] = first[fractions], between[fractions]
     return np.concatenate([start, extent], axis=1)
-
-
-def _side(item: ElementTree.Element, path: str) -> int:
-    """The number of pixels in a tag; 0 where there is none that can be one."""
-    value = to_number(item.findtext(path))
-    return int(value) if 1 <= value <= MAX_SIDE else 0
-
-
-VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
-    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
-"""Of VOC 2007 to 2012: class k + 1 of its class masks, where 0 is background."""
-FLAG = re.compile(r"\s+(-1|0|1)$")
-"""What VOC's lists of single classes say of an image behind its name: that it shows none, a difficult one, or one."""
-VOID = 255
-"""In an object mask: borders between objects."""
-
-
-@dataclass
-class VocList:
-    """What the files of one list of images say."""
-
-    files: list[str]
-    """(I,)."""
-    images: list[VocImage]
-    """(I,); without objects where the annotation cannot be read."""
-    unreadable: dict[int, str]
-    """Those, by index, and why."""
 
 
 class VocData(ObjectFiles):
@@ -265,17 +217,15 @@ class VocData(ObjectFiles):
             classes = read_own_lines(self.root / "classes.txt", self.reading)
         self.classes = None if classes is None else [str(name) for name in classes]
         self._names = self.classes
-        self._read: dict[tuple[str, str], VocList] = {}
+        self._read: dict[tuple[str, str], list[LabelledImage]] = {}
         for name, list_name in self.lists.items() if self.splitting is None else ():
             if list_name not in (None, name) and not any(is_file(path) for path in self._lists(list_name)):
-                read_list(self.root, self._kind, list_name, f"data.{name}", self.reading)  # says so
+                read_list(self.root, self._kind, self.lists, name, self.reading)  # says so
 
     @property
     def class_names(self) -> list[str]:
         """Names by label."""
-        if (
-            self._names is None and self._splits
-        ):  # which may have come from the cache, without reading anything
+        if self._names is None and self._splits:  # those may come from the cache, without reading anything
             return list(next(iter(self._splits.values())).annotations.class_names)
         return self._read_names()
 
@@ -284,10 +234,8 @@ class VocData(ObjectFiles):
         if self._names is None:
             used: tuple[SplitName, ...] = ("train",) if self.splitting else ("train", "val")
             present: list[SplitName] = [n for n in used if self.splitting or self.has_files(n)]
-            lists = [self._list(n) for n in present] or [self._list("test")]
-            self._names = sorted(
-                {name for listed in lists for image in listed.images for name in image.names}
-            )
+            images = [image for n in present or ["test"] for image in self._list(n)]
+            self._names = sorted({o.name for image in images for o in image.objects})
         return list(self._names)
 
     @property
@@ -304,8 +252,7 @@ class VocData(ObjectFiles):
         return maps
 
     def has_files(self, name: SplitName) -> bool:
-        list_name = self.lists[name]
-        return list_name is not None and is_file(self.root / "ImageSets" / self._kind / f"{list_name}.txt")
+        return has_list(self.root, self._kind, self.lists[name])
 
     def expects_files(self, name: SplitName) -> bool:
         """Test's list only where a setting names it."""
@@ -330,41 +277,20 @@ class VocData(ObjectFiles):
 
     def read(self, name: SplitName, *, masks: bool) -> RawSplit:
         """The split; masks, which are other files on other lists, only of a source that was made with them."""
-        listed = self._list(name)
-        images = listed.images
+        images = self._list(name)
         class_names = self._read_names()
-        label_of = {name: label for label, name in enumerate(class_names)}
-        names = [name for image in images for name in image.names]
-        boxes = np.concatenate([image.boxes for image in images])
-        counts = [len(image.names) for image in images]
-        first = np.cumsum([0, *counts]).tolist()
-        unclear = {
-            first[i] + row: text for i, image in enumerate(images) for row, text in image.unclear.items()
-        }
-        with np.errstate(invalid="ignore", over="ignore"):
-            areas = boxes[:, 2:].prod(axis=1)
-        segmentations = self._object_masks(listed) if self.masks else None
-        for row, mask in enumerate(segmentations or ()):
-            if mask is not None:
-                areas[row] = coco_mask.area(mask)
+        if self.masks:
+            self._read_masks(images)
         lists = f"{self.root}/ImageSets/{self._kind}/{self.lists[name]}.txt"
-        return RawSplit.without_ids(
+        return to_raw(
             name,
             lists if self.splitting is None else f"{self.root}/Annotations",
             self.images,
+            images,
+            [image.file for image in images],
             class_names=class_names,
             category_ids=np.arange(1, len(class_names) + 1),
-            file_names=listed.files,
-            sizes=[image.size for image in images],
-            counts=counts,
-            categories=names,
-            labels=[label_of.get(name, -1) for name in names],
-            boxes=boxes,
-            areas=areas,
-            is_crowd=np.concatenate([image.is_difficult for image in images]),
-            segmentations=segmentations,
-            unreadable=listed.unreadable,
-            row_issues={BAD_CROWD: unclear} if unclear else {},
+            masks=self.masks,
             reading=self.reading,
             crowds="difficult",
         )
@@ -373,39 +299,33 @@ class VocData(ObjectFiles):
     def _kind(self) -> str:
         return "Segmentation" if self.masks else "Main"
 
-    def _list(self, name: SplitName) -> VocList:
+    def _list(self, name: SplitName) -> list[LabelledImage]:
         """The images of a list, or all that there are, and what their files say; read once."""
         key = self._kind, name
         if key not in self._read:
             if self.splitting is None:
-                list_name = named_list(self.lists, name)
-                names = read_list(self.root, self._kind, list_name, f"data.{name}", self.reading)[
-                    : self.max_images
-                ]
+                names = read_list(self.root, self._kind, self.lists, name, self.reading)[: self.max_images]
             else:
                 names = all_names(self.root)
-            files = image_files(self.images, names)
-            listed, store = VocList(files, [], {}), open_images(self.images, self.reading)
-            for stem, file in zip(names, files, strict=True):
+            images = [LabelledImage(file) for file in image_files(self.images, names)]
+            store = open_images(self.images, self.reading)
+            for stem, image in zip(names, images, strict=True):
                 try:
-                    listed.images.append(read_xml(self.root, stem, store, file))
+                    read_xml(annotation_file(self.root, stem), store, image)
                 except (FileNotFoundError, ValueError) as error:
-                    listed.unreadable[len(listed.images)] = str(error)
-                    size = image_size(store, file)
-                    listed.images.append(VocImage(size, [], np.zeros((0, 4)), np.zeros(0, bool)))
-            self._read[key] = listed
+                    image.unreadable = str(error)
+            self._read[key] = images
         return self._read[key]
 
-    def _object_masks(self, listed: VocList) -> list[Any]:
-        """Run lengths of every object: value j of an object mask is object j of the XML, counted from 1."""
+    def _read_masks(self, images: list[LabelledImage]) -> None:
+        """Adds run lengths to every object: value j of an object mask is object j of the XML, counted from 1."""
         folder = self.root / "SegmentationObject"
-        names = [f"{Path(file).stem}.png" for file in listed.files]
-        check_masks_exist(listed.files, folder, names, self.reading)
-        found: list[Any] = []
-        for i, (name, image) in enumerate(zip(names, listed.images, strict=True)):
-            if i in listed.unreadable:
+        names = [f"{Path(image.file).stem}.png" for image in images]
+        check_masks_exist([image.file for image in images], folder, names, self.reading)
+        for name, image in zip(names, images, strict=True):
+            if image.unreadable:
                 continue
-            path = folder / name
+            path, num_objects = folder / name, len(image.objects)
             values = read_mask(path, self.reading)
             if values.shape != image.size:
                 raise ValueError(
@@ -413,23 +333,14 @@ class VocData(ObjectFiles):
                     f"{image.size[1]} wide and {image.size[0]} high; make it again from the image"
                 )
             present = set(np.unique(values).tolist()) - {0, VOID}
-            if beyond := present - set(range(1, len(image.names) + 1)):
+            if beyond := present - set(range(1, num_objects + 1)):
                 raise ValueError(
-                    f"mask '{path}' has the value {max(beyond)}, but its annotation lists {len(image.names)} objects; "
+                    f"mask '{path}' has the value {max(beyond)}, but its annotation lists {num_objects} objects; "
                     "value j of an object mask is object j of the XML file, counted from 1"
                 )
-            for value in range(1, len(image.names) + 1):
+            for value in present:
                 mask = np.asfortranarray(values == value, np.uint8)
-                found.append(coco_mask.encode(mask) if value in present else None)
-        return found
-
-
-def named_list(lists: Mapping[SplitName, str | None], name: SplitName) -> str:
-    """The list of the images of a split. Raises ValueError where a setting says that there is none."""
-    list_name = lists[name]
-    if list_name is None:
-        raise ValueError(f"the data set has no {name} split; name its list with data.{name}=")
-    return list_name
+                image.objects[value - 1].mask = coco_mask.encode(mask)
 
 
 class VocClassMaps(MaskFiles):
@@ -451,8 +362,7 @@ class VocClassMaps(MaskFiles):
         self.max_images = max_images
 
     def has_split(self, name: SplitName) -> bool:
-        list_name = self.lists[name]
-        return list_name is not None and is_file(self.root / "ImageSets/Segmentation" / f"{list_name}.txt")
+        return has_list(self.root, "Segmentation", self.lists[name])
 
     def list_masks(self, name: SplitName) -> MaskList:
         masks = self.root / "SegmentationClass"
@@ -461,10 +371,6 @@ class VocClassMaps(MaskFiles):
                 f"data.root={self.root} has no class masks, which semantic segmentation needs: there is no folder "
                 f"'{masks}'; add them, or pass task=detection for its boxes"
             )
-        list_name = named_list(self.lists, name)
-        names = read_list(self.root, "Segmentation", list_name, f"data.{name}", self.reading)[
-            : self.max_images
-        ]
-        return MaskList(
-            self.images, image_files(self.images, names), masks, [f"{stem}.png" for stem in names]
-        )
+        names = read_list(self.root, "Segmentation", self.lists, name, self.reading)[: self.max_images]
+        files = image_files(self.images, names)
+        return MaskList(self.images, files, masks, [f"{stem}.png" for stem in names])

@@ -5,12 +5,13 @@ Each function looks at a `Listing` and gives the readings that fit it, none wher
 
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from tasks.data.formats.csv_boxes import find_columns, missing_columns, read_table
+from tasks.data.formats.data_yaml import find_base, find_place, read_data_yaml
 from tasks.data.formats.file_names import read_own_lines
 from tasks.data.formats.label_studio import IMAGE_KEYS
-from tasks.data.formats.yolo import find_place, read_data_yaml
+from tasks.data.formats.yolo import labels_folder
 from tasks.data.layouts.found import (
     Found,
     Places,
@@ -178,10 +179,7 @@ def described_yolo(listing: Listing, files: Sequence[str], labels: Sequence[str]
     )
     if "roboflow" in content:
         found.words = "YOLO, as Roboflow exports it"
-    named = content.get("path")
-    base = (
-        listing.root / named if isinstance(named, str) and is_folder(listing.root / named) else listing.root
-    )
+    base = find_base(listing.root, content)
     there = []
     for split in SPLITS:
         entry = content.get(split)
@@ -190,7 +188,7 @@ def described_yolo(listing: Listing, files: Sequence[str], labels: Sequence[str]
             there.append(split)
     pairs = pair_by_name(labels, listing.images)
     for split, (images, of_labels) in pairs.folders.items():
-        if split in SPLITS and of_labels not in (images, swapped(images)):
+        if split in SPLITS and of_labels not in (images, str(labels_folder(Path(images)))):
             found.options[f"{split}_labels"] = of_labels
             found.notes.append(f"the labels of {split} are in {of_labels}")
     if "val" not in there and "train" in there:
@@ -228,16 +226,6 @@ def plain_yolo(listing: Listing, labels: Sequence[str]) -> Iterator[Found]:
             )
             if images is not None:
                 reading.options[split] = images
-                if of_labels != swapped(images):
+                if of_labels != str(labels_folder(Path(images))):
                     reading.options[f"{split}_labels"] = of_labels
         yield reading
-
-
-def swapped(folder: str) -> str:
-    """Where YOLO looks for the labels of a folder of images."""
-    parts = list(PurePosixPath(folder).parts)
-    for place in reversed(range(len(parts))):
-        if parts[place] == "images":
-            parts[place] = "labels"
-            break
-    return str(PurePosixPath(*parts))

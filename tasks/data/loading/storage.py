@@ -48,6 +48,11 @@ class OutsideError(ImageError):
     """A file that is not read because it is not in the data set."""
 
 
+def outside(what: str, remedy: str = "move it there") -> OutsideError:
+    """What is raised for a file that is not in the data set."""
+    return OutsideError(f"{what}; {remedy}, or pass data.allow_outside=true to read it where it is")
+
+
 class ImageStorage(Protocol):
     """Pictures by name; names are relative, with `/` between folders."""
 
@@ -126,10 +131,7 @@ class FolderStorage:
         """Where the file is. Raises OutsideError where that is not in the data set."""
         path = self.folder / name
         if not self.is_inside(name):
-            raise OutsideError(
-                f"image file '{path}' is outside the data set in '{self.folder}'; move it there, or pass "
-                "data.allow_outside=true to read it where it is"
-            )
+            raise outside(f"image file '{path}' is outside the data set in '{self.folder}'")
         return path
 
     def is_inside(self, name: str) -> bool:

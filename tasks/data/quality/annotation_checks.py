@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.data.annotations.outlines import clip_ring
+from tasks.data.annotations.segmentations import scaled
 from tasks.data.formats.raw import RawSplit
 from tasks.data.quality.issues import (
     BAD_AREA,
@@ -261,7 +262,7 @@ def fix(issue: Issue, raw: RawSplit, masks: ReadMasks | None, rows: np.ndarray) 
             (start >= -TOLERANCE) & (stop <= limits + TOLERANCE)
         )  # else: who knows what was meant
     elif issue is CORNERS:
-        boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+        boxes = between(boxes[:, :2], boxes[:, 2:])
         good = np.ones(len(rows), bool)
     elif issue in (FRACTIONS, PIXELS):
         scale = np.tile(limits, 2)
@@ -308,7 +309,7 @@ def scale_rings(masks: ReadMasks, rows: np.ndarray, scale: np.ndarray, boxes: np
     ):
         rings = masks.objects[row]
         assert isinstance(rings, list)
-        masks.objects[row] = [[v * (height if i % 2 else width) for i, v in enumerate(r)] for r in rings]
+        masks.objects[row] = scaled(rings, width, height)
         masks.bounds[row] = of_row
 
 
