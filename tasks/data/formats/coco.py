@@ -181,7 +181,7 @@ def read_file_names(images: Records, path: Path) -> list[str]:
 
 def read_sizes(images: Records, file_names: list[str], store: ImageStorage, notes: list[str]) -> np.ndarray:
     """(I, 2) int64 (height, width); of the file where a record has none that can be one."""
-    columns = [[image.get(side) for image in images] for side in ("height", "width")]
+    columns: list[list[Any]] = [[image.get(side) for image in images] for side in ("height", "width")]
     for place, column in enumerate(columns):
         if not set(map(type, column)) <= {int}:
             column = [to_integer(side) or 0 for side in column]
