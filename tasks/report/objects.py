@@ -12,6 +12,7 @@ import numpy as np
 from tasks.metrics.average_precision import GroundTruth, Predictions
 from tasks.metrics.bootstrap import Interval, bracket
 from tasks.metrics.calibration import reliability
+from tasks.metrics.confusion import mean_of_known
 from tasks.metrics.error_split import (
     FOUND,
     IGNORED,
@@ -173,7 +174,7 @@ def _slices(results: ObjectResults) -> Section:
             matches, names = match(truth, found, ranges=ranges), ["all", *limits]
         values = weighted_precision(matches, once)
         for a, name in enumerate(names[1:], start=1):
-            ap, ap50 = (_mean(values.precision[0, a, some]) for some in (slice(None), slice(1)))
+            ap, ap50 = (mean_of_known(values.precision[0, a, some]) for some in (slice(None), slice(1)))
             count = int((~matches.object_is_ignored[a]).sum())
             if count:
                 rows.append(
@@ -181,7 +182,7 @@ def _slices(results: ObjectResults) -> Section:
                         f"{kind}: {name}",
                         _number(ap),
                         _number(ap50),
-                        _number(_mean(values.recall[0, a])),
+                        _number(mean_of_known(values.recall[0, a])),
                         count,
                     )
                 )
@@ -191,9 +192,9 @@ def _slices(results: ObjectResults) -> Section:
         if some.any():
             values = weighted_precision(results.matches, some[None].astype(np.int32))
             numbers = (
-                _mean(values.precision[0, 0]),
-                _mean(values.precision[0, 0, :1]),
-                _mean(values.recall[0, 0]),
+                mean_of_known(values.precision[0, 0]),
+                mean_of_known(values.precision[0, 0, :1]),
+                mean_of_known(values.recall[0, 0]),
             )
             rows.append((f"crowding: {name}", *map(_number, numbers), int(per_image[some].sum())))
     note = (
@@ -489,11 +490,6 @@ def _picture(
 
 def _corners(boxes: np.ndarray) -> np.ndarray:
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-
-
-def _mean(values: np.ndarray) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")
 
 
 def _number(value: float) -> str:

@@ -69,21 +69,17 @@ def draw_detections(
         gt_labels: (G,); rows of padding (-1) are left out.
         gt_is_crowd: (G,), or None; crowds are dotted and called so.
     """
-    _check_image(image)
-    factor = _enlargement(*image.shape[:2])
-    size = (image.shape[1] * factor, image.shape[0] * factor)
-    canvas = Image.fromarray(image)
-    canvas = canvas.resize(size, Image.Resampling.BICUBIC) if factor > 1 else canvas.copy()
+    canvas, factor = _enlarged(image)
     pen = _Pen(canvas)
 
     names: list[tuple[Rectangle, str, Color]] = []
     if gt_boxes is not None:
-        for rectangle, label, crowd in _visible(gt_boxes, gt_labels, gt_is_crowd, factor, size):
+        for rectangle, label, crowd in _visible(gt_boxes, gt_labels, gt_is_crowd, factor, canvas.size):
             is_crowd = gt_is_crowd is not None and crowd > 0
             pen.dashes(rectangle, length=1 if is_crowd else 3)
             names.append((rectangle, f"{class_names[label]}{' crowd' * is_crowd}", (255, 255, 255)))
     num_true = len(names)
-    shown = [row for row in _visible(boxes, labels, scores, factor, size) if row[2] >= score_threshold]
+    shown = [row for row in _visible(boxes, labels, scores, factor, canvas.size) if row[2] >= score_threshold]
     shown.sort(key=lambda row: row[2])
     for rectangle, label, score in shown:
         pen.box(rectangle, class_color(label))
@@ -118,19 +114,15 @@ def draw_outcomes(
         is_right: (N,) bool.
         missed: (G, 4) xyxy.
     """
-    _check_image(image)
-    factor = _enlargement(*image.shape[:2])
-    size = (image.shape[1] * factor, image.shape[0] * factor)
-    canvas = Image.fromarray(image)
-    canvas = canvas.resize(size, Image.Resampling.BICUBIC) if factor > 1 else canvas.copy()
+    canvas, factor = _enlarged(image)
     pen = _Pen(canvas)
     places = np.arange(len(captions))
-    for rectangle, _, _ in _visible(missed, np.zeros(len(np.asarray(missed))), None, factor, size):
+    for rectangle, _, _ in _visible(missed, np.zeros(len(np.asarray(missed))), None, factor, canvas.size):
         pen.dashes(rectangle)
     taken: list[Rectangle] = []
     writings = []
     colors = np.where(np.asarray(is_right, bool)[:, None], RIGHT_COLOR, WRONG_COLOR).tolist()
-    for rectangle, row, _ in _visible(boxes, places, None, factor, size):
+    for rectangle, row, _ in _visible(boxes, places, None, factor, canvas.size):
         red, green, blue = colors[row]
         pen.box(rectangle, (red, green, blue))
         text = pen.fitting(captions[row])
@@ -262,9 +254,14 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return font
 
 
-def _enlargement(height: int, width: int) -> int:
-    """The whole factor that brings the shorter side to 400 pixels or more, but the longer not past 1600."""
-    return max(1, min(-(-400 // min(height, width)), 1600 // max(height, width)))
+def _enlarged(image: np.ndarray) -> tuple[Image.Image, int]:
+    """A copy to draw on, larger by the whole factor that brings its shorter side to 400 pixels or more, but the longer
+    not past 1600; and that factor."""
+    _check_image(image)
+    canvas = Image.fromarray(image)
+    factor = max(1, min(-(-400 // min(canvas.size)), 1600 // max(canvas.size)))
+    size = (canvas.width * factor, canvas.height * factor)
+    return (canvas.resize(size, Image.Resampling.BICUBIC) if factor > 1 else canvas.copy()), factor
 
 
 def _visible(
