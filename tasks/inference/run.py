@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -326,13 +327,8 @@ def _result(picture: Picture, future: Future[np.ndarray]) -> Read:
 
 def groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     """`size` at a time, the last ones fewer."""
-    group = []
-    for item in items:
-        group.append(item)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
+    every = iter(items)
+    while group := list(islice(every, size)):
         yield group
 
 

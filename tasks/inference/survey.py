@@ -62,9 +62,6 @@ class Surveyor:
 
 def pooled(maps: Tensor, batch: Batch) -> Tensor:
     """float32 (B, C): means of `maps` (B, C, h, w) over the valid part of each image, of length 1."""
-    height, width = batch.images.shape[-2:]
-    rows = cells_inside(batch.sizes[:, 0], maps.shape[2], height)
-    columns = cells_inside(batch.sizes[:, 1], maps.shape[3], width)
-    inside = (rows[:, None, :, None] & columns[:, None, None, :]).float()
+    inside = cells_inside(batch.sizes, maps.shape[2:], batch.images.shape[2:])[:, None].float()
     means = (maps.float() * inside).sum((2, 3)) / inside.sum((2, 3))
     return torch.nn.functional.normalize(means, dim=1)

@@ -3,7 +3,7 @@
 Legend: B images, D detections, K classes, (h, w) cells of a map.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,10 +34,7 @@ def uncertainties(
         return fetch(1 - margins(found.logits))[0].double().numpy()
     assert isinstance(found, PixelScores), f"no uncertainty is known of {type(found).__name__}"
     unsure = 1 - margins(found.logits)  # (B, h, w)
-    (height, width), (h, w) = found.image_size, unsure.shape[-2:]
-    rows = cells_inside(batch.sizes[:, 0], h, height)
-    columns = cells_inside(batch.sizes[:, 1], w, width)
-    inside = (rows[:, :, None] & columns[:, None]).to(unsure)
+    inside = cells_inside(batch.sizes, unsure.shape[-2:], found.image_size).to(unsure)
     return fetch((unsure * inside).sum((1, 2)) / inside.sum((1, 2)))[0].double().numpy()
 
 
@@ -58,7 +55,11 @@ def margins(logits: Tensor) -> Tensor:
     return best[:, 0] - best[:, 1]
 
 
-def cells_inside(sizes: Tensor, num_cells: int, num_pixels: int) -> Tensor:
-    """Of a map that covers `num_pixels`, which cells (B, num_cells) begin in the valid `sizes` (B,) pixels."""
-    starts = torch.arange(num_cells, device=sizes.device) * num_pixels / num_cells
-    return starts < sizes[:, None]
+def cells_inside(sizes: Tensor, shape: Sequence[int], image_size: Sequence[int]) -> Tensor:
+    """Bool (B, h, w): which cells of maps of this shape (h, w), which cover images padded to `image_size` (H, W), begin
+    in the valid `sizes` (B, 2) pixels."""
+    rows, columns = (
+        torch.arange(cells, device=sizes.device) * pixels / cells < sizes[:, axis, None]
+        for axis, (cells, pixels) in enumerate(zip(shape, image_size, strict=True))
+    )
+    return rows[:, :, None] & columns[:, None]

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from tasks.device_copies import fetch
 from tasks.distributed import all_gather_objects
-from tasks.metrics.confusion import ConfusionMatrix, mean_of_known, shares
+from tasks.metrics.confusion import ConfusionMatrix
+from tasks.metrics.outcomes import mean_of_known, shares
 
 
 class AccuracyMetric:

@@ -81,6 +81,10 @@ class RunLengths:
         for counts, image in zip(self.counts, self.images.tolist(), strict=True):
             yield {"size": self.sizes[image], "counts": counts}
 
+    def __getitem__(self, row: int) -> Any:
+        """One of them."""
+        return {"size": self.sizes[self.images[row]], "counts": self.counts[row]}
+
 
 Evaluator = Callable[[GroundTruth, Predictions, tuple[int, ...]], tuple[np.ndarray, np.ndarray]]
 
@@ -117,7 +121,7 @@ def with_pycocotools(
     detections = _records(
         found,
         id=np.arange(1, len(found.scores) + 1),
-        area=_areas(found),
+        area=areas_of(found),
         iscrowd=np.zeros(len(found.scores), np.int64),
         score=found.scores,
     )
@@ -183,7 +187,7 @@ def _images(truth: GroundTruth) -> list[dict[str, Any]]:
     return [{"id": i, "height": h, "width": w} for i, (h, w) in enumerate(truth.sizes.tolist())]
 
 
-def _areas(found: Predictions) -> np.ndarray:
+def areas_of(found: Predictions) -> np.ndarray:
     """(N,) float64: of the masks where there are any, else of the boxes."""
     if found.masks is None:
         return found.boxes[:, 2] * found.boxes[:, 3]

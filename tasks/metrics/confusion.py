@@ -103,15 +103,3 @@ class ConfusionMatrix:
         every = all_gather_objects((seen, mine))
         ids = np.concatenate([ids for ids, _ in every])
         return np.concatenate([counts for _, counts in every])[np.argsort(ids)].transpose(1, 0, 2)
-
-
-def shares(counts: np.ndarray, totals: np.ndarray) -> np.ndarray:
-    """`counts` / `totals` as float64, nan where there is nothing to share."""
-    counts, totals = counts.astype(np.float64), totals.astype(np.float64)
-    return np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
-
-
-def mean_of_known(values: np.ndarray) -> float:
-    """The mean without nan; nan when there is no other."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.metrics.average_precision import GroundTruth, Predictions
-from tasks.metrics.matches import Matches, box_overlaps, mask_overlaps
+from tasks.metrics.matches import Matches, image_overlaps
 from tasks.metrics.weighted_precision import RECALLS, num_reached
 
 FOREGROUND, BACKGROUND_IOU = 0.5, 0.1
@@ -61,33 +61,18 @@ def error_split(truth: GroundTruth, found: Predictions, matches: Matches) -> Err
     starts = np.searchsorted(matches.images[by_image], np.arange(truth.num_images + 1))
     objects_by_image = np.argsort(truth.images, kind="stable")
     object_starts = np.searchsorted(truth.images[objects_by_image], np.arange(truth.num_images + 1))
-    masks = None if found.masks is None else list(found.masks)
     for image in np.unique(matches.images).tolist():
         rows = by_image[starts[image] : starts[image + 1]]
         objects = objects_by_image[object_starts[image] : object_starts[image + 1]]
         objects = objects[counts_object[objects]]
         given = matches.rows[rows]
-        if not len(objects):
-            iou = np.zeros((len(rows), 0))
-        elif masks is None:
-            iou = box_overlaps(
-                found.boxes[given][:, None], truth.boxes[objects], np.zeros(len(objects), bool)
-            )
-        else:
-            assert truth.masks is not None and truth.sizes is not None
-            iou = mask_overlaps(
-                [masks[row] for row in given],
-                [truth.masks[row] for row in objects],
-                np.zeros(len(objects), bool),
-                truth.sizes[image].tolist(),
-            )
+        iou = image_overlaps(truth, found, given, objects, np.zeros(len(objects), bool))
         is_false = ~is_right[rows] & ~is_ignored[rows]
         same = matches.categories[rows][:, None] == truth.categories[objects]
         kind, target = _kinds(iou, same)
         kinds[rows[is_false]] = kind[is_false]
         targets[rows[is_false]] = np.append(objects, -1)[target[is_false]]
-        place = np.append(objects, -1).searchsorted(targets[rows]) if not len(objects) else None
-        if place is None:
+        if len(objects):
             order = np.argsort(objects)
             column = order[np.searchsorted(objects[order], targets[rows]).clip(max=len(objects) - 1)]
             known = objects[column] == targets[rows]

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from tasks.metrics.confusion import ConfusionMatrix, mean_of_known, shares
-from tasks.metrics.outcomes import PixelOutcomes
+from tasks.metrics.confusion import ConfusionMatrix
+from tasks.metrics.outcomes import PixelOutcomes, mean_of_known, shares
 
 
 class IoUMetric:

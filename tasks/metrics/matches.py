@@ -8,13 +8,13 @@ Legend:
     A = 4 ranges of area (all, small, medium, large), T = 10 IoU thresholds 0.50 … 0.95
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tasks.metrics.average_precision import GroundTruth, Predictions
+from tasks.metrics.average_precision import GroundTruth, Predictions, areas_of
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """COCO's; to the bit, as matching at a tie hangs on it."""
@@ -64,7 +64,7 @@ class Ranges:
 
 def area_ranges(truth: GroundTruth, found: Predictions) -> Ranges:
     """COCO's four ranges of area."""
-    areas = found.boxes[:, 2] * found.boxes[:, 3] if found.masks is None else _mask_areas(found)
+    areas = areas_of(found)
     low, high = AREA_RANGES.T[:, :, None]
     return Ranges((truth.areas >= low) & (truth.areas <= high), (areas >= low) & (areas <= high))
 
@@ -133,14 +133,20 @@ def box_overlaps(boxes: np.ndarray, objects: np.ndarray, is_crowd: np.ndarray) -
     return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
 
 
-def mask_overlaps(
-    masks: Sequence[Any], objects: Sequence[Any], is_crowd: np.ndarray, size: Sequence[int]
+def image_overlaps(
+    truth: GroundTruth, found: Predictions, rows: np.ndarray, objects: np.ndarray, is_crowd: np.ndarray
 ) -> np.ndarray:
-    """IoU (n, m) of masks, as COCO writes them, in an image of `size` (height, width)."""
+    """IoU (n, m) of detections, `rows` (n,) of `found`, with `objects` (m,) of the same image, rows of `truth`; of
+    masks where there are any. With a crowd (m,) the share of the detection inside of it."""
+    if found.masks is None or not len(objects):
+        return box_overlaps(found.boxes[rows][:, None], truth.boxes[objects], is_crowd)
     from pycocotools import mask as coco_mask
 
-    outlines = [_run_lengths(item, *size) for item in objects]
-    return np.asarray(coco_mask.iou(list(masks), outlines, is_crowd.astype(np.uint8).tolist()))
+    assert truth.masks is not None and truth.sizes is not None
+    size = truth.sizes[truth.images[objects[0]]].tolist()
+    outlines = [_run_lengths(truth.masks[row], *size) for row in objects]
+    masks = [found.masks[row] for row in rows]
+    return np.asarray(coco_mask.iou(masks, outlines, is_crowd.astype(np.uint8).tolist()))
 
 
 def _run_lengths(segmentation: Any, height: int, width: int) -> Any:
@@ -151,13 +157,6 @@ def _run_lengths(segmentation: Any, height: int, width: int) -> Any:
     if isinstance(segmentation["counts"], list):
         return coco_mask.frPyObjects(segmentation, height, width)
     return segmentation
-
-
-def _mask_areas(found: Predictions) -> np.ndarray:
-    from pycocotools import mask as coco_mask
-
-    assert found.masks is not None
-    return np.array([float(coco_mask.area(mask)) for mask in found.masks])
 
 
 def _places(groups: np.ndarray) -> np.ndarray:
@@ -186,7 +185,6 @@ def _groups(
     starts, stops, first, last = (column[is_used] for column in (starts, stops, first, last))
     num_found, num_objects = last - first, stops - starts
     size = np.ceil(np.log2(num_found)) * 64 + np.ceil(np.log2(num_objects))
-    segmentations = None if found.masks is None else list(found.masks)
     for value in np.unique(size):
         every = np.flatnonzero(size == value)
         cells = int(num_found[every].max() * num_objects[every].max())
@@ -195,20 +193,14 @@ def _groups(
             objects = _padded(starts[some], num_objects[some])
             objects = np.where(objects < 0, -1, by_group[objects])
             given = order[rows]
-            if segmentations is None:
+            if found.masks is None:
                 crowd = truth.is_crowd[objects][:, None]
                 overlaps = box_overlaps(found.boxes[given][:, :, None], truth.boxes[objects][:, None], crowd)
             else:
                 overlaps = np.zeros((*rows.shape, objects.shape[1]))
                 for n, (d, g) in enumerate(zip(num_found[some], num_objects[some], strict=True)):
                     own = objects[n, :g]
-                    assert truth.masks is not None and truth.sizes is not None
-                    overlaps[n, :d, :g] = mask_overlaps(
-                        [segmentations[row] for row in given[n, :d]],
-                        [truth.masks[row] for row in own],
-                        truth.is_crowd[own],
-                        truth.sizes[truth.images[own[0]]].tolist(),
-                    )
+                    overlaps[n, :d, :g] = image_overlaps(truth, found, given[n, :d], own, truth.is_crowd[own])
             yield rows, objects, overlaps
 
 

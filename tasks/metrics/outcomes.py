@@ -21,6 +21,9 @@ from tasks.metrics.weighted_precision import LIMITS, weighted_precision
 
 FILE = "outcomes.npz"
 _AREAS = ("all", "small", "medium", "large")
+_BITS = ("is_true", "is_ignored", "object_is_ignored")
+_COLUMNS = ("images", "categories", "scores", "ranks", "object_images", "object_categories")
+"""Fields of `Matches` that a file holds."""
 _FORMAT = 1
 
 
@@ -57,10 +60,8 @@ class ObjectOutcomes:
         """All of it but which object each detection found."""
         values: dict[str, np.ndarray] = {"limits": np.array(self.limits)}
         for prefix, matches in self.matches.items():
-            for name in ("is_true", "is_ignored", "object_is_ignored"):
-                values[f"{prefix}{name}"] = np.packbits(getattr(matches, name))
-            for name in ("images", "categories", "scores", "ranks", "object_images", "object_categories"):
-                values[f"{prefix}{name}"] = getattr(matches, name)
+            values |= {f"{prefix}{name}": np.packbits(getattr(matches, name)) for name in _BITS}
+            values |= {f"{prefix}{name}": getattr(matches, name) for name in _COLUMNS}
         return values
 
     @classmethod
@@ -70,21 +71,16 @@ class ObjectOutcomes:
         for prefix in ("", "mask_"):
             if f"{prefix}images" not in values:
                 continue
-            columns = {
-                name: values[f"{prefix}{name}"]
-                for name in ("images", "categories", "scores", "ranks", "object_images", "object_categories")
-            }
+            columns = {name: values[f"{prefix}{name}"] for name in _COLUMNS}
             shape = (len(AREA_RANGES), len(IOU_THRESHOLDS), len(columns["images"]))
+            shapes = shape, shape, (shape[0], len(columns["object_images"]))
+            bits = {n: _unpacked(values[f"{prefix}{n}"], s) for n, s in zip(_BITS, shapes, strict=True)}
             found[prefix] = Matches(
                 num_images=int(header["num_images"]),
                 num_categories=len(header["class_names"]),
                 rows=np.arange(shape[2]),
-                is_true=_unpacked(values[f"{prefix}is_true"], shape),
-                is_ignored=_unpacked(values[f"{prefix}is_ignored"], shape),
                 objects=np.full((len(IOU_THRESHOLDS), 0), -1, np.int32),
-                object_is_ignored=_unpacked(
-                    values[f"{prefix}object_is_ignored"], (shape[0], len(columns["object_images"]))
-                ),
+                **bits,
                 **columns,
             )
         return cls(found, header["class_names"], tuple(values["limits"].tolist()))
@@ -127,10 +123,10 @@ class LabelOutcomes:
             top5.append(some @ (self.best == self.labels[:, None]).any(axis=1).astype(np.float64))
         right_of, all_of = np.concatenate(right), np.concatenate(every)
         totals = all_of.sum(axis=1)
-        by_class = _shares(right_of, all_of)
+        by_class = shares(right_of, all_of)
         numbers = {
-            "top1": _shares(right_of.sum(axis=1), totals),
-            "top5": _shares(np.concatenate(top5), totals),
+            "top1": shares(right_of.sum(axis=1), totals),
+            "top5": shares(np.concatenate(top5), totals),
             "mean_class_accuracy": _mean(by_class),
         }
         return numbers | {f"accuracy/{name}": by_class[:, k] for k, name in enumerate(self.class_names)}
@@ -173,10 +169,10 @@ class PixelOutcomes:
         right, true, found = (
             real @ values.astype(np.float64) for values in (self.right, self.true, self.found)
         )
-        by_class = _shares(right, true + found - right)
+        by_class = shares(right, true + found - right)
         numbers = {
             "mean_iou": _mean(by_class),
-            "pixel_accuracy": _shares(right.sum(axis=1), true.sum(axis=1)),
+            "pixel_accuracy": shares(right.sum(axis=1), true.sum(axis=1)),
         }
         return numbers | {f"iou/{name}": by_class[:, k] for k, name in enumerate(self.class_names)}
 
@@ -268,12 +264,19 @@ def _mean(values: np.ndarray) -> np.ndarray:
     """(W,): over all axes but the first, without nan; nan where there is nothing else."""
     flat = values.reshape(len(values), -1)
     known = ~np.isnan(flat)
-    return _shares(np.where(known, flat, 0).sum(axis=1), known.sum(axis=1))
+    return shares(np.where(known, flat, 0).sum(axis=1), known.sum(axis=1))
 
 
-def _shares(parts: np.ndarray, totals: np.ndarray) -> np.ndarray:
+def shares(parts: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """`parts` / `totals` as float64, nan where there is nothing to share."""
     parts = np.asarray(parts, np.float64)
     return np.divide(parts, totals, out=np.full(parts.shape, np.nan), where=np.asarray(totals) > 0)
+
+
+def mean_of_known(values: np.ndarray) -> float:
+    """The mean without nan; nan when there is no other."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
 
 
 def _sums(values: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -12,9 +12,8 @@ from torch import Tensor
 from tasks.contracts import Batch
 from tasks.device_copies import send
 from tasks.files import write_csv
-from tasks.metrics.confusion import shares
 from tasks.metrics.iou import IoUMetric
-from tasks.metrics.outcomes import PixelOutcomes
+from tasks.metrics.outcomes import PixelOutcomes, shares
 from tasks.targets import IGNORE_LABEL
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ import numpy as np
 from tasks.metrics.average_precision import GroundTruth, Predictions
 from tasks.metrics.bootstrap import Interval, bracket
 from tasks.metrics.calibration import reliability
-from tasks.metrics.confusion import mean_of_known
 from tasks.metrics.error_split import (
     FOUND,
     IGNORED,
@@ -24,6 +23,7 @@ from tasks.metrics.error_split import (
     error_split,
 )
 from tasks.metrics.matches import Matches, Ranges, match
+from tasks.metrics.outcomes import mean_of_known
 from tasks.metrics.thresholds import GRID, ThresholdTable, best_thresholds, threshold_table
 from tasks.metrics.weighted_precision import RECALLS, precision_curves, weighted_precision
 from tasks.report.charts import bar_chart, line_chart

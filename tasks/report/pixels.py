@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 
 from tasks.metrics.bootstrap import Interval, bracket
-from tasks.metrics.confusion import shares
-from tasks.metrics.outcomes import PixelOutcomes
+from tasks.metrics.outcomes import PixelOutcomes, shares
 from tasks.report.objects import confusion_section
 from tasks.report.page import Section, Table
 from tasks.report.pictures import encoded, side_by_side
