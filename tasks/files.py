@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 @contextmanager
@@ -38,6 +38,15 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Writes `value` as JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_json_list(file: TextIO, items: Iterable[Any]) -> None:
+    """Writes a JSON list, a line for each of the items, which may be more than fit into memory."""
+    separator = "[\n"
+    for item in items:
+        file.write(separator + json.dumps(item))
+        separator = ",\n"
+    file.write("[]" if separator == "[\n" else "\n]")
 
 
 def write_csv(path: str | os.PathLike[str], header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:

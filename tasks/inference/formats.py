@@ -19,7 +19,7 @@ import numpy as np
 
 from tasks.data.annotations.results import to_result
 from tasks.data.loading.images import SUFFIXES
-from tasks.files import write_text, write_whole
+from tasks.files import write_json_list, write_text, write_whole
 from tasks.visualization.boxes import write_picture
 from tasks.zoo.model_file import Header
 
@@ -58,9 +58,9 @@ def write_json(records: Records, folder: Path, header: Header, model: str) -> li
     """predictions.json: the model, an entry for each picture, and those that could not be read."""
     with _open(folder / "predictions.json") as file:
         file.write(f'{{\n"model": {json.dumps(model)},\n"pictures": ')
-        _write_list(file, (r["entry"] for r in records() if not _is_error(r)))
+        write_json_list(file, (r["entry"] for r in records() if not _is_error(r)))
         file.write(',\n"unreadable": ')
-        _write_list(file, (r["entry"] for r in records() if _is_error(r)))
+        write_json_list(file, (r["entry"] for r in records() if _is_error(r)))
         file.write("\n}\n")
     return ["predictions.json"]
 
@@ -126,17 +126,17 @@ def write_coco(records: Records, folder: Path, header: Header, model: str) -> li
 
     with _open(folder / "predictions.json") as file:
         file.write(f'{{\n"info": {{"description": {json.dumps(f"predictions of {model}")}}},\n"images": ')
-        _write_list(file, images())
+        write_json_list(file, images())
         file.write(',\n"annotations": ')
-        _write_list(file, labels())
+        write_json_list(file, labels())
         categories = zip(header.category_ids, header.class_names, strict=True)
         file.write(',\n"categories": ')
-        _write_list(file, ({"id": number, "name": name} for number, name in categories))
+        write_json_list(file, ({"id": number, "name": name} for number, name in categories))
         file.write("\n}\n")
     written = {"detections.json": "segmentation", **({"masks.json": "bbox"} if has_masks else {})}
     for name, without in written.items():
         with _open(folder / name) as file:
-            _write_list(
+            write_json_list(
                 file, ({key: v for key, v in result.items() if key != without} for result in results())
             )
             file.write("\n")
@@ -250,12 +250,3 @@ def _open(path: Path) -> Iterator[TextIO]:
     """A text file that appears whole or not at all."""
     with write_whole(path) as partial, open(partial, "w", encoding="utf-8", errors="surrogateescape") as file:
         yield file
-
-
-def _write_list(file: TextIO, items: Iterable[Any]) -> None:
-    """A JSON list with a line for each item."""
-    separator = "[\n"
-    for item in items:
-        file.write(separator + json.dumps(item))
-        separator = ",\n"
-    file.write("[]" if separator == "[\n" else "\n]")

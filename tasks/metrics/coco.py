@@ -1,6 +1,5 @@
 """Average precision and recall of boxes and masks as COCO measures them, over a whole data set and all ranks."""
 
-import json
 import math
 import os
 import warnings
@@ -13,13 +12,11 @@ import numpy as np
 from tasks.contracts import Batch, Detections
 from tasks.device_copies import fetch
 from tasks.distributed import all_gather_objects
-from tasks.files import write_whole
+from tasks.files import write_json_list, write_whole
 from tasks.metrics.average_precision import GroundTruth, Predictions, RunLengths, evaluator
 from tasks.metrics.coverage import check_every_image_once, preview
 from tasks.metrics.matches import Matches, match
-from tasks.metrics.outcomes import ObjectOutcomes
-
-_AREAS = ("all", "small", "medium", "large")  # COCO's: below 32², up to 96², above, in square pixels
+from tasks.metrics.outcomes import AREAS, ObjectOutcomes
 
 
 class Annotations(Protocol):
@@ -212,9 +209,9 @@ class CocoMetric:
         numbers = {"AP": _mean(precision[..., 0, 2])}
         numbers["AP50"] = _mean(precision[0, ..., 0, 2])
         numbers["AP75"] = _mean(precision[5, ..., 0, 2])
-        numbers |= {f"AP_{_AREAS[a]}": _mean(precision[..., a, 2]) for a in (1, 2, 3)}
+        numbers |= {f"AP_{AREAS[a]}": _mean(precision[..., a, 2]) for a in (1, 2, 3)}
         numbers |= {f"AR_{limit}": _mean(recall[..., 0, i]) for i, limit in enumerate(self.max_detections)}
-        numbers |= {f"AR_{_AREAS[a]}": _mean(recall[..., a, 2]) for a in (1, 2, 3)}
+        numbers |= {f"AR_{AREAS[a]}": _mean(recall[..., a, 2]) for a in (1, 2, 3)}
         ranks = _ranks(self.annotations.category_ids)
         for name, k in zip(self.annotations.class_names, ranks, strict=True):
             numbers[f"AP/{name}"] = _mean(precision[:, :, k, 0, 2])
@@ -238,11 +235,8 @@ class CocoMetric:
         one rank, after `compute` on all.
         """
         with write_whole(path) as partial, open(partial, "w", encoding="utf-8") as file:
-            separator = "[\n"
-            for record in self._records(masks):
-                file.write(separator + json.dumps(record))
-                separator = ",\n"
-            file.write("[]\n" if separator == "[\n" else "\n]\n")
+            write_json_list(file, self._records(masks))
+            file.write("\n")
 
     def _records(self, masks: bool) -> Iterator[dict[str, Any]]:
         found = self._found(masks=masks)

@@ -20,7 +20,8 @@ from tasks.metrics.matches import AREA_RANGES, IOU_THRESHOLDS, Matches
 from tasks.metrics.weighted_precision import LIMITS, weighted_precision
 
 FILE = "outcomes.npz"
-_AREAS = ("all", "small", "medium", "large")
+AREAS = ("all", "small", "medium", "large")
+"""COCO's: below 32², up to 96², above, in square pixels."""
 _BITS = ("is_true", "is_ignored", "object_is_ignored")
 _COLUMNS = ("images", "categories", "scores", "ranks", "object_images", "object_categories")
 """Fields of `Matches` that a file holds."""
@@ -48,9 +49,9 @@ class ObjectOutcomes:
             found = weighted_precision(matches, weights, self.limits, threads=threads)
             own = {"AP": _mean(found.precision[:, 0]), "AP50": _mean(found.precision[:, 0, :1])}
             own["AP75"] = _mean(found.precision[:, 0, 5:6])
-            own |= {f"AP_{_AREAS[a]}": _mean(found.precision[:, a]) for a in (1, 2, 3)}
+            own |= {f"AP_{AREAS[a]}": _mean(found.precision[:, a]) for a in (1, 2, 3)}
             own |= {f"AR_{limit}": _mean(found.recall_at[:, i]) for i, limit in enumerate(self.limits)}
-            own |= {f"AR_{_AREAS[a]}": _mean(found.recall[:, a]) for a in (1, 2, 3)}
+            own |= {f"AR_{AREAS[a]}": _mean(found.recall[:, a]) for a in (1, 2, 3)}
             for k, name in enumerate(self.class_names):
                 own[f"AP/{name}"] = _mean(found.precision[:, 0, :, k : k + 1])
             numbers |= {f"{prefix}{name}": values for name, values in own.items()}

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"
-COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW)
 INK, SOFT, RULE = "#1d2126", "#5b6470", "#d5dae0"
 DPI = 110
 STYLE = {

@@ -152,10 +152,10 @@ class ObjectFiles(ObjectSource):
         """The split as its annotation files say, unchecked; with `segmentations` also where masks were not asked for,
         if those files have them. Raises FileNotFoundError or ValueError where the files cannot be read."""
         masks = self.masks or segmentations
-        if self.splitting is None:
-            raw = self.read(name, masks=masks)
-        else:
-            raw = self.splitting.take(self.read("train", masks=masks), name)
+        with without_collection():
+            raw = self.read(self.files_of(name), masks=masks)
+        if self.splitting is not None:
+            raw = self.splitting.take(raw, name)
         if self.max_images is not None:
             raw = raw.select(np.arange(min(self.max_images, len(raw))))
         return raw

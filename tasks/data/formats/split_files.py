@@ -56,9 +56,6 @@ class SplitFiles(ObjectFiles):
                 f"data.root={root} does not exist or is no folder; wanted the folder, or the tar or zip file, that "
                 "holds the images and annotations"
             )
-        self.train_images, self.train_annotations = train_images, train_annotations
-        self.val_images, self.val_annotations = val_images, val_annotations
-        self.test_images, self.test_annotations = test_images, test_annotations
         self.paths: dict[SplitName, tuple[str | None, str | None]] = {
             "train": (train_images, train_annotations),
             "val": (val_images, val_annotations),

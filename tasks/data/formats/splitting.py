@@ -17,9 +17,9 @@ import numpy as np
 from tasks.data.formats.raw import RawSplit
 from tasks.data.loading.storage import ImageStorage, read_text
 from tasks.data.quality.split_checks import near_groups
+from tasks.data.splits import SPLITS
 
 logger = logging.getLogger(__name__)
-NAMES = ("train", "val", "test")
 MAX_MOVES = 200
 """Of groups from one split to another, after all are assigned."""
 MAX_GROUP_SHARE = 0.9
@@ -47,7 +47,7 @@ class Splitting:
 
     def has_split(self, name: str) -> bool:
         """Whether any image goes into that split."""
-        return NAMES.index(name) < len(self.shares)
+        return SPLITS.index(name) < len(self.shares)
 
     def indices(
         self, name: str, files: Sequence[str], counts: np.ndarray, storage: ImageStorage | None = None
@@ -69,7 +69,7 @@ class Splitting:
         by_group = np.zeros((len(names), counts.shape[1] + 1))
         np.add.at(by_group, group, np.column_stack([counts > 0, np.ones(len(counts))]))
         assigned = assign(by_group, np.array(self.shares), self.seed)
-        found = np.flatnonzero(assigned[group] == NAMES.index(name))
+        found = np.flatnonzero(assigned[group] == SPLITS.index(name))
         if not found.size:
             raise ValueError(
                 f"data.split={'/'.join(f'{s:g}' for s in self.shares)} leaves no image for {name} of {len(files)} in "

@@ -1,6 +1,7 @@
 """What lies in a folder or an archive, and which of it belongs together by its names."""
 
 import os
+import posixpath
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,9 +14,7 @@ from tasks.data.loading.storage import (
     ARCHIVES,
     files_below,
     in_archive,
-    is_dir,
     is_hidden,
-    is_plain_file,
     open_images,
     read_file,
 )
@@ -101,8 +100,8 @@ def list_data(root: Path) -> Listing:
     Raises FileNotFoundError where there is no such place, ValueError where it is not one of a data set.
     """
     only = None
-    if not is_dir(root) and in_archive(root) is None:
-        if not is_plain_file(root):
+    if not os.path.isdir(root) and in_archive(root) is None:
+        if not os.path.isfile(root):
             raise FileNotFoundError(
                 f"data.root={root} does not exist; give the folder, or the tar or zip file, that holds the data"
             )
@@ -147,19 +146,7 @@ def folder_of(path: str) -> str:
 
 def common_folder(folders: Iterable[str]) -> str:
     """The deepest folder that all of these are in."""
-    first, *others = sorted(set(folders)) or ["."]
-    return str(
-        PurePosixPath(*PurePosixPath(first).parts[: min([num_shared(first, o) for o in others] or [99])])
-    )
-
-
-def num_shared(a: str, b: str) -> int:
-    """How many folders two paths have in common, from the top."""
-    pairs = zip(PurePosixPath(a).parts, PurePosixPath(b).parts, strict=False)
-    return next(
-        (i for i, (x, y) in enumerate(pairs) if x != y),
-        min(len(PurePosixPath(a).parts), len(PurePosixPath(b).parts)),
-    )
+    return posixpath.commonpath([*folders] or ["."]) or "."
 
 
 @dataclass
@@ -192,7 +179,7 @@ def pair_by_name(labels: Sequence[str], images: Sequence[str]) -> Pairs:
             key=lambda i: (
                 folder_of(i) == own,
                 split_of(folder_of(i)) == split,
-                num_shared(i, label),
+                len(PurePosixPath(posixpath.commonpath([i, label])).parts),
             ),
         )
         split = split if split is not None else split_of(folder_of(image))

@@ -223,7 +223,7 @@ def files_below(top: Path, most: int | None = None) -> list[str]:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 folders.append(name)
-            elif entry.is_symlink() and is_dir(Path(entry.path)):
+            elif entry.is_symlink() and os.path.isdir(entry.path):
                 links.append(name)
             else:
                 found.append(name)
@@ -489,40 +489,24 @@ def is_file(path: Path) -> bool:
     """Whether there is such a file, which may lie in an archive."""
     place = in_archive(path)
     if place is None or not place[1]:
-        return is_plain_file(path)
+        return os.path.isfile(path)
     return not open_images(place[0]).missing([place[1]])
 
 
 def is_folder(path: Path) -> bool:
     """Whether there is such a folder, or an archive or a folder in one with anything in it."""
-    return is_dir(path) or (in_archive(path) is not None and bool(open_images(path).names()))
-
-
-def is_dir(path: Path) -> bool:
-    """Whether there is such a folder; not where the name is too long, or none to the system."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
-
-
-def is_plain_file(path: Path) -> bool:
-    """Whether there is such a file on its own; not where the name is too long, or none to the system."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
+    return os.path.isdir(path) or (in_archive(path) is not None and bool(open_images(path).names()))
 
 
 def is_image_root(path: Path) -> bool:
     """Whether `path` is a folder, or leads to or into an archive."""
-    return is_dir(path) or in_archive(path) is not None
+    return os.path.isdir(path) or in_archive(path) is not None
 
 
 def in_archive(path: Path) -> tuple[Path, str] | None:
     """The archive that `path` leads to or into, and the folder inside it, "" for all of it; None for no archive."""
     for place in (path, *path.parents):
-        if place.suffix.lower() in ARCHIVES and is_plain_file(place):
+        if place.suffix.lower() in ARCHIVES and os.path.isfile(place):
             folder = path.relative_to(place).as_posix()
             return place, "" if folder == "." else folder
     return None

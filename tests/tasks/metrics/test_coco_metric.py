@@ -269,7 +269,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     metric.update(as_detections([[[0, 0, 9, 9]]], [[0.9]], [[1]]), as_batch([5]))
     metric.compute()
     (tmp_path / "found.json").write_text("old")
-    monkeypatch.setattr("tasks.metrics.coco.json.dumps", lambda record: 1 / 0)
+    monkeypatch.setattr("tasks.files.json.dumps", lambda record: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         metric.write_results(tmp_path / "found.json")
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("found.json", "old")]
