@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.metrics.average_precision import GroundTruth, Predictions
-from tasks.metrics.matches import Matches, image_overlaps
+from tasks.metrics.matches import Matches, image_overlaps, rows_by_image
 from tasks.metrics.weighted_precision import RECALLS, num_reached
 
 FOREGROUND, BACKGROUND_IOU = 0.5, 0.1
@@ -57,14 +57,9 @@ def error_split(truth: GroundTruth, found: Predictions, matches: Matches) -> Err
     is_found = np.zeros(len(truth.images), bool)
     is_found[targets[is_right]] = True
 
-    by_image = np.argsort(matches.images, kind="stable")
-    starts = np.searchsorted(matches.images[by_image], np.arange(truth.num_images + 1))
-    objects_by_image = np.argsort(truth.images, kind="stable")
-    object_starts = np.searchsorted(truth.images[objects_by_image], np.arange(truth.num_images + 1))
-    for image in np.unique(matches.images).tolist():
-        rows = by_image[starts[image] : starts[image + 1]]
-        objects = objects_by_image[object_starts[image] : object_starts[image + 1]]
-        objects = objects[counts_object[objects]]
+    sides = (rows_by_image(side.images, truth.num_images) for side in (matches, truth))
+    for rows, of_image in zip(*sides, strict=True):
+        objects = of_image[counts_object[of_image]]
         given = matches.rows[rows]
         iou = image_overlaps(truth, found, given, objects, np.zeros(len(objects), bool))
         is_false = ~is_right[rows] & ~is_ignored[rows]

@@ -118,6 +118,12 @@ def match(
     )
 
 
+def rows_by_image(images: np.ndarray, num_images: int) -> list[np.ndarray]:
+    """The rows of each image, where `images` tells that of each row; in order."""
+    order = np.argsort(images, kind="stable")
+    return np.split(order, np.searchsorted(images[order], np.arange(1, num_images)))
+
+
 def box_overlaps(boxes: np.ndarray, objects: np.ndarray, is_crowd: np.ndarray) -> np.ndarray:
     """IoU of xywh boxes (…, 4) and (…, 4), broadcast; with a crowd the share of the box inside of it.
 
@@ -138,7 +144,7 @@ def image_overlaps(
 ) -> np.ndarray:
     """IoU (n, m) of detections, `rows` (n,) of `found`, with `objects` (m,) of the same image, rows of `truth`; of
     masks where there are any. With a crowd (m,) the share of the detection inside of it."""
-    if found.masks is None or not len(objects):
+    if found.masks is None or not (len(rows) and len(objects)):
         return box_overlaps(found.boxes[rows][:, None], truth.boxes[objects], is_crowd)
     from pycocotools import mask as coco_mask
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.metrics.average_precision import GroundTruth, Predictions
-from tasks.metrics.matches import box_overlaps
+from tasks.metrics.matches import box_overlaps, rows_by_image
 
 WAYS = ("missing", "spurious", "class", "shifted")
 GOOD_PLACE = 0.8
@@ -45,13 +45,8 @@ def find_suspects(truth: GroundTruth, found: Predictions) -> list[Suspect]:
     At most one suspect for each annotation, and one missing one for each detection that overlaps nothing.
     """
     suspects: list[Suspect] = []
-    objects_by_image = np.argsort(truth.images, kind="stable")
-    starts = np.searchsorted(truth.images[objects_by_image], np.arange(truth.num_images + 1))
-    found_by_image = np.argsort(found.images, kind="stable")
-    found_starts = np.searchsorted(found.images[found_by_image], np.arange(truth.num_images + 1))
-    for image in range(truth.num_images):
-        objects = objects_by_image[starts[image] : starts[image + 1]]
-        rows = found_by_image[found_starts[image] : found_starts[image + 1]]
+    sides = (rows_by_image(side.images, truth.num_images) for side in (truth, found))
+    for image, (objects, rows) in enumerate(zip(*sides, strict=True)):
         suspects += _of_image(truth, found, image, objects, rows)
     return sorted(suspects, key=lambda suspect: -suspect.doubt)
 

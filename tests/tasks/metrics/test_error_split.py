@@ -1,6 +1,7 @@
 """Planted errors of each kind, which the split must name and cost exactly."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from simulated_detector import simulated_detections, simulated_truth
 
-from tasks.metrics.average_precision import GroundTruth, Predictions
+from tasks.metrics.average_precision import GroundTruth, Predictions, RunLengths
 from tasks.metrics.error_split import FOUND, KINDS, MENDABLE, MISSED, ErrorSplit, error_split
 from tasks.metrics.matches import match
 
@@ -130,3 +131,23 @@ def test_ap_and_costs_are_those_of_hotcoco() -> None:
     for ours_name, name in names.items():
         assert ours.costs[ours_name] == pytest.approx(theirs["delta_ap"][name], abs=1e-3), ours_name
     assert ours.costs["false positives"] == pytest.approx(theirs["delta_ap"]["FP"], abs=1e-9)
+
+
+def test_masks_of_an_image_in_which_nothing_was_found() -> None:
+    """The errors of masks are those of boxes where masks are the boxes."""
+    from pycocotools import mask as coco_mask
+
+    with_boxes = truth()
+    outline = [[100.0, 100.0, 140.0, 100.0, 140.0, 140.0, 100.0, 140.0]]
+    with_masks = replace(with_boxes, sizes=np.full((NUM, 2), 480), masks=[outline] * NUM)
+    places = np.arange(NUM)[:-1]  # nothing on the last image
+    found = Predictions(
+        places, (places + (places == 3)) % 2, with_boxes.boxes[:-1], np.linspace(0.9, 0.5, NUM - 1)
+    )
+    counts = coco_mask.merge(coco_mask.frPyObjects(outline, 480, 480))["counts"]
+    runs = RunLengths(np.array([counts] * (NUM - 1), object), places, [[480, 480]] * NUM)
+    masked = replace(found, masks=runs)
+    of_boxes = error_split(with_boxes, found, match(with_boxes, found))
+    of_masks = error_split(with_masks, masked, match(with_masks, masked))
+    assert of_masks.counts == of_boxes.counts and of_masks.counts["class"] == 1
+    assert of_masks.counts["missed"] == 1 and of_masks.costs == of_boxes.costs
