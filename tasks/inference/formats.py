@@ -158,7 +158,7 @@ def image_ids(records: Iterable[Record]) -> list[int]:
 
 
 def write_yolo(records: Records, folder: Path, header: Header, model: str) -> list[str]:
-    """data.yaml, beside the images and labels that `LabelledCopies` wrote."""
+    """data.yaml, beside the images and labels that `YoloWriter` wrote."""
     import yaml
 
     content = {"path": ".", "train": "images/train", "names": dict(enumerate(header.class_names))}
